@@ -1,0 +1,78 @@
+# make alone prints what there is. Everything that a target needs, it builds or fetches by itself; only Go is asked for.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+VERSION ?= $(shell cat cmd/flyball/VERSION)
+REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/prometheus/common/version.Version=$(VERSION) -X github.com/prometheus/common/version.Revision=$(REVISION)
+TOOL    := $(GO) tool -modfile=.ci/tools.mod
+STATE   := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/flyball/quickstart
+
+# NVIDIA's header marks what go-nvml still binds as deprecated; fifty warnings in a first build would hide a real one.
+export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
+
+.PHONY: help
+help: ## print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## close the loop here: model servers, batching proxy, rules, real demand; Ctrl-C ends everything
+	@exec bin/quickstart --storage.path='$(STATE)'
+
+.PHONY: build
+build: ## build bin/flyball, the example model server and the quickstart
+	@mkdir -p bin
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/flyball ./examples/modelserver ./examples/quickstart
+
+.PHONY: test
+test: ## build everything and run every test (race detector on all that does not link the TSDB)
+	@.ci/test
+
+.PHONY: race
+race: ## every test under the race detector, the TSDB included (minutes)
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+.PHONY: lint
+lint: ## golangci-lint, gofumpt and go vet (the first run builds the linter: minutes)
+	$(GO) vet ./...
+	$(TOOL) golangci-lint run --config .ci/golangci.yml ./...
+
+.PHONY: fmt
+fmt: ## format the Go code
+	$(TOOL) golangci-lint fmt --config .ci/golangci.yml ./...
+
+FUZZTIME ?= 20s
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (default 20s)
+	@for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
+	  for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$file); do \
+	    echo "== $$name ($$(dirname $$file))"; \
+	    $(GO) test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) "$$(dirname $$file)"; \
+	  done; \
+	done
+
+BENCHCOUNT ?= 6
+.PHONY: bench
+bench: ## every benchmark, BENCHCOUNT times, compared with the last saved run by benchstat
+	@mkdir -p .cache
+	$(GO) test -run='^$$' -bench=. -benchmem -count=$(BENCHCOUNT) ./... | tee .cache/bench.new
+	@if [ -f .cache/bench.base ]; then $(TOOL) benchstat .cache/bench.base .cache/bench.new; \
+	 else cp .cache/bench.new .cache/bench.base; echo "saved as the base for the next run"; fi
+
+.PHONY: figures
+figures: build ## measure what the README quotes: size, start, memory, CPU per request
+	@.ci/figures
+
+.PHONY: cover
+cover: ## test coverage, total and by function, in .cache/cover.html
+	@mkdir -p .cache
+	$(GO) test -coverprofile=.cache/cover.out ./...
+	$(GO) tool cover -html=.cache/cover.out -o .cache/cover.html
+	$(GO) tool cover -func=.cache/cover.out | tail -1
+
+.PHONY: clean
+clean: ## remove what was built and the quickstart's history
+	rm -rf bin .cache
+	rm -rf '$(STATE)'

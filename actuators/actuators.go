@@ -1,0 +1,66 @@
+package actuators
+
+import (
+	"context"
+	"errors"
+)
+
+// Target names one thing whose number of replicas can be changed.
+type Target struct {
+	Kind string `json:"kind" yaml:"kind"` // the platform: process, kubernetes, aws, ...
+	Name string `json:"name" yaml:"name"` // its name on that platform
+}
+
+// String returns kind/name, the form used in the target label of metrics and in the journal.
+func (t Target) String() string { return t.Kind + "/" + t.Name }
+
+// State is the size of a target as its platform reports it now. All sizes are numbers of replicas.
+type State struct {
+	Spec    int // replicas asked for
+	Ready   int // replicas that serve
+	Pending int // replicas asked for that do not serve yet; Spec = Ready + Pending when nothing is draining
+
+	// Version changes whenever Spec does, whoever changed it. A Change that carries it is refused with ErrConflict once
+	// it is out of date.
+	Version string
+
+	// Fresh says that the platform keeps no size of its own over a restart and has not been given one yet. Only then
+	// may the size that the journal remembers be restored.
+	Fresh bool
+}
+
+// Change is one decision to be carried out. Sizes are absolute numbers of replicas.
+type Change struct {
+	From, To   int
+	IfVersion  string // the State.Version that the decision was based on; empty for no precondition
+	DecisionID string // identifies the decision; applying the same one twice has the effect of one
+	Reason     string // for the platform's own log or event
+	DryRun     bool   // check everything, change nothing
+}
+
+// Receipt says what a platform made of a Change.
+type Receipt struct {
+	Spec    int    // replicas asked for after the change
+	Version string // State.Version after the change
+	Changed bool   // false when the target already had that size, and in a dry run
+}
+
+// Actuator observes and changes the size of the targets of one platform. Its methods may be called from several
+// goroutines at once.
+type Actuator interface {
+	// Observe returns the size of the target now. The error wraps ErrUnknownTarget for a target that the platform does
+	// not have.
+	Observe(ctx context.Context, target Target) (State, error)
+
+	// Apply asks for another size and returns once the platform has taken the request, not once the replicas are ready.
+	// The error wraps ErrUnknownTarget, ErrConflict or ErrOutOfRange where one of those is the cause; on any error
+	// nothing was changed.
+	Apply(ctx context.Context, target Target, change Change) (Receipt, error)
+}
+
+// Errors that callers branch on.
+var (
+	ErrUnknownTarget = errors.New("unknown target")
+	ErrConflict      = errors.New("the target changed since it was observed")
+	ErrOutOfRange    = errors.New("size out of range")
+)
