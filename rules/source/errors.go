@@ -1,0 +1,65 @@
+package source
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Error is one fault in a file.
+type Error struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`   // from 1; 0 when the fault is not at a place in the text
+	Column  int    `json:"column"` // in characters, from 1
+	Message string `json:"message"`
+
+	text string // the line it is on
+}
+
+// Error returns file:line:column: message, without the caret.
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.File + ": " + e.Message
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
+}
+
+// Show returns the error with the line that it is on and a caret under the place.
+func (e *Error) Show() string {
+	if e.Line == 0 || strings.TrimSpace(e.text) == "" {
+		return e.Error()
+	}
+	margin := fmt.Sprintf("%5d | ", e.Line)
+	return fmt.Sprintf("%s\n%s%s\n%s| %s^", e.Error(), margin, e.text, strings.Repeat(" ", len(margin)-2),
+		strings.Repeat(" ", max(e.Column-1, 0)))
+}
+
+// Errors are the faults of one or more files.
+type Errors []*Error
+
+// Error returns every fault with its caret, and their count.
+func (es Errors) Error() string {
+	var b strings.Builder
+	files := map[string]bool{}
+	for _, e := range es {
+		b.WriteString(e.Show())
+		b.WriteByte('\n')
+		files[e.File] = true
+	}
+	fmt.Fprintf(&b, "%s in %s", count(len(es), "error"), count(len(files), "file"))
+	return b.String()
+}
+
+func (es Errors) sort() {
+	slices.SortStableFunc(es, func(a, b *Error) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,199 @@
+package source
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"gopkg.in/yaml.v3"
+)
+
+// File is one YAML document and the text that it came from.
+type File struct {
+	Name  string
+	lines []string
+	root  *yaml.Node // the document's content; nil for an empty file
+}
+
+// yaml.v3 gives the place of a syntax error only in its text.
+var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+
+// Parse reads one YAML document. The error is of type Errors; an empty file is no error. A second document in the same
+// file would be ignored by YAML decoders, so it is a fault here.
+func Parse(name string, text []byte) (*File, error) {
+	f := &File{Name: name, lines: strings.Split(string(text), "\n")}
+	if !utf8.Valid(text) {
+		line, column := invalidUTF8(text)
+		return nil, Errors{f.errorAt(line, column, "not valid UTF-8")}
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	var document yaml.Node
+	switch err := decode(decoder, &document); {
+	case errors.Is(err, io.EOF):
+		return f, nil
+	case err != nil:
+		return nil, Errors{f.syntax(err)}
+	}
+	if len(document.Content) > 0 {
+		f.root = document.Content[0]
+	}
+	var second yaml.Node
+	switch err := decode(decoder, &second); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		return nil, Errors{f.syntax(err)}
+	default:
+		return nil, Errors{f.errorAt(second.Line, 1, "a second YAML document: put it in a file of its own")}
+	}
+	return f, nil
+}
+
+// decode turns a panic of the YAML library, which has had some on input that nobody wrote by hand, into an error.
+func decode(d *yaml.Decoder, node *yaml.Node) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("yaml: %v", r)
+		}
+	}()
+	return d.Decode(node)
+}
+
+func (f *File) syntax(err error) *Error {
+	m := syntaxError.FindStringSubmatch(strings.SplitN(err.Error(), "\n", 2)[0])
+	if m == nil {
+		return &Error{File: f.Name, Message: "YAML: " + err.Error()}
+	}
+	line, _ := strconv.Atoi(m[1])
+	return f.errorAt(max(line, 1), f.indent(max(line, 1))+1, "YAML: "+m[2])
+}
+
+func (f *File) errorAt(line, column int, message string) *Error {
+	// YAML also breaks lines at characters that no editor does; such a place is shown at the end.
+	line = min(line, len(f.lines))
+	e := &Error{File: f.Name, Line: line, Column: column, Message: message}
+	if line >= 1 && line <= len(f.lines) {
+		e.text = strings.TrimRight(strings.ReplaceAll(f.lines[line-1], "\t", " "), "\r")
+	}
+	return e
+}
+
+// indent is the number of spaces that a line, counted from 1, begins with.
+func (f *File) indent(line int) int {
+	if line < 1 || line > len(f.lines) {
+		return 0
+	}
+	text := f.lines[line-1]
+	return len(text) - len(strings.TrimLeft(text, " "))
+}
+
+// place returns the line and column of the byte at offset within the value of a scalar.
+func (f *File) place(n *yaml.Node, offset int) (line, column int) {
+	line, column = n.Line, n.Column
+	value := n.Value
+	if n.Kind != yaml.ScalarNode || offset <= 0 || offset > len(value) {
+		offset = 0
+	}
+	switch n.Style &^ yaml.TaggedStyle {
+	case yaml.LiteralStyle, yaml.FoldedStyle:
+		// The node is where its indicator is; the text begins on the next line that is not blank, whose indentation is
+		// stripped from all of them. A folded line break is one space in the value, so it counts the same.
+		line++
+		for line < len(f.lines) && strings.TrimSpace(f.lines[line-1]) == "" {
+			line++
+		}
+		column = f.indent(line) + 1
+	case yaml.SingleQuotedStyle, yaml.DoubleQuotedStyle:
+		column++
+	}
+	first, indent := column-1, column-1
+	for line <= len(f.lines) {
+		text := strings.TrimRight(f.lines[line-1], "\r")
+		start := min(first, len(text))
+		if n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 && line != n.Line {
+			start = f.indent(line) // a flow scalar over several lines: each is stripped
+		}
+		if rest := len(text) - start; offset <= rest || line == len(f.lines) {
+			at := min(start+offset, len(text))
+			return line, utf8.RuneCountInString(text[:at]) + 1
+		} else {
+			offset -= rest + 1
+		}
+		line, first = line+1, indent
+	}
+	return n.Line, n.Column
+}
+
+// find follows a path as far as the file goes and returns the value it names and, for a mapping's entry, the key. whole
+// says whether all of the path was there.
+func (f *File) find(path string) (key, value *yaml.Node, whole bool) {
+	value = f.root
+	for rest := path; rest != "" && value != nil; {
+		value = resolve(value)
+		var step string
+		if strings.HasPrefix(rest, "[") {
+			end := strings.IndexByte(rest, ']')
+			if end < 0 {
+				return key, value, false
+			}
+			step, rest = rest[1:end], strings.TrimPrefix(rest[end+1:], ".")
+			i, err := strconv.Atoi(step)
+			if err != nil || value.Kind != yaml.SequenceNode || i < 0 || i >= len(value.Content) {
+				return key, value, false
+			}
+			key, value = nil, value.Content[i]
+			continue
+		}
+		end := strings.IndexAny(rest, ".[")
+		if end < 0 {
+			end = len(rest)
+		}
+		step, rest = rest[:end], strings.TrimPrefix(rest[end:], ".")
+		k, v := entry(value, step)
+		if k == nil {
+			return key, value, false
+		}
+		key, value = k, v
+	}
+	return key, value, true
+}
+
+// entry returns the key and the value of a mapping's entry, nil when there is none.
+func entry(mapping *yaml.Node, name string) (key, value *yaml.Node) {
+	if mapping.Kind != yaml.MappingNode {
+		return nil, nil
+	}
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Value == name {
+			return mapping.Content[i], mapping.Content[i+1]
+		}
+	}
+	return nil, nil
+}
+
+func resolve(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
+}
+
+func invalidUTF8(text []byte) (line, column int) {
+	line, column = 1, 1
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		column++
+		if r == '\n' {
+			line, column = line+1, 1
+		}
+		text = text[size:]
+	}
+	return line, column
+}

@@ -1,0 +1,254 @@
+package source
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/model"
+)
+
+type pet struct {
+	Name  string            `yaml:"name"`
+	Age   int               `yaml:"age"`
+	Every model.Duration    `yaml:"every"`
+	Tags  map[string]string `yaml:"tags"`
+	Share float64           `yaml:"share"`
+	Shy   *bool             `yaml:"shy"`
+}
+
+type home struct {
+	Pets []pet  `yaml:"pets"`
+	Expr string `yaml:"expr"`
+}
+
+func decodeHome(t *testing.T, text string, more func(*Decoder)) (home, error) {
+	t.Helper()
+	f, err := Parse("home.yml", []byte(text))
+	if err != nil {
+		return home{}, err
+	}
+	d := f.Decoder()
+	var h home
+	d.Decode(&h)
+	if more != nil {
+		more(d)
+	}
+	return h, d.Err()
+}
+
+func TestDecode(t *testing.T) {
+	yes := true
+	want := home{Pets: []pet{
+		{Name: "rex", Age: 3, Every: model.Duration(90e9), Tags: map[string]string{"a": "1"}, Share: 0.5, Shy: &yes},
+		{Name: "tom", Age: 3, Every: model.Duration(90e9), Tags: map[string]string{"a": "1"}, Share: 2},
+	}}
+	got, err := decodeHome(t, `
+pets:
+- &rex {name: rex, age: 3, every: 1m30s, tags: &tags {a: "1"}, share: 0.5, shy: true}
+- name: tom
+  age: 3
+  every: 1m30s
+  tags: *tags
+  share: 2
+expr:
+`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDecodeMerge(t *testing.T) {
+	got, err := decodeHome(t, "pets:\n- &base {name: rex, age: 3}\n- {<<: *base, name: tom}\n", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]pet{{Name: "rex", Age: 3}, {Name: "tom", Age: 3}}, got.Pets); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFaults(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		more       func(*Decoder)
+		want       string
+	}{
+		{name: "all at once, in order", text: "pets:\n- nmae: rex\n  age: old\n  age: 4\n- {name: tom, zzzzzzz: 1}\nexpr: []\n", want: `
+home.yml:2:3: unknown key "nmae" (did you mean "name"?)
+    2 | - nmae: rex
+      |   ^
+home.yml:3:8: pets[0].age: "old" is not a whole number
+    3 |   age: old
+      |        ^
+home.yml:4:3: key "age" is given twice, first on line 3
+    4 |   age: 4
+      |   ^
+home.yml:5:15: unknown key "zzzzzzz": expected one of age, every, name, share, shy, tags
+    5 | - {name: tom, zzzzzzz: 1}
+      |               ^
+home.yml:6:7: expr is a list: expected a text
+    6 | expr: []
+      |       ^
+5 errors in 1 file`},
+		{name: "duration", text: "pets: [{every: 5 minutes}]", want: `
+home.yml:1:16: "5 minutes": unknown unit " minutes" in duration "5 minutes"
+    1 | pets: [{every: 5 minutes}]
+      |                ^
+1 error in 1 file`},
+		{name: "not a list", text: "pets: rex", want: `
+home.yml:1:7: pets is "rex": expected a list
+    1 | pets: rex
+      |       ^
+1 error in 1 file`},
+		{name: "not YAML", text: "pets:\n  - name: [a\n  b: c\n", want: `
+home.yml:1:1: YAML: did not find expected ',' or ']'
+    1 | pets:
+      | ^
+1 error in 1 file`},
+		{name: "two documents", text: "pets: []\n---\npets: []\n", want: `
+home.yml:2:1: a second YAML document: put it in a file of its own
+    2 | ---
+      | ^
+1 error in 1 file`},
+		{name: "not text", text: "pets: []\nexpr: a\xffb\n", want: `
+home.yml:2:8: not valid UTF-8
+    2 | expr: a` + "\xff" + `b
+      |        ^
+1 error in 1 file`},
+		{
+			name: "a place in a block", text: "expr: |\n  sum(\n    rate(x[5m]) by (job)\n",
+			more: func(d *Decoder) { d.FaultAt("expr", strings.Index("sum(\n  rate(x[5m]) by (job)\n", "by"), "no") }, want: `
+home.yml:3:17: no
+    3 |     rate(x[5m]) by (job)
+      |                 ^
+1 error in 1 file`,
+		},
+		{
+			name: "a place in a folded block after a blank line", text: "expr: >-\n\n  sum(x)\n  + é y\n",
+			more: func(d *Decoder) { d.FaultAt("expr", strings.Index("sum(x) + é y", "y"), "no") }, want: `
+home.yml:4:7: no
+    4 |   + é y
+      |       ^
+1 error in 1 file`,
+		},
+		{
+			name: "a place in quotes", text: "expr: 'up == 0'\n",
+			more: func(d *Decoder) { d.FaultAt("expr", 3, "no") }, want: `
+home.yml:1:11: no
+    1 | expr: 'up == 0'
+      |           ^
+1 error in 1 file`,
+		},
+		{
+			name: "a place on the second line of a plain scalar", text: "expr: up\n  == 0\n",
+			more: func(d *Decoder) { d.FaultAt("expr", 6, "no") }, want: `
+home.yml:2:6: no
+    2 |   == 0
+      |      ^
+1 error in 1 file`,
+		},
+		{
+			name: "a missing key is shown where it is missing", text: "pets:\n- name: rex\n",
+			more: func(d *Decoder) {
+				d.Faults("", errors.Join(errors.New("pets[0].age: missing"), errors.New("no path here")))
+			}, want: `
+home.yml:1:1: no path here
+    1 | pets:
+      | ^
+home.yml:2:3: pets[0].age: missing
+    2 | - name: rex
+      |   ^
+2 errors in 1 file`,
+		},
+		{name: "an alias of itself", text: "pets: [{tags: &a {a: *a}}]", want: `
+home.yml:1:15: pets[0].tags.a is a mapping: expected a text
+    1 | pets: [{tags: &a {a: *a}}]
+      |               ^
+1 error in 1 file`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := decodeHome(t, tt.text, tt.more)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if diff := cmp.Diff(strings.TrimPrefix(tt.want, "\n"), err.Error()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestSuggest(t *testing.T) {
+	known := []string{"target_per_replica", "value", "name", "min", "max", "if", "do"}
+	for word, want := range map[string]string{
+		"target_per_replcia": "target_per_replica",
+		"vlaue":              "value",
+		"nam":                "name",
+		"mim":                "min",
+		"zz":                 "",
+		"quite_else":         "",
+	} {
+		if got := Suggest(word, known); got != want {
+			t.Errorf("Suggest(%q) = %q, want %q", word, got, want)
+		}
+	}
+}
+
+type tree struct {
+	Of []tree `yaml:"of"`
+}
+
+func TestAliasesCannotExplode(t *testing.T) {
+	laughs := "of: [&a0 {}"
+	for i := range 20 {
+		laughs += fmt.Sprintf(", &a%d {of: [%s*a%d]}", i+1, strings.Repeat(fmt.Sprintf("*a%d, ", i), 9), i)
+	}
+	for text, want := range map[string]string{
+		"of: [&a {of: [*a, *a, *a]}]\n": "bomb.yml:1:15: alias *a is inside of what it stands for",
+		laughs + "]\n":                  "aliases that stand for more than 100000 values",
+	} {
+		f, err := Parse("bomb.yml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := f.Decoder()
+		var v tree
+		d.Decode(&v)
+		if err := d.Err(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// FuzzDecode: whatever the bytes, reading them ends, does not panic, and each fault is at a place that exists.
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("pets:\n- {name: rex, age: 3, every: 1m, tags: {a: b}}\nexpr: |\n  up\n"))
+	f.Add([]byte("a: &a [*a]"))
+	f.Add([]byte("<<: {pets: 1}"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		file, err := Parse("f", text)
+		if err == nil {
+			d := file.Decoder()
+			var h home
+			d.Decode(&h)
+			d.FaultAt("expr", len(h.Expr)/2, "a fault")
+			err = d.Err()
+		}
+		var all Errors
+		if !errors.As(err, &all) {
+			t.Fatalf("not Errors: %v", err)
+		}
+		_ = all.Error()
+		for _, e := range all {
+			if e.Line > strings.Count(string(text), "\n")+1 || e.Line > 0 && e.Column < 1 {
+				t.Errorf("place %d:%d is outside the text", e.Line, e.Column)
+			}
+		}
+	})
+}
