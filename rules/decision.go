@@ -1,0 +1,120 @@
+package rules
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Action is what a decision does to the size.
+type Action string
+
+// The three actions.
+const (
+	Up   Action = "up"
+	Down Action = "down"
+	Hold Action = "hold"
+)
+
+// Result is what became of a decision.
+type Result string
+
+// The results.
+const (
+	Applying  Result = "applying"  // in the journal before the target is asked; a later entry says how it ended
+	Applied   Result = "applied"   // the target has the new size
+	Unchanged Result = "unchanged" // nothing was to be done
+	Observed  Result = "observed"  // it would have been done, but the rule only observes, or acting is not enabled
+	Failed    Result = "error"     // the target refused it, or could not be reached
+)
+
+// Decision is the full record of one evaluation of a scale rule: every input, every stage, and why. Sizes are numbers
+// of replicas.
+type Decision struct {
+	ID     string    `json:"id"`
+	Time   time.Time `json:"time"`
+	Rule   string    `json:"rule"`
+	Target string    `json:"target"` // kind/name
+	Mode   string    `json:"mode"`
+
+	Action  Action   `json:"action"`
+	From    int      `json:"from"` // asked for before
+	To      int      `json:"to"`   // asked for by this decision
+	Reasons []Reason `json:"reasons"`
+	Text    string   `json:"text"`            // the reasons in one line, with figures
+	Start   bool     `json:"start,omitempty"` // a target that came up without a size was given its first one
+
+	Result Result `json:"result"`
+	Error  string `json:"error,omitempty"`
+
+	Replicas Replicas       `json:"replicas"`
+	Queries  []Answer       `json:"queries"`
+	Signals  []SignalRecord `json:"signals,omitempty"`
+	Steps    []StepRecord   `json:"steps,omitempty"`
+
+	// The size after each stage, in their order.
+	Combined   int `json:"combined"`
+	Gated      int `json:"gated"`
+	Stabilized int `json:"stabilized"`
+	Limited    int `json:"limited"`
+}
+
+// Replicas are the sizes that a decision was based on.
+type Replicas struct {
+	Spec    int `json:"spec"`
+	Ready   int `json:"ready"`
+	Pending int `json:"pending"`
+	Min     int `json:"min"`
+	Max     int `json:"max"`
+}
+
+// SignalRecord is what one signal asked for.
+type SignalRecord struct {
+	Name             string   `json:"name"`
+	Value            *float64 `json:"value,omitempty"` // none when a query that it needs is not valid
+	TargetPerReplica float64  `json:"target_per_replica"`
+	Proposal         *int     `json:"proposal,omitempty"`
+	Reason           Reason   `json:"reason"`
+}
+
+// StepRecord is what one `when` step came to.
+type StepRecord struct {
+	If       string `json:"if"`
+	Do       string `json:"do"`
+	Holds    bool   `json:"holds"`          // the condition is true
+	Fired    bool   `json:"fired"`          // and has been for long enough
+	Proposal *int   `json:"proposal"`       // null unless it fired
+	Fault    Reason `json:"fault,omitzero"` // why the condition could not be evaluated
+}
+
+// decisionID identifies a decision: the same evaluation that comes to the same result has the same ID.
+func decisionID(rule, target string, at time.Time, from, to int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d\x00%d\x00%d", rule, target, at.UnixNano(), from, to))
+	return hex.EncodeToString(sum[:6])
+}
+
+func (d *Decision) because(reasons ...Reason) {
+	for _, r := range reasons {
+		if r != "" && !slices.Contains(d.Reasons, r) {
+			d.Reasons = append(d.Reasons, r)
+		}
+	}
+}
+
+// ReasonText returns the reasons, comma separated.
+func (d *Decision) ReasonText() string {
+	words := make([]string, len(d.Reasons))
+	for i, r := range d.Reasons {
+		words[i] = string(r)
+	}
+	return strings.Join(words, ", ")
+}
+
+// SameAs says whether nothing that matters to a reader differs from an earlier decision of the same rule.
+func (d *Decision) SameAs(earlier *Decision) bool {
+	return earlier != nil && d.Action == earlier.Action && d.From == earlier.From && d.To == earlier.To &&
+		d.Result == earlier.Result && d.Error == earlier.Error && slices.Equal(d.Reasons, earlier.Reasons)
+}

@@ -1,0 +1,203 @@
+package journal
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flyball/rules"
+)
+
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func decision(n int, result rules.Result) *rules.Decision {
+	return &rules.Decision{
+		ID: fmt.Sprint("id", n), Time: noon.Add(time.Duration(n) * time.Second), Rule: "digits", Target: "process/digits",
+		From: n, To: n + 1, Result: result, Reasons: []rules.Reason{rules.AboveTarget},
+	}
+}
+
+func open(t *testing.T, path string, opts Options) *Journal {
+	t.Helper()
+	j, err := Open(path, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	return j
+}
+
+func write(t *testing.T, j *Journal, ds ...*rules.Decision) {
+	t.Helper()
+	for _, d := range ds {
+		if err := j.Append(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func ids(ds []*rules.Decision) string {
+	var out []string
+	for _, d := range ds {
+		out = append(out, d.ID+" "+string(d.Result))
+	}
+	return strings.Join(out, ", ")
+}
+
+func replayed(j *Journal) (st rules.State) {
+	j.Replay(func(d *rules.Decision) { st = st.Replay(d) })
+	return st
+}
+
+func TestAppendAndReopen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "decisions.jsonl")
+	var watched []*rules.Decision
+	j := open(t, path, Options{Watch: func(d *rules.Decision) { watched = append(watched, d) }})
+	write(t, j, decision(1, rules.Applying), decision(1, rules.Applied), decision(2, rules.Unchanged),
+		decision(3, rules.Applying), decision(3, rules.Failed), decision(4, rules.Applying))
+	want := "id4 applying, id3 error, id2 unchanged, id1 applied"
+	if got := ids(j.Recent(Filter{}, 10)); got != want {
+		t.Errorf("got %s", got)
+	}
+	if got := ids(watched); got != "id1 applying, id1 applied, id2 unchanged, id3 applying, id3 error, id4 applying" {
+		t.Errorf("watched %s", got)
+	}
+	before := replayed(j)
+	// Not closed: kill -9 does not close either. The last change was under way and counts.
+	again := open(t, path, Options{})
+	if got := ids(again.Recent(Filter{}, 10)); got != want {
+		t.Errorf("reopened: got %s", got)
+	}
+	st := replayed(again)
+	if diff := cmp.Diff(fmt.Sprintf("%+v", before), fmt.Sprintf("%+v", st)); diff != "" {
+		t.Error(diff)
+	}
+	if st.Replicas != 5 || !st.LastUp.Equal(noon.Add(4*time.Second)) {
+		t.Errorf("state %+v", st)
+	}
+}
+
+func TestFilter(t *testing.T) {
+	j := open(t, filepath.Join(t.TempDir(), "j"), Options{})
+	write(t, j, decision(1, rules.Applied), decision(2, rules.Applied), decision(3, rules.Applied))
+	for _, tt := range []struct {
+		f    Filter
+		n    int
+		want string
+	}{
+		{Filter{}, 2, "id3 applied, id2 applied"},
+		{Filter{ID: "id2"}, 9, "id2 applied"},
+		{Filter{Rule: "other"}, 9, ""},
+		{Filter{Since: noon.Add(2 * time.Second)}, 9, "id3 applied, id2 applied"},
+		{Filter{Until: noon.Add(2 * time.Second)}, 1, "id2 applied"},
+	} {
+		if got := ids(j.Recent(tt.f, tt.n)); got != tt.want {
+			t.Errorf("%+v: got %s, want %s", tt.f, got, tt.want)
+		}
+	}
+}
+
+func TestTornAndForeignLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path, Options{})
+	write(t, j, decision(1, rules.Applied))
+	j.Close()
+	whole, _ := os.ReadFile(path)
+	if err := os.WriteFile(path, append(append([]byte("not JSON\n"), whole...), whole[:len(whole)/2]...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	j = open(t, path, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for _, want := range []string{"cut off a line that was not finished", "skipped a line that is not a decision"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("log lacks %q:\n%s", want, &log)
+		}
+	}
+	write(t, j, decision(2, rules.Applied))
+	j.Close()
+	j = open(t, path, Options{})
+	if got := ids(j.Recent(Filter{}, 9)); got != "id2 applied, id1 applied" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestRotate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path, Options{MaxBytes: 100_000, Memory: 50})
+	for n := 1; n <= 2000; n++ {
+		write(t, j, decision(n, rules.Applied))
+	}
+	if got := len(j.Recent(Filter{}, 1_000_000)); got > 100 || got < 50 {
+		t.Errorf("%d decisions in memory", got)
+	}
+	for _, p := range []string{path, path + ".1"} {
+		if info, err := os.Stat(p); err != nil || info.Size() > 150_000 {
+			t.Errorf("%s: %v %v", p, info, err)
+		}
+	}
+	if files, _ := os.ReadDir(filepath.Dir(path)); len(files) != 2 {
+		t.Errorf("left behind: %v", files)
+	}
+	want := replayed(j)
+	j.Close()
+	st := replayed(open(t, path, Options{}))
+	if st.Replicas != want.Replicas || !st.LastUp.Equal(want.LastUp) || st.Replicas != 2001 {
+		t.Errorf("state %+v, want %+v", st, want)
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Open(dir, Options{}); err == nil || !strings.HasPrefix(err.Error(), "open journal: open "+dir) {
+		t.Errorf("got %v", err)
+	}
+	j := open(t, filepath.Join(dir, "j"), Options{})
+	j.Close()
+	if err := j.Append(decision(1, rules.Applied)); err == nil {
+		t.Error("appended to a closed journal")
+	}
+}
+
+// FuzzOpen: whatever is in the file, it opens, and what is appended is there the next time.
+func FuzzOpen(f *testing.F) {
+	f.Add([]byte(`{"id":"a","time":"2026-11-22T12:00:00Z","rule":"r","target":"t","result":"applied"}` + "\n{"))
+	f.Add([]byte("\n\n\x00"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(t.TempDir(), "j")
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		j := open(t, path, Options{})
+		before := len(j.Recent(Filter{}, 1000))
+		d := decision(1, rules.Applied)
+		d.ID, d.Rule = "appended", "a rule of its own"
+		write(t, j, d)
+		j.Close()
+		j = open(t, path, Options{})
+		if got := j.Recent(Filter{}, 1000); len(got) != before+1 || got[0].ID != "appended" {
+			t.Errorf("%d before, then %s", before, ids(got))
+		}
+	})
+}
+
+func BenchmarkAppend(b *testing.B) {
+	j, err := Open(filepath.Join(b.TempDir(), "j"), Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer j.Close()
+	d := decision(1, rules.Unchanged)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := j.Append(d); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

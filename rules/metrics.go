@@ -1,0 +1,96 @@
+package rules
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Metrics are the series of all scale rules for /metrics: counters of their own, and the samples that the rules wrote to
+// the store last.
+type Metrics struct {
+	decisions     *prometheus.CounterVec
+	applied       *prometheus.CounterVec
+	journalErrors prometheus.Counter
+
+	mu      sync.Mutex
+	scalers map[string]*Scaler // by rule name
+}
+
+// NewMetrics registers the metrics of scale rules.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flyball_scale_decisions_total",
+			Help: "Evaluations of a scale rule, by what came out and the first reason.",
+		}, []string{"rule", "target", "action", "reason"}),
+		applied: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flyball_scale_applied_total",
+			Help: "Changes of size that a scale rule asked its target for, by direction and result.",
+		}, []string{"rule", "target", "direction", "result"}),
+		journalErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "flyball_scale_journal_errors_total",
+			Help: "Decisions that could not be written to the journal.",
+		}),
+		scalers: map[string]*Scaler{},
+	}
+	reg.MustRegister(m.decisions, m.applied, m.journalErrors, m)
+	return m
+}
+
+func (m *Metrics) add(s *Scaler) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.scalers[s.rule.Name] = s
+	for _, direction := range []Action{Up, Down} {
+		for _, result := range []Result{Applied, Failed} {
+			m.applied.WithLabelValues(s.rule.Name, s.rule.Target.String(), string(direction), string(result))
+		}
+	}
+}
+
+func (m *Metrics) decided(d *Decision) {
+	m.decisions.WithLabelValues(d.Rule, d.Target, string(d.Action), string(d.Reasons[0])).Inc()
+	if d.Result == Applied || d.Result == Failed {
+		m.applied.WithLabelValues(d.Rule, d.Target, string(d.Action), string(d.Result)).Inc()
+	}
+}
+
+// help of the series that rules write to the store; /metrics shows their last values for a Prometheus elsewhere.
+var help = map[string]string{
+	"flyball_scale_current_replicas":              "Replicas asked for.",
+	"flyball_scale_ready_replicas":                "Replicas that serve.",
+	"flyball_scale_desired_replicas":              "Replicas that the rule wants.",
+	"flyball_scale_min_replicas":                  "The rule's lower bound.",
+	"flyball_scale_max_replicas":                  "The rule's upper bound.",
+	"flyball_scale_signal_value":                  "Value of a signal.",
+	"flyball_scale_signal_proposal_replicas":      "Replicas that a signal asks for.",
+	"flyball_scale_blocked":                       "1 while the reason keeps the size from what the signals ask for.",
+	"flyball_scale_last_change_timestamp_seconds": "When the size was last changed, in Unix time.",
+}
+
+// Describe implements prometheus.Collector as an unchecked one: which series there are depends on the rules.
+func (m *Metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.scalers {
+		s.mu.Lock()
+		output := s.output
+		s.mu.Unlock()
+		for _, sample := range output {
+			name := sample.Labels.Get(labels.MetricName)
+			var names, values []string
+			sample.Labels.Range(func(l labels.Label) {
+				if l.Name != labels.MetricName {
+					names, values = append(names, l.Name), append(values, l.Value)
+				}
+			})
+			ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help[name], names, nil), prometheus.GaugeValue,
+				sample.Value, values...)
+		}
+	}
+}

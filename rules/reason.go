@@ -1,0 +1,39 @@
+package rules
+
+// Reason is one word for why a decision came out as it did. The set is closed: dashboards, alerts and runbooks are
+// keyed by it.
+type Reason string
+
+// What moved the size.
+const (
+	AboveTarget     Reason = "AboveTarget"     // a signal asks for more replicas
+	BelowTarget     Reason = "BelowTarget"     // every signal asks for fewer
+	WithinTolerance Reason = "WithinTolerance" // no signal is far enough from its target
+	StepRule        Reason = "StepRule"        // a `when` step fired
+	MinReplicas     Reason = "MinReplicas"     // raised to, or kept at, min
+	MaxReplicas     Reason = "MaxReplicas"     // cut to max
+	Restored        Reason = "Restored"        // the size of before a restart
+)
+
+// What held it.
+const (
+	ScaleUpRate    Reason = "ScaleUpRate"    // behavior.up.policies
+	ScaleDownRate  Reason = "ScaleDownRate"  // behavior.down.policies
+	Stabilized     Reason = "Stabilized"     // behavior.*.window
+	Cooldown       Reason = "Cooldown"       // behavior.*.cooldown
+	InFlight       Reason = "InFlight"       // replicas of the last change are not ready yet
+	MetricMissing  Reason = "MetricMissing"  // a query has no answer, or fewer series than expected
+	MetricStale    Reason = "MetricStale"    // its newest sample is too old
+	MetricNaN      Reason = "MetricNaN"      // its value is not a finite number
+	DryRun         Reason = "DryRun"         // the rule observes, or acting is not enabled
+	ExternalChange Reason = "ExternalChange" // somebody else changed the target since it was observed
+	ActuatorError  Reason = "ActuatorError"  // the target could not be observed or changed
+)
+
+// Reasons lists every reason that this version gives, in the order of the documentation.
+func Reasons() []Reason {
+	return []Reason{
+		AboveTarget, BelowTarget, WithinTolerance, StepRule, MinReplicas, MaxReplicas, ScaleUpRate, ScaleDownRate,
+		Stabilized, Cooldown, MetricMissing, MetricStale, MetricNaN, InFlight, ExternalChange, Restored, DryRun, ActuatorError,
+	}
+}

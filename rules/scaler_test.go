@@ -1,0 +1,350 @@
+package rules
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"flyball/actuators"
+	"flyball/actuators/actuatortest"
+)
+
+// answers is a Querier that gives the same samples to every query, each of an age.
+type answers struct {
+	mu     sync.Mutex
+	values []float64
+	age    time.Duration
+	err    error
+}
+
+func (a *answers) set(age time.Duration, err error, values ...float64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.values, a.age, a.err = values, age, err
+}
+
+func (a *answers) Query(_ context.Context, expr string, at time.Time) ([]Sample, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err != nil {
+		return nil, a.err
+	}
+	if strings.HasPrefix(expr, "max(timestamp(") {
+		if len(a.values) == 0 {
+			return nil, nil
+		}
+		return []Sample{{Value: float64(at.Add(-a.age).UnixMilli()) / 1000, Time: at}}, nil
+	}
+	var out []Sample
+	for i, v := range a.values {
+		out = append(out, Sample{Labels: labels.FromStrings("instance", fmt.Sprint(i)), Value: v, Time: at})
+	}
+	return out, nil
+}
+
+// pages is a Journal in memory.
+type pages struct {
+	err  error
+	kept []Decision
+}
+
+func (p *pages) Append(d *Decision) error {
+	if p.err != nil {
+		return p.err
+	}
+	p.kept = append(p.kept, *d)
+	return nil
+}
+
+func (p *pages) told() []string {
+	var out []string
+	for _, d := range p.kept {
+		out = append(out, fmt.Sprintf("%s %s %d -> %d %s", d.Time.UTC().Format(time.TimeOnly), d.Result, d.From, d.To, d.ReasonText()))
+	}
+	return out
+}
+
+type bench struct {
+	data    *answers
+	fake    *actuatortest.Fake
+	journal *pages
+	reg     *prometheus.Registry
+	scaler  *Scaler
+}
+
+func newBench(t *testing.T, text string, acting bool, st State) *bench {
+	t.Helper()
+	b := &bench{data: &answers{}, fake: &actuatortest.Fake{}, journal: &pages{}, reg: prometheus.NewPedanticRegistry()}
+	b.fake.Resize(digits, 1)
+	b.scaler = NewScaler(parseScale(t, text), ScalerOptions{
+		Querier: b.data, Actuator: b.fake, Journal: b.journal, Metrics: NewMetrics(b.reg), Acting: acting, State: st,
+	})
+	return b
+}
+
+var digits = actuators.Target{Kind: "process", Name: "digits"}
+
+func (b *bench) eval(t *testing.T) Decision {
+	t.Helper()
+	if _, err := b.scaler.Eval(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	return *b.scaler.Last()
+}
+
+// TestScalerAtTheDefaults runs the defaults on a fake clock: 15 s a tick, replicas that take 40 s to be ready.
+func TestScalerAtTheDefaults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, rule("max: 8", "max: 20\n    mode: act"), true, State{})
+		b.fake.ReadyAfter = 40 * time.Second
+		start := time.Now()
+		ticker := time.NewTicker(15 * time.Second)
+		defer ticker.Stop()
+		for range 100 {
+			now := <-ticker.C
+			switch at := now.Sub(start); {
+			case at < 2*time.Minute:
+				b.data.set(0, nil, 130)
+			case at < 8*time.Minute:
+				b.data.set(0, nil, 800)
+			case at < 10*time.Minute:
+				b.data.set(0, nil, math.NaN())
+			case at < 12*time.Minute:
+				b.data.set(46*time.Second, nil, 10)
+			case at < 14*time.Minute:
+				b.data.set(0, errors.New("store is closed"))
+			case at < 16*time.Minute:
+				b.data.set(0, nil)
+			default:
+				b.data.set(0, nil, 10)
+			}
+			b.eval(t)
+		}
+		want := []string{
+			"00:00:15 unchanged 1 -> 1 WithinTolerance",
+			"00:02:00 applying 1 -> 5 AboveTarget, ScaleUpRate",
+			"00:02:00 applied 1 -> 5 AboveTarget, ScaleUpRate",
+			"00:02:15 unchanged 5 -> 5 AboveTarget, ScaleUpRate",
+			"00:03:00 applying 5 -> 7 AboveTarget",
+			"00:03:00 applied 5 -> 7 AboveTarget",
+			"00:03:15 unchanged 7 -> 7 WithinTolerance, InFlight",
+			"00:03:45 unchanged 7 -> 7 WithinTolerance",
+			"00:08:00 unchanged 7 -> 7 MetricNaN",
+			"00:10:00 unchanged 7 -> 7 MetricStale",
+			"00:12:00 unchanged 7 -> 7 MetricMissing",
+			"00:16:00 unchanged 7 -> 7 BelowTarget, Stabilized",
+			"00:20:45 applying 7 -> 5 BelowTarget, ScaleDownRate",
+			"00:20:45 applied 7 -> 5 BelowTarget, ScaleDownRate",
+			"00:21:00 unchanged 5 -> 5 BelowTarget, ScaleDownRate",
+			"00:21:45 applying 5 -> 3 BelowTarget, ScaleDownRate",
+			"00:21:45 applied 5 -> 3 BelowTarget, ScaleDownRate",
+			"00:22:00 unchanged 3 -> 3 BelowTarget, ScaleDownRate",
+			"00:22:45 applying 3 -> 2 BelowTarget, ScaleDownRate",
+			"00:22:45 applied 3 -> 2 BelowTarget, ScaleDownRate",
+			"00:23:00 unchanged 2 -> 2 BelowTarget, ScaleDownRate",
+			"00:23:45 applying 2 -> 1 BelowTarget",
+			"00:23:45 applied 2 -> 1 BelowTarget",
+			"00:24:00 unchanged 1 -> 1 WithinTolerance",
+		}
+		if diff := cmp.Diff(want, b.journal.told()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestScalerObservesUntilToldToAct(t *testing.T) {
+	for _, tt := range []struct {
+		mode   string
+		acting bool
+	}{{"observe", true}, {"act", false}} {
+		b := newBench(t, rule("max: 8", "max: 8\n    mode: "+tt.mode), tt.acting, State{})
+		b.data.set(0, nil, 400)
+		d := b.eval(t)
+		if got, want := fmt.Sprintf("%s %s", d.Result, story(d)), "observed 1 -> 4 AboveTarget, DryRun: load 400 at 130 a replica needs 4"; got != want {
+			t.Errorf("%s %v: got %s, want %s", tt.mode, tt.acting, got, want)
+		}
+		b.eval(t)
+		if n := len(b.fake.Changes()); n != 0 {
+			t.Errorf("%s %v: %d changes", tt.mode, tt.acting, n)
+		}
+		if n := len(b.journal.kept); n != 1 {
+			t.Errorf("%s %v: %d entries for the same decision twice", tt.mode, tt.acting, n)
+		}
+	}
+}
+
+func TestScalerFailures(t *testing.T) {
+	act := rule("max: 8", "max: 8\n    mode: act\n    behavior: {up: {policies: []}}")
+	t.Run("the target refuses", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.fake.Max = 2
+		b.data.set(0, nil, 400)
+		d := b.eval(t)
+		if d.Result != Failed || d.ReasonText() != "AboveTarget, ActuatorError" || !strings.Contains(d.Error, "out of range") {
+			t.Errorf("%s %s %s", d.Result, d.ReasonText(), d.Error)
+		}
+		if st := b.scaler.State(); !st.LastUp.IsZero() {
+			t.Error("a refused change began a cooldown")
+		}
+	})
+	t.Run("the target cannot be observed", func(t *testing.T) {
+		b := newBench(t, act, true, State{Replicas: 3})
+		b.fake.FailWith(errors.New("no route"))
+		b.data.set(0, nil, 400)
+		if d := b.eval(t); d.Result != Unchanged || d.To != 3 || d.ReasonText() != "ActuatorError" {
+			t.Errorf("%s %s", d.Result, story(d))
+		}
+	})
+	t.Run("somebody else was first", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.data.set(0, nil, 400)
+		b.scaler.actuator = &meddler{Fake: b.fake}
+		if d := b.eval(t); d.Result != Failed || d.ReasonText() != "AboveTarget, ExternalChange" {
+			t.Errorf("%s %s", d.Result, story(d))
+		}
+	})
+	t.Run("the journal cannot be written", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.journal.err = errors.New("no space left on device")
+		b.data.set(0, nil, 400)
+		_, err := b.scaler.Eval(t.Context(), time.Now())
+		if want := "scale digits: record decision: no space left on device"; err == nil || err.Error() != want {
+			t.Errorf("got %v", err)
+		}
+		if n := len(b.fake.Changes()); n != 0 {
+			t.Error("changed what it could not record")
+		}
+	})
+	t.Run("stopping", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.data.set(0, nil, 400)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := b.scaler.Eval(ctx, time.Now()); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		if len(b.fake.Changes())+len(b.journal.kept) != 0 {
+			t.Error("decided on half an observation")
+		}
+	})
+}
+
+// meddler changes the size between the observation and the change.
+type meddler struct{ *actuatortest.Fake }
+
+func (m *meddler) Apply(ctx context.Context, target actuators.Target, c actuators.Change) (actuators.Receipt, error) {
+	m.Resize(target, 7)
+	return m.Fake.Apply(ctx, target, c)
+}
+
+func TestScalerRestore(t *testing.T) {
+	act := rule("max: 8", "max: 8\n    mode: act")
+	at := time.Now()
+	for _, tt := range []struct {
+		name string
+		st   State
+		want string
+	}{
+		{"what the journal remembers", State{Replicas: 4, LastUp: at}, "0 -> 4 Restored: the size of before the restart"},
+		{"the size to start with", State{}, "0 -> 2 MinReplicas: the size to start with"},
+		{"no more than max", State{Replicas: 40}, "0 -> 8 Restored: the size of before the restart, 40, within min and max"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, act, true, tt.st)
+			b.fake = &actuatortest.Fake{}
+			b.scaler.actuator = b.fake
+			d, err := b.scaler.Restore(t.Context(), at, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := story(*d); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+			if st := b.scaler.State(); st.LastUp != tt.st.LastUp || st.Replicas != d.To {
+				t.Errorf("state %+v", st)
+			}
+			if again, err := b.scaler.Restore(t.Context(), at, 2); again != nil || err != nil {
+				t.Errorf("twice: %v %v", again, err)
+			}
+			// What the journal holds now must not count as a change after the next restart.
+			if st := (State{}).Replay(d); !st.LastUp.IsZero() || st.Replicas != d.To {
+				t.Errorf("replayed %+v", st)
+			}
+		})
+	}
+}
+
+func TestObserve(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		query  string
+		data   *answers
+		want   string // the fault, or the value
+		detail string
+	}{
+		{"sum", "{expr: up, reduce: sum}", &answers{values: []float64{1, 2, 3}}, "6", ""},
+		{"avg", "{expr: up, reduce: avg}", &answers{values: []float64{1, 2, 3}}, "2", ""},
+		{"min", "{expr: up, reduce: min}", &answers{values: []float64{1, 2, 3}}, "1", ""},
+		{"max", "{expr: up, reduce: max}", &answers{values: []float64{1, 5, 3}}, "5", ""},
+		{"single of several", "up", &answers{values: []float64{1, 2}}, "MetricMissing", `2 series where one was expected, {instance="0"} and {instance="1"}: aggregate, or set reduce`},
+		{"none", "up", &answers{}, "MetricMissing", "the query has no answer"},
+		{"fewer than expected", "{expr: up, reduce: sum, expect: ready + 1}", &answers{values: []float64{1}}, "MetricMissing", "1 series of 2 expected"},
+		{"as many as expected", "{expr: up, reduce: sum, expect: 2}", &answers{values: []float64{1, 1}}, "2", ""},
+		{"stale", "up", &answers{values: []float64{1}, age: 46 * time.Second}, "MetricStale", "the newest sample is 46s old, stale after 45s"},
+		{"old, but it may be", "{expr: up, stale_after: 1m}", &answers{values: []float64{1}, age: 46 * time.Second}, "1", ""},
+		{"infinite", "up", &answers{values: []float64{math.Inf(1)}}, "MetricNaN", "the value is +Inf"},
+		{"an error", "up", &answers{err: errors.New("no such host")}, "MetricMissing", "the query failed: no such host"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t, rule("sum(rate(requests_total[1m]))", tt.query), false, State{})
+			b.scaler.querier = tt.data
+			a := b.scaler.observe(t.Context(), time.Now()).Answers[0]
+			got := string(a.Fault)
+			if a.Value != nil {
+				got = fmt.Sprint(*a.Value)
+			}
+			if got != tt.want || a.Detail != tt.detail {
+				t.Errorf("got %s %q, want %s %q", got, a.Detail, tt.want, tt.detail)
+			}
+		})
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	b := newBench(t, rule("max: 8", "max: 8\n    mode: act"), true, State{})
+	b.data.set(0, nil, 400)
+	b.eval(t)
+	want := `
+# HELP flyball_scale_applied_total Changes of size that a scale rule asked its target for, by direction and result.
+# TYPE flyball_scale_applied_total counter
+flyball_scale_applied_total{direction="down",result="applied",rule="digits",target="process/digits"} 0
+flyball_scale_applied_total{direction="down",result="error",rule="digits",target="process/digits"} 0
+flyball_scale_applied_total{direction="up",result="applied",rule="digits",target="process/digits"} 1
+flyball_scale_applied_total{direction="up",result="error",rule="digits",target="process/digits"} 0
+# HELP flyball_scale_desired_replicas Replicas that the rule wants.
+# TYPE flyball_scale_desired_replicas gauge
+flyball_scale_desired_replicas{rule="digits",target="process/digits"} 4
+# HELP flyball_scale_signal_value Value of a signal.
+# TYPE flyball_scale_signal_value gauge
+flyball_scale_signal_value{rule="digits",signal="load",target="process/digits"} 400
+`
+	if err := testutil.GatherAndCompare(b.reg, strings.NewReader(want), "flyball_scale_applied_total",
+		"flyball_scale_desired_replicas", "flyball_scale_signal_value"); err != nil {
+		t.Error(err)
+	}
+	problems, err := testutil.GatherAndLint(b.reg)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v %v", problems, err)
+	}
+}
