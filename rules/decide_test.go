@@ -16,7 +16,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 func parseScale(t testing.TB, text string) *Scale {
 	t.Helper()
-	f, err := ParseFile("rules.yml", []byte(text), testDefaults)
+	f, err := (&Reader{Defaults: testDefaults}).Parse("rules.yml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@
 // observation and a [State] it makes a [Decision] and the next State, without a clock, I/O or goroutines, so that what
 // runs in production can be tested, replayed and explained.
 //
-//	f, err := rules.ReadFile("rules/llm.yml", rules.Defaults{EvaluationInterval: 15 * time.Second, ...})
+//	f, err := (&rules.Reader{Defaults: ...}).ReadFile("rules/llm.yml")
 //	s := rules.NewScaler(f.Groups[0].Rules[0].Scale, rules.ScalerOptions{Querier: store, Actuator: a, Journal: j, ...})
 //	samples, err := s.Eval(ctx, now)   // one evaluation: what a group does at each tick
 //	fmt.Println(s.Last().Text)

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"gopkg.in/yaml.v3"
 
+	"flyball/actuators"
 	"flyball/rules/source"
 )
 
@@ -59,26 +60,40 @@ type Defaults struct {
 	ScrapeInterval     time.Duration // tells how old a sample is when all is well
 }
 
+// Reader reads rule files that are used together: names and targets of scale rules are unique among all of them.
+type Reader struct {
+	Defaults Defaults
+
+	// CheckTarget, if not nil, says what is wrong with a target.
+	CheckTarget func(actuators.Target) error
+
+	rules   map[string]string // where a scale rule was first, by name
+	targets map[string]string // and which rule has a target, by target
+}
+
 // ReadFile reads and validates one rule file. The error is a source.Errors with every fault, or says why the file could
 // not be read.
-func ReadFile(name string, defaults Defaults) (*File, error) {
+func (r *Reader) ReadFile(name string) (*File, error) {
 	text, err := os.ReadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("read rule file: %w", err)
 	}
-	return ParseFile(name, text, defaults)
+	return r.Parse(name, text)
 }
 
-// ParseFile parses and validates the text of one rule file. The error is of type source.Errors.
-func ParseFile(name string, text []byte, defaults Defaults) (*File, error) {
+// Parse parses and validates the text of one rule file. The error is of type source.Errors.
+func (r *Reader) Parse(name string, text []byte) (*File, error) {
 	parsed, err := source.Parse(name, text)
 	if err != nil {
 		return nil, err
 	}
+	if r.rules == nil {
+		r.rules, r.targets = map[string]string{}, map[string]string{}
+	}
 	d := parsed.Decoder()
 	f := &File{Name: name}
 	d.Decode(f)
-	f.validate(d, defaults)
+	f.validate(d, r)
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
@@ -133,9 +148,8 @@ func (r *Rule) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 // promQL is the parser for every expression in rule files. Its options are those of the embedded engine.
 var promQL = parser.NewParser(parser.Options{})
 
-func (f *File) validate(d *source.Decoder, defaults Defaults) {
+func (f *File) validate(d *source.Decoder, reader *Reader) {
 	groups := map[string]bool{}
-	scales := map[string]string{}
 	for i := range f.Groups {
 		g := &f.Groups[i]
 		path := fmt.Sprintf("groups[%d]", i)
@@ -150,7 +164,7 @@ func (f *File) validate(d *source.Decoder, defaults Defaults) {
 			d.FaultAt(path+".interval", 0, "interval is %s: expected more than 0", g.Interval)
 		}
 		if g.Interval == 0 {
-			g.Interval = model.Duration(defaults.EvaluationInterval)
+			g.Interval = model.Duration(reader.Defaults.EvaluationInterval)
 		}
 		if g.Limit < 0 {
 			d.FaultAt(path+".limit", 0, "limit is %d: expected 0 (none) or more", g.Limit)
@@ -164,15 +178,31 @@ func (f *File) validate(d *source.Decoder, defaults Defaults) {
 			case r.Alert != nil:
 				r.Alert.validate(d, at)
 			case r.Scale != nil:
-				if r.Scale.Name != "" {
-					if first, taken := scales[r.Scale.Name]; taken {
-						d.FaultAt(at+".scale", 0, "scale rule %q is already in this file, at %s", r.Scale.Name, first)
-					}
-					scales[r.Scale.Name] = at
-				}
-				r.Scale.validate(d, at, time.Duration(g.Interval), defaults.ScrapeInterval)
+				reader.register(d, at, f.Name, r.Scale)
+				r.Scale.validate(d, at, time.Duration(g.Interval), reader.Defaults.ScrapeInterval)
 			}
 		}
+	}
+}
+
+// register notes the name and the target of a scale rule, each of which can be had once.
+func (r *Reader) register(d *source.Decoder, path, file string, s *Scale) {
+	if first, taken := r.rules[s.Name]; taken {
+		d.FaultAt(path+".scale", 0, "scale rule %q is already in %s", s.Name, first)
+	} else if s.Name != "" {
+		r.rules[s.Name] = file
+	}
+	if s.Target.Kind == "" || s.Target.Name == "" {
+		return
+	}
+	if r.CheckTarget != nil {
+		d.Faults(path, r.CheckTarget(s.Target))
+	}
+	target := s.Target.String()
+	if other, taken := r.targets[target]; taken {
+		d.FaultAt(path+".target", 0, "target %s is already scaled by rule %s: two rules would fight over it", target, other)
+	} else {
+		r.targets[target] = fmt.Sprintf("%q in %s", s.Name, file)
 	}
 }
 

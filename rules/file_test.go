@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"flyball/actuators"
 )
 
 var testDefaults = Defaults{EvaluationInterval: 15 * time.Second, ScrapeInterval: 15 * time.Second}
@@ -109,6 +112,16 @@ rules.yml:7:10: min is 9, above max, which is 8
     7 |     min: 9
       |          ^
 1 error in 1 file`},
+		{"a duplicate target", rule("- name: serving", "- name: other\n  rules:\n  - {scale: first, target: {kind: process, name: digits}, max: 2, queries: {d: up}, when: [{if: d > 0, do: '+1'}]}\n- name: serving"), `
+rules.yml:8:5: target process/digits is already scaled by rule "first" in rules.yml: two rules would fight over it
+    8 |     target: {kind: process, name: digits}
+      |     ^
+1 error in 1 file`},
+		{"a target that there is not", rule("name: digits}", "name: digist}"), `
+rules.yml:5:35: target.name: no such process
+    5 |     target: {kind: process, name: digist}
+      |                                   ^
+1 error in 1 file`},
 		{"no kind", "groups:\n- name: a\n  rules:\n  - {scael: digits, max: 3}\n", `
 rules.yml:4:5: a rule needs one of record, alert or scale (did you mean "scale"?)
     4 |   - {scael: digits, max: 3}
@@ -188,7 +201,7 @@ rules.yml:13:62: expect: expected float64, but got string
 `},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := ParseFile("rules.yml", []byte(tt.text), testDefaults)
+			_, err := (&Reader{Defaults: testDefaults, CheckTarget: checkTarget}).Parse("rules.yml", []byte(tt.text))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -204,16 +217,23 @@ rules.yml:13:62: expect: expected float64, but got string
 	}
 }
 
+func checkTarget(t actuators.Target) error {
+	if t.Name != "digits" {
+		return errors.New("target.name: no such process")
+	}
+	return nil
+}
+
 func TestReadFileUnreadable(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "none.yml")
-	_, err := ReadFile(missing, testDefaults)
+	_, err := (&Reader{}).ReadFile(missing)
 	if want := "read rule file: open " + missing + ": no such file or directory"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
 func TestParseFile(t *testing.T) {
-	f, err := ParseFile("rules.yml", []byte(rule("max: 8", "max: 8\n    behavior: {down: {window: 10s}}")), testDefaults)
+	f, err := (&Reader{Defaults: testDefaults}).Parse("rules.yml", []byte(rule("max: 8", "max: 8\n    behavior: {down: {window: 10s}}")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +292,7 @@ func FuzzParseFile(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		file, err := ParseFile("f", text, testDefaults)
+		file, err := (&Reader{Defaults: testDefaults}).Parse("f", text)
 		if err != nil {
 			_ = err.Error()
 			return

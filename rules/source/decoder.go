@@ -28,6 +28,10 @@ type NodeDecoder interface {
 	DecodeNode(d *Decoder, n *yaml.Node, path string)
 }
 
+// Defaulter is a struct that has values of its own for the keys that a file leaves out. It is called before the struct
+// is decoded, so that items of lists and maps have their defaults too.
+type Defaulter interface{ SetDefaults() }
+
 // Limits, so that a small file whose aliases refer to each other cannot become a large one: how deep values may nest,
 // how many values aliases may stand for, and how many faults are worth telling.
 const (
@@ -80,7 +84,7 @@ func (d *Decoder) FaultAt(path string, offset int, format string, args ...any) {
 }
 
 // Faults notes the faults that a Validate found: an error, perhaps joined by errors.Join, whose every text begins with
-// the path of what is at fault, a colon and a space. Paths are prefixed with prefix.
+// the path of what is at fault, a colon and a space. The paths are below prefix.
 func (d *Decoder) Faults(prefix string, err error) {
 	if err == nil {
 		return
@@ -96,7 +100,7 @@ func (d *Decoder) Faults(prefix string, err error) {
 		d.FaultAt(prefix, 0, "%s", err.Error())
 		return
 	}
-	d.FaultAt(join(prefix, path), 0, "%s: %s", join(prefix, path), message)
+	d.FaultAt(join(prefix, path), 0, "%s: %s", path, message)
 }
 
 // Err returns what was found, of type Errors, or nil.
@@ -185,6 +189,11 @@ func (d *Decoder) value(n *yaml.Node, path string, v reflect.Value, depth int) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
+		if v.CanAddr() {
+			if s, ok := v.Addr().Interface().(Defaulter); ok {
+				s.SetDefaults()
+			}
+		}
 		d.mapping(n, path, v, depth)
 	case reflect.Map:
 		d.table(n, path, v, depth)

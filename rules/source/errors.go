@@ -2,6 +2,7 @@ package source
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,7 +20,10 @@ type Error struct {
 
 // Error returns file:line:column: message, without the caret.
 func (e *Error) Error() string {
-	if e.Line == 0 {
+	switch {
+	case e.File == "":
+		return e.Message
+	case e.Line == 0:
 		return e.File + ": " + e.Message
 	}
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
@@ -45,10 +49,35 @@ func (es Errors) Error() string {
 	for _, e := range es {
 		b.WriteString(e.Show())
 		b.WriteByte('\n')
-		files[e.File] = true
+		if e.File != "" {
+			files[e.File] = true
+		}
 	}
-	fmt.Fprintf(&b, "%s in %s", count(len(es), "error"), count(len(files), "file"))
+	b.WriteString(count(len(es), "error"))
+	if len(files) > 0 {
+		b.WriteString(" in " + count(len(files), "file"))
+	}
 	return b.String()
+}
+
+// Join makes one of the errors of several files, in their order. Errors that are not about a place in a file are kept with
+// their text. It returns nil when there is none.
+func Join(errs ...error) error {
+	var all Errors
+	for _, err := range errs {
+		var es Errors
+		switch {
+		case err == nil:
+		case errors.As(err, &es):
+			all = append(all, es...)
+		default:
+			all = append(all, &Error{Message: err.Error()})
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all
 }
 
 func (es Errors) sort() {

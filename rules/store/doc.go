@@ -1,0 +1,34 @@
+// Package store is the embedded Prometheus: a time series database on disk, the PromQL engine over it, the scraper that
+// fills it, and the rule groups that read it and write back into it. It is the only package that imports Prometheus's
+// tsdb, promql, scrape, rules, config and discovery; everything else speaks to it in the words of package rules
+// (Sample, Querier, Evaluator).
+//
+// A Store goes through four steps:
+//
+//	opts := store.DefaultOptions()
+//	opts.Dir = "data"
+//	s, err := store.Open(opts)          // locks the directory, replays the write-ahead log
+//	err = s.ApplyScrape(scrape)         // what to scrape; may be called again at any time
+//	err = s.SetGroups(groups)           // which rules to evaluate; may be called again at any time
+//	err = s.Run(ctx)                    // scrapes and evaluates until ctx ends
+//	err = s.Close()                     // closes the database and lets go of the directory
+//
+// # Rule groups
+//
+// A Group holds record and alert rules, which are Prometheus's own, and Evaluators, which are ours. All rules of a group
+// are evaluated one after the other at one timestamp, each sees what those above it wrote, and what a rule no longer
+// returns is marked stale. An Evaluator that fails takes its series away at once, so that nothing below it or in a
+// dashboard goes on believing its last answer; a failed record or alert rule keeps them for the lookback, as in
+// Prometheus.
+//
+// Groups are evaluated at slots: each group has a fixed offset within its interval, taken from its name and file, so
+// that groups do not all run at the same moment and that a restart does not shift the distance between samples. A slow
+// evaluation is never joined by a second one of the same group; the slots that it overran are counted in
+// flyball_rule_group_iterations_missed_total. EvalGroups runs the same evaluation at a time that the caller chooses, which
+// is what tests and backtests use instead of Run.
+//
+// # Scraping
+//
+// ParseScrapeConfigs reads scrape_configs in Prometheus's format with static, file and HTTP discovery. A Job scrapes the
+// replicas of an actuator's target and follows the list that the actuator gives. A Self scrapes flyball's own metrics.
+package store

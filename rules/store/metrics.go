@@ -1,0 +1,52 @@
+package store
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what the scheduler says of itself. The label group is the group's file and name joined by a semicolon, as
+// in Prometheus, since names need not be unique across files.
+type metrics struct {
+	duration *prometheus.GaugeVec
+	missed   *prometheus.CounterVec
+	last     *prometheus.GaugeVec
+	failures *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		duration: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "flyball_rule_group_duration_seconds",
+			Help: "How long the last evaluation of the group took.",
+		}, []string{"group"}),
+		missed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flyball_rule_group_iterations_missed_total",
+			Help: "Evaluations of the group that were left out because the one before took too long.",
+		}, []string{"group"}),
+		last: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "flyball_rule_group_last_evaluation_timestamp_seconds",
+			Help: "The time at which the group was last evaluated, in seconds since 1970.",
+		}, []string{"group"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "flyball_rule_failures_total",
+			Help: "Evaluations of the rule that failed.",
+		}, []string{"group", "rule"}),
+	}
+	for _, c := range []prometheus.Collector{m.duration, m.missed, m.last, m.failures} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register the rule metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// forget drops the series of a group that is no longer there.
+func (m *metrics) forget(group string) {
+	match := prometheus.Labels{"group": group}
+	m.duration.DeletePartialMatch(match)
+	m.missed.DeletePartialMatch(match)
+	m.last.DeletePartialMatch(match)
+	m.failures.DeletePartialMatch(match)
+}

@@ -1,0 +1,140 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
+	promrules "github.com/prometheus/prometheus/rules"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/compression"
+)
+
+// Options are the settings of a Store. A zero duration or number means the default that DefaultOptions gives.
+type Options struct {
+	Dir                string        // data directory, created if missing; required
+	Retention          time.Duration // how long samples are kept
+	MaxBytes           int64         // how much disk the samples may take, the oldest going first; negative means no limit
+	ScrapeInterval     time.Duration // of the jobs that give none
+	EvaluationInterval time.Duration // of the groups that give none
+	ExternalLabels     labels.Labels // in alert templates, and part of the seed that spreads scrapes over the interval
+	ExternalURL        string        // where users reach flyball, for alert templates
+	QueryTimeout       time.Duration // the longest that one query may take
+	MaxSamples         int           // how many samples one query may hold at once
+	LookbackDelta      time.Duration // how old the last sample of a series may be to count as its present value
+
+	Notify     NotifyFunc            // gets the alerts to send; nil: alerts are evaluated and recorded, not sent
+	Logger     *slog.Logger          // nil: no logs
+	Registerer prometheus.Registerer // for Prometheus's own prometheus_* metrics, a registry apart from ours; nil: not exposed
+	Metrics    prometheus.Registerer // for our flyball_rule_* metrics; nil: not exposed
+}
+
+// NotifyFunc hands on the alerts of one rule that are due to be sent: those that began to fire, those that still fire
+// and were last sent a resend delay ago, and those that ended. expr is the rule's expression. It is called during the
+// evaluation of the group and so must not block.
+type NotifyFunc func(ctx context.Context, expr string, alerts ...ActiveAlert)
+
+// DefaultOptions returns the settings of a small installation: one node, some thousand series.
+func DefaultOptions() Options {
+	return Options{
+		Retention:          15 * 24 * time.Hour, // two weekly seasons and a day, what the forecasts need at least
+		MaxBytes:           1 << 30,             // 10,000 series each 15 s for 15 days at 1.3 bytes a sample: 1.1 GB
+		ScrapeInterval:     15 * time.Second,
+		EvaluationInterval: 15 * time.Second, // a decision per scrape: a faster one would see the same samples again
+		QueryTimeout:       10 * time.Second, // less than an interval, so that one bad query costs one evaluation
+		MaxSamples:         5_000_000,        // at 16 bytes a sample one query stays below 80 MB
+		LookbackDelta:      5 * time.Minute,  // Prometheus's; users' queries expect it
+	}
+}
+
+// The rest of the settings that Prometheus's rule manager takes, at Prometheus's values.
+const (
+	outageTolerance = time.Hour        // the "for" state of an alert is restored after an outage of at most this
+	forGracePeriod  = 10 * time.Minute // a restored alert waits at least this before it fires; shorter "for"s start anew
+	resendDelay     = time.Minute      // alerts that still fire are sent again after this
+)
+
+// normalize fills in the defaults and reports what is wrong with the rest.
+func (o *Options) normalize() error {
+	d := DefaultOptions()
+	for _, f := range []struct {
+		name       string
+		value, def *time.Duration
+	}{
+		{"retention", &o.Retention, &d.Retention},
+		{"scrape_interval", &o.ScrapeInterval, &d.ScrapeInterval},
+		{"evaluation_interval", &o.EvaluationInterval, &d.EvaluationInterval},
+		{"query_timeout", &o.QueryTimeout, &d.QueryTimeout},
+		{"lookback_delta", &o.LookbackDelta, &d.LookbackDelta},
+	} {
+		if *f.value == 0 {
+			*f.value = *f.def
+		}
+		if *f.value < time.Millisecond {
+			return fmt.Errorf("%s: %s is too short: give 1ms or more", f.name, *f.value)
+		}
+	}
+	if o.Dir == "" {
+		return errors.New("path: no data directory given")
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = d.MaxBytes
+	}
+	if o.MaxSamples == 0 {
+		o.MaxSamples = d.MaxSamples
+	}
+	if o.MaxSamples < 0 {
+		return fmt.Errorf("max_samples: %d is not a number of samples: give 1 or more", o.MaxSamples)
+	}
+	if _, err := url.Parse(o.ExternalURL); err != nil {
+		return fmt.Errorf("external url: %w", err)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Registerer == nil {
+		o.Registerer = prometheus.NewRegistry()
+	}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	return nil
+}
+
+// tsdbOptions are the database's settings for a small installation.
+func (o *Options) tsdbOptions() *tsdb.Options {
+	t := tsdb.DefaultOptions()
+	t.RetentionDuration = o.Retention.Milliseconds()
+	t.MaxBytes = max(o.MaxBytes, 0)
+	// A compacted block goes as a whole, so it must be a small part of the retention: Prometheus's own rule, a tenth.
+	t.MaxBlockDuration = max(t.MinBlockDuration, t.RetentionDuration/10)
+	// Segments of the log are dropped whole; at 128 MB a small installation would keep days of it twice.
+	t.WALSegmentSize = 16 << 20
+	t.WALCompression = compression.Snappy
+	// Preallocated while a block is written: 512 MB is half of the default MaxBytes.
+	t.MaxBlockChunkSegmentSize = 64 << 20
+	// 4 MB of write buffer pay off from some 100,000 series on.
+	t.HeadChunksWriteBufferSize = 256 << 10
+	// Locks of the series map: 16,384 take 1 MB and more before the first series.
+	t.StripeSize = 1 << 10
+	return t
+}
+
+// notifyFunc adapts Notify to Prometheus's rules, which call it even without alerts.
+func (o *Options) notifyFunc() promrules.NotifyFunc {
+	return func(ctx context.Context, expr string, alerts ...*promrules.Alert) {
+		if o.Notify == nil || len(alerts) == 0 {
+			return
+		}
+		out := make([]ActiveAlert, 0, len(alerts))
+		for _, a := range alerts {
+			out = append(out, activeAlert(a))
+		}
+		o.Notify(ctx, expr, out...)
+	}
+}

@@ -1,0 +1,330 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/discovery"
+	"github.com/prometheus/prometheus/discovery/targetgroup"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/util/logging"
+)
+
+const (
+	// discoverySend is how long a new list of targets may wait before it is handed to the scraper, and discoveryReload
+	// how long the scraper waits to take it. Prometheus's 5 s each protect a server with thousands of targets; here a
+	// replica that has just started is to be seen within a second, and a wake-up five times a second costs nothing.
+	discoverySend   = 200 * time.Millisecond
+	discoveryReload = 500 * time.Millisecond
+
+	// defaultScrapeTimeout is Prometheus's; a job with a shorter interval has that as its timeout.
+	defaultScrapeTimeout = 10 * time.Second
+)
+
+// Scrape is everything that is scraped.
+type Scrape struct {
+	Configs ScrapeConfigs // the user's own
+	Jobs    []Job         // replicas of actuator targets
+	Self    []Self        // flyball's own metrics
+}
+
+// Job scrapes the ready replicas of an actuator's target. Its series have the labels job (Name), instance (the replica's
+// address), target (Target) and Labels.
+type Job struct {
+	Name        string
+	Target      string
+	Endpoints   Endpoints
+	MetricsPath string            // "": /metrics
+	Interval    time.Duration     // 0: Options.ScrapeInterval. The first scrape of a replica comes within one interval
+	Labels      map[string]string // more labels
+}
+
+// Self scrapes one address that does not change. Its series have the labels job (Name), instance (Address) and Labels.
+type Self struct {
+	Name        string
+	Address     string // host:port
+	Scheme      string // "": http
+	MetricsPath string // "": /metrics
+	Interval    time.Duration
+	Labels      map[string]string
+}
+
+// Target is one address that is scraped at present.
+type Target struct {
+	Job                string
+	URL                string
+	Labels             labels.Labels
+	Health             string // "unknown" before the first scrape, then "up" or "down"
+	LastError          string // of the last scrape; empty if it went well
+	LastScrape         time.Time
+	LastScrapeDuration time.Duration
+}
+
+// scraper joins Prometheus's discovery, which finds targets, and its scrape manager, which scrapes them.
+type scraper struct {
+	opts       Options
+	logger     *slog.Logger
+	db         *tsdb.DB
+	discovery  *discovery.Manager
+	scrapes    *scrape.Manager
+	stop       context.CancelFunc // ends discovery
+	followers  sync.WaitGroup     // of the lists of replicas
+	departures sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	running bool
+	applied *prepared // what runs, or is to run; nil: nothing was ever applied
+	serial  uint64    // of the next replicaConfig
+}
+
+// prepared is a Scrape in Prometheus's terms.
+type prepared struct {
+	config    *config.Config
+	discovery map[string]discovery.Configs // by job
+	replicas  map[string]*replicaConfig    // by job
+}
+
+func newScraper(opts Options, db *tsdb.DB) (*scraper, error) {
+	sdMetrics, err := discovery.CreateAndRegisterSDMetrics(opts.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("start discovery: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &scraper{opts: opts, logger: opts.Logger.With("component", "scrape"), db: db, stop: cancel}
+	s.discovery = discovery.NewManager(ctx, opts.Logger.With("component", "discovery"), opts.Registerer, sdMetrics,
+		discovery.Name("scrape"), discovery.Updatert(discoverySend))
+	if s.discovery == nil {
+		cancel()
+		return nil, errors.New("start discovery: its metrics are registered already")
+	}
+	s.scrapes, err = scrape.NewManager(&scrape.Options{
+		DiscoveryReloadInterval:  model.Duration(discoveryReload),
+		DiscoveryReloadOnStartup: true,
+	}, s.logger, logging.NewJSONFileLogger, nil, db, opts.Registerer)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("start scraping: %w", err)
+	}
+	return s, nil
+}
+
+// ApplyScrape makes this what is scraped, all or nothing. What did not change goes on undisturbed. Before Run it only
+// takes note.
+func (s *Store) ApplyScrape(sc Scrape) error {
+	if s.isClosed() {
+		return ErrClosed
+	}
+	return s.scraper.apply(sc)
+}
+
+// Targets returns what is scraped at present, sorted by job and instance.
+func (s *Store) Targets() []Target {
+	var all []Target
+	for job, targets := range s.scraper.scrapes.TargetsActive() {
+		for _, t := range targets {
+			b := labels.NewBuilder(labels.EmptyLabels())
+			target := Target{
+				Job: job, URL: t.URL().String(), Labels: t.Labels(b), Health: string(t.Health()),
+				LastScrape: t.LastScrape(), LastScrapeDuration: t.LastScrapeDuration(),
+			}
+			if err := t.LastError(); err != nil {
+				target.LastError = err.Error()
+			}
+			all = append(all, target)
+		}
+	}
+	slices.SortFunc(all, func(a, b Target) int {
+		return cmp.Or(cmp.Compare(a.Job, b.Job), labels.Compare(a.Labels, b.Labels))
+	})
+	return all
+}
+
+func (s *scraper) apply(sc Scrape) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, err := s.prepare(sc)
+	if err != nil {
+		return err
+	}
+	if !s.running {
+		s.applied = next
+		return nil
+	}
+	if err := s.commit(next); err != nil {
+		if s.applied != nil {
+			err = errors.Join(err, s.commit(s.applied))
+		}
+		return err
+	}
+	s.applied = next
+	return nil
+}
+
+// commit tells the scraper before discovery, which may send targets of jobs that the scraper must know by then.
+func (s *scraper) commit(p *prepared) error {
+	if err := s.scrapes.ApplyConfig(p.config); err != nil {
+		return fmt.Errorf("apply the scrape configuration: %w", err)
+	}
+	if err := s.discovery.ApplyConfig(p.discovery); err != nil {
+		return fmt.Errorf("apply the scrape configuration: %w", err)
+	}
+	return nil
+}
+
+// prepare checks the whole of a Scrape and touches nothing else.
+func (s *scraper) prepare(sc Scrape) (*prepared, error) {
+	cfg, err := config.Load("", s.logger) // only what Load made passes for a valid configuration
+	if err != nil {
+		return nil, fmt.Errorf("prepare the scrape configuration: %w", err)
+	}
+	cfg.GlobalConfig.ScrapeInterval = model.Duration(s.opts.ScrapeInterval)
+	cfg.GlobalConfig.ScrapeTimeout = model.Duration(min(defaultScrapeTimeout, s.opts.ScrapeInterval))
+	cfg.GlobalConfig.ExternalLabels = s.opts.ExternalLabels
+	p := &prepared{config: cfg, discovery: map[string]discovery.Configs{}, replicas: map[string]*replicaConfig{}}
+	var errs []error
+	add := func(c *config.ScrapeConfig, sd discovery.Configs) {
+		if _, ok := p.discovery[c.JobName]; ok {
+			errs = append(errs, fmt.Errorf("job %s: there are two of this name", c.JobName))
+			return
+		}
+		p.discovery[c.JobName] = sd
+		cfg.ScrapeConfigs = append(cfg.ScrapeConfigs, c)
+	}
+	for _, c := range sc.Configs.configs {
+		add(c, c.ServiceDiscoveryConfigs)
+	}
+	for _, job := range sc.Jobs {
+		c, err := s.ownConfig(job.Name, "", job.MetricsPath, job.Interval, cfg.GlobalConfig)
+		if err == nil && (job.Target == "" || job.Endpoints == nil) {
+			err = fmt.Errorf("job %s: it has no target to follow", job.Name)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		replicas := s.replicaConfig(job)
+		p.replicas[job.Name] = replicas
+		add(c, discovery.Configs{replicas})
+	}
+	for _, self := range sc.Self {
+		c, err := s.ownConfig(self.Name, self.Scheme, self.MetricsPath, self.Interval, cfg.GlobalConfig)
+		if err == nil && self.Address == "" {
+			err = fmt.Errorf("job %s: it has no address", self.Name)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		add(c, discovery.Configs{discovery.StaticConfig{{
+			Targets: []model.LabelSet{{model.AddressLabel: model.LabelValue(self.Address)}},
+			Labels:  labelSet(self.Labels),
+			Source:  "0",
+		}}})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// ownConfig is the scrape configuration of one of our own jobs, with Prometheus's defaults.
+func (s *scraper) ownConfig(name, scheme, path string, interval time.Duration, global config.GlobalConfig) (*config.ScrapeConfig, error) {
+	if name == "" {
+		return nil, errors.New("a job has no name")
+	}
+	if interval != 0 && interval < time.Millisecond {
+		return nil, fmt.Errorf("job %s: an interval of %s is too short: give 1ms or more", name, interval)
+	}
+	c := config.DefaultScrapeConfig
+	c.JobName = name
+	c.Scheme = cmp.Or(scheme, c.Scheme)
+	c.MetricsPath = cmp.Or(path, c.MetricsPath)
+	c.ScrapeInterval = model.Duration(interval)
+	if err := c.Validate(global); err != nil {
+		return nil, fmt.Errorf("job %s: %w", name, err)
+	}
+	return &c, nil
+}
+
+// replicaConfig is the discovery of a job; the present one where nothing changed, so that Prometheus leaves it running.
+func (s *scraper) replicaConfig(job Job) *replicaConfig {
+	if s.applied != nil {
+		if old := s.applied.replicas[job.Name]; old != nil && old.same(job) {
+			return old
+		}
+	}
+	s.serial++
+	return &replicaConfig{serial: s.serial, job: job, scraper: s}
+}
+
+// start begins to scrape. The function that it returns ends it again and waits.
+func (s *scraper) start() (stop func(), err error) {
+	var wg, forward sync.WaitGroup
+	targets := make(chan map[string][]*targetgroup.Group)
+	stopping := make(chan struct{})
+	wg.Go(func() { _ = s.discovery.Run() }) // the error is the end of its context
+	wg.Go(func() { _ = s.scrapes.Run(targets) })
+	forward.Go(func() {
+		for {
+			select {
+			case t := <-s.discovery.SyncCh():
+				targets <- t
+			case <-stopping:
+				// The scraper may be about to take up a list that it got a moment ago, after it was stopped.
+				targets <- map[string][]*targetgroup.Group{}
+				return
+			}
+		}
+	})
+	stop = func() {
+		s.mu.Lock()
+		s.running = false
+		s.mu.Unlock()
+		close(stopping)
+		forward.Wait() // the scraper takes what it is sent until it stops
+		s.stop()
+		s.followers.Wait()
+		s.departures.Wait()
+		s.scrapes.Stop()
+		wg.Wait()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = true
+	if s.applied == nil {
+		return stop, nil
+	}
+	return stop, s.commit(s.applied)
+}
+
+// close ends what was never started.
+func (s *scraper) close() { s.stop() }
+
+func labelSet(m map[string]string) model.LabelSet {
+	ls := make(model.LabelSet, len(m))
+	for k, v := range m {
+		ls[model.LabelName(k)] = model.LabelValue(v)
+	}
+	return ls
+}
+
+// same tells whether the job is still what the discovery follows.
+func (c *replicaConfig) same(job Job) bool {
+	a, b := c.job, job
+	if a.Target != b.Target || !reflect.DeepEqual(a.Labels, b.Labels) {
+		return false
+	}
+	return reflect.TypeOf(a.Endpoints) == reflect.TypeOf(b.Endpoints) &&
+		reflect.ValueOf(a.Endpoints).Comparable() && a.Endpoints == b.Endpoints
+}

@@ -1,0 +1,251 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/config"
+	_ "github.com/prometheus/prometheus/discovery/file" // file_sd_configs
+	_ "github.com/prometheus/prometheus/discovery/http" // http_sd_configs
+	"gopkg.in/yaml.v3"
+)
+
+// ScrapeConfigs are the user's scrape_configs, ready to be applied.
+type ScrapeConfigs struct {
+	configs []*config.ScrapeConfig
+}
+
+// ScrapeGlobal is what scrape_configs take from the rest of the configuration.
+type ScrapeGlobal struct {
+	Interval time.Duration // of jobs that give none; 0: the default of Options
+	Timeout  time.Duration // of jobs that give none; 0: 10s, or the interval if that is shorter
+	Dir      string        // of the configuration file: relative paths in it start from there; "": where the process runs
+}
+
+// Jobs returns the names of the jobs, in the order of the file.
+func (c ScrapeConfigs) Jobs() []string {
+	var names []string
+	for _, sc := range c.configs {
+		names = append(names, sc.JobName)
+	}
+	return names
+}
+
+// ParseScrapeConfigs reads the value of scrape_configs, a list in Prometheus's format. Targets may come from
+// static_configs, file_sd_configs and http_sd_configs; any other discovery is an error. The error joins all faults, each
+// beginning with the path of its field, such as scrape_configs[0].scheme, as closely as it is known.
+func ParseScrapeConfigs(list []byte, global ScrapeGlobal) (ScrapeConfigs, error) {
+	if global.Interval == 0 {
+		global.Interval = DefaultOptions().ScrapeInterval
+	}
+	if global.Timeout == 0 {
+		global.Timeout = min(defaultScrapeTimeout, global.Interval)
+	}
+	var items []yaml.Node
+	if err := yaml.Unmarshal(list, &items); err != nil {
+		return ScrapeConfigs{}, fmt.Errorf("scrape_configs: it is not a list of scrape configurations: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	var (
+		configs ScrapeConfigs
+		errs    []error
+		first   = map[string]int{} // the first configuration of each job
+	)
+	for i := range items {
+		path := fmt.Sprintf("scrape_configs[%d]", i)
+		c, err := parseScrapeConfig(&items[i], path, global)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if j, ok := first[c.JobName]; ok {
+			errs = append(errs, fmt.Errorf("%s.job_name: %q is the name of scrape_configs[%d] already: give another", path, c.JobName, j))
+			continue
+		}
+		first[c.JobName] = i
+		configs.configs = append(configs.configs, c)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return ScrapeConfigs{}, err
+	}
+	return configs, nil
+}
+
+// parseScrapeConfig lets Prometheus decode one configuration, alone in a file of its own, so that each one's faults are
+// told and not only the first one's.
+func parseScrapeConfig(item *yaml.Node, path string, global ScrapeGlobal) (*config.ScrapeConfig, error) {
+	room := maxNodes
+	if item = withoutAliases(item, &room); item == nil {
+		return nil, fmt.Errorf("%s: with its aliases filled in it has more than %d values", path, maxNodes)
+	}
+	if item.Kind != yaml.MappingNode {
+		return nil, fmt.Errorf("%s: it is not a scrape configuration: give a mapping with job_name and targets", path)
+	}
+	if err := checkDiscovery(item, path); err != nil {
+		return nil, err
+	}
+	var text bytes.Buffer
+	enc := yaml.NewEncoder(&text)
+	err := enc.Encode(map[string]any{
+		"global": map[string]any{
+			"scrape_interval": model.Duration(global.Interval).String(),
+			"scrape_timeout":  model.Duration(global.Timeout).String(),
+		},
+		"scrape_configs": []*yaml.Node{item},
+	})
+	if err := errors.Join(err, enc.Close()); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	cfg, err := config.Load(text.String(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, configErrors(err, path, text.Bytes())
+	}
+	c := cfg.ScrapeConfigs[0]
+	c.SetDirectory(global.Dir)
+	return c, nil
+}
+
+// checkDiscovery names the kinds of discovery that Prometheus has and flyball has not.
+func checkDiscovery(item *yaml.Node, path string) error {
+	var errs []error
+	for i := 0; i+1 < len(item.Content); i += 2 {
+		key := item.Content[i].Value
+		kind, ok := strings.CutSuffix(key, "_sd_configs")
+		if !ok || kind == "file" || kind == "http" {
+			continue
+		}
+		errs = append(errs, fmt.Errorf("%s.%s: discovery by %s is not built in: give static_configs, file_sd_configs or http_sd_configs", path, key, kind))
+	}
+	return errors.Join(errs...)
+}
+
+var (
+	errorLine    = regexp.MustCompile(`^\s*line (\d+): (.*)$`)
+	unknownField = regexp.MustCompile(`^field (\S+) not found in type .*$`)
+	repeatedKey  = regexp.MustCompile(`^(?:field|key) "?([^"\s]+)"? already set in (?:type .*|map)$`)
+	wrongType    = regexp.MustCompile("^cannot unmarshal !!(\\w+)(?: `(.*)`)? into (.+)$")
+)
+
+// configErrors turns Prometheus's errors, with lines of the text that it got and names of Go types, into ours, with the
+// path of the field.
+func configErrors(err error, path string, text []byte) error {
+	var errs []error
+	for line := range strings.Lines(err.Error()) {
+		m := errorLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
+		if m == nil {
+			continue
+		}
+		n, _ := strconv.Atoi(m[1]) // digits, by the expression
+		field, what := strings.Replace(fieldAt(text, n), "scrape_configs[0]", path, 1), m[2]
+		if field == "" {
+			field = path
+		}
+		switch {
+		case unknownField.MatchString(what):
+			what = fmt.Sprintf("unknown key %q", unknownField.FindStringSubmatch(what)[1])
+		case repeatedKey.MatchString(what):
+			what = fmt.Sprintf("the key %q is there twice", repeatedKey.FindStringSubmatch(what)[1])
+		case wrongType.MatchString(what):
+			t := wrongType.FindStringSubmatch(what)
+			what = fmt.Sprintf("%s where %s is expected", given(t[1], t[2]), expected(t[3]))
+		}
+		errs = append(errs, fmt.Errorf("%s: %s", field, what))
+	}
+	if len(errs) == 0 {
+		return fmt.Errorf("%s: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	return errors.Join(errs...)
+}
+
+// given describes a value of YAML by its tag and, for a scalar, its text.
+func given(tag, text string) string {
+	kind, ok := map[string]string{"seq": "a list", "map": "a mapping", "str": "text", "int": "a number", "float": "a number", "bool": "true or false", "null": "nothing"}[tag]
+	if !ok {
+		kind = "a value"
+	}
+	if text != "" {
+		return fmt.Sprintf("%q is %s", text, kind)
+	}
+	return "it is " + kind
+}
+
+// expected describes a Go type in the words of YAML.
+func expected(goType string) string {
+	switch {
+	case goType == "bool":
+		return "true or false"
+	case goType == "string":
+		return "text"
+	case strings.HasPrefix(goType, "int"), strings.HasPrefix(goType, "uint"):
+		return "a whole number"
+	case strings.HasPrefix(goType, "float"):
+		return "a number"
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	default:
+		return "a mapping or another kind of value"
+	}
+}
+
+// fieldAt is the path of the key that stands at a line of a YAML text, or of the item that begins there.
+func fieldAt(text []byte, line int) string {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(text, &doc); err != nil || len(doc.Content) == 0 {
+		return ""
+	}
+	found := ""
+	var walk func(n *yaml.Node, path string)
+	walk = func(n *yaml.Node, path string) {
+		switch n.Kind {
+		case yaml.MappingNode:
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				p := strings.TrimPrefix(path+"."+n.Content[i].Value, ".")
+				if n.Content[i].Line <= line {
+					found = p // keys come in the order of lines: the last one that is not below it
+				}
+				walk(n.Content[i+1], p)
+			}
+		case yaml.SequenceNode:
+			for i, item := range n.Content {
+				p := fmt.Sprintf("%s[%d]", path, i)
+				if item.Line <= line {
+					found = p
+				}
+				walk(item, p)
+			}
+		}
+	}
+	walk(doc.Content[0], "")
+	return found
+}
+
+// maxNodes is how large one configuration may grow when its aliases are filled in: a few lines of nested aliases could
+// otherwise take all memory.
+const maxNodes = 10_000
+
+// withoutAliases copies the node with what its aliases stand for in their place, since their anchors may be elsewhere in
+// the file. It returns nil when more nodes than room come of it.
+func withoutAliases(n *yaml.Node, room *int) *yaml.Node {
+	if *room--; *room < 0 {
+		return nil
+	}
+	if n.Kind == yaml.AliasNode {
+		return withoutAliases(n.Alias, room)
+	}
+	c := *n
+	c.Anchor = ""
+	c.HeadComment, c.LineComment, c.FootComment = "", "", ""
+	c.Content = make([]*yaml.Node, len(n.Content))
+	for i, child := range n.Content {
+		if c.Content[i] = withoutAliases(child, room); c.Content[i] == nil {
+			return nil
+		}
+	}
+	return &c
+}
