@@ -1,0 +1,308 @@
+package gpu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flyball/exporter"
+)
+
+// fakeWorker answers every poll with the same thing.
+type fakeWorker struct {
+	answer func() (reply, error)
+	stuck  bool // it cannot be killed
+	gone   chan struct{}
+}
+
+func (w *fakeWorker) poll(ctx context.Context, req request, _ time.Duration) (reply, error) {
+	rep, err := w.answer()
+	rep.Seq = req.Seq
+	return rep, err
+}
+
+func (w *fakeWorker) kill() <-chan struct{} {
+	if !w.stuck {
+		close(w.gone)
+	}
+	return w.gone
+}
+
+// staff is every worker that was started, and when.
+type staff struct {
+	mu      sync.Mutex
+	begin   time.Time
+	at      []time.Duration
+	workers []*fakeWorker
+}
+
+func (s *staff) add(w *fakeWorker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = append(s.at, time.Since(s.begin))
+	s.workers = append(s.workers, w)
+}
+
+func (s *staff) starts() []time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.at)
+}
+
+// fake returns a collector whose workers all give the same answers.
+func fake(opts Options, stuck bool, answer func() (reply, error)) (*Collector, *staff) {
+	s := &staff{begin: time.Now()}
+	c := New(opts)
+	c.unbound = ""
+	c.start = func() (worker, error) {
+		w := &fakeWorker{answer: answer, stuck: stuck, gone: make(chan struct{})}
+		s.add(w)
+		return w, nil
+	}
+	return c, s
+}
+
+func gpus(indexes ...int) reply {
+	rep := reply{State: stateOK, Driver: "570.1", Library: "lib.so"}
+	for _, i := range indexes {
+		rep.Devices = append(rep.Devices, Device{Index: i, UUID: fmt.Sprintf("GPU-%d", i), Name: "H100"})
+	}
+	return rep
+}
+
+func answers(rep reply, err error) func() (reply, error) {
+	return func() (reply, error) { return rep, err }
+}
+
+func TestBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines, logger := newLog()
+		c, workers := fake(Options{Logger: logger}, false, answers(reply{}, errors.New("broken")))
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Second)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		var want []time.Duration
+		for _, s := range []time.Duration{0, 1, 3, 7, 15, 31, 63, 123, 183} { // doubling from 1 s to 1 m
+			want = append(want, s*time.Second)
+		}
+		if diff := cmp.Diff(want, workers.starts()); diff != "" {
+			t.Errorf("starts of workers (-want +got):\n%s", diff)
+		}
+		lines.await(t, "broken")
+		lines.quiet(t) // the failure is logged once
+	})
+}
+
+func TestStuckWorkersAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, workers := fake(Options{}, true, answers(reply{}, errTimeout))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if got := len(workers.starts()); got != maxAbandoned {
+			t.Errorf("%d workers were started, none of which could be killed; want %d", got, maxAbandoned)
+		}
+		if _, err := c.Update(t.Context()); err == nil || !strings.Contains(err.Error(), "3 workers are stuck") {
+			t.Errorf("Update: %v, want it to say that 3 workers are stuck", err)
+		}
+	})
+}
+
+func TestStuckWorkerThatEndsMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, workers := fake(Options{}, true, answers(reply{}, errTimeout))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = c.Run(ctx) }()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := len(workers.starts()); got != maxAbandoned {
+			t.Fatalf("%d workers, want %d", got, maxAbandoned)
+		}
+		close(workers.workers[0].gone)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := len(workers.starts()); got != maxAbandoned+1 {
+			t.Errorf("%d workers after one of %d ended, want one more", got, maxAbandoned)
+		}
+	})
+}
+
+// TestStale: the last snapshot is published for three intervals after it was taken, and then only that the GPUs are down.
+func TestStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var hangs atomic.Bool
+		c, _ := fake(Options{}, false, func() (reply, error) {
+			if hangs.Load() {
+				return reply{}, errTimeout
+			}
+			return gpus(0), nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = c.Run(ctx) }()
+		synctest.Wait()
+		taken := time.Now()
+		hangs.Store(true)
+		for _, tt := range []struct {
+			age  time.Duration
+			want string
+		}{
+			{0, "flyball_gpu_info flyball_gpu_up=1"},
+			{15 * time.Second, "flyball_gpu_info flyball_gpu_up=1"},
+			{16 * time.Second, "flyball_gpu_up=0 error"},
+		} {
+			time.Sleep(tt.age - time.Since(taken))
+			page := scrape(t, c)
+			var got []string
+			if strings.Contains(page, "flyball_gpu_info{") {
+				got = append(got, "flyball_gpu_info")
+			}
+			if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 1`) {
+				got = append(got, "flyball_gpu_up=1")
+			}
+			if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 0`) {
+				got = append(got, "flyball_gpu_up=0")
+			}
+			if strings.Contains(page, `flyball_collector_success{collector="gpu"} 0`) {
+				got = append(got, "error")
+			}
+			if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
+				t.Errorf("after %s (-want +got):\n%s\n%s", tt.age, diff, page)
+			}
+		}
+	})
+}
+
+// TestAbsent: no driver is looked for every 30 s, found when it comes, and a failure when it goes.
+func TestAbsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now atomic.Pointer[reply]
+		now.Store(&reply{State: stateAbsent, Error: "no NVIDIA driver", Tried: []string{"here", "there"}})
+		lines, logger := newLog()
+		c, workers := fake(Options{Logger: logger}, false, func() (reply, error) { return *now.Load(), nil })
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = c.Run(ctx) }()
+
+		time.Sleep(61 * time.Second)
+		synctest.Wait()
+		if diff := cmp.Diff([]time.Duration{0, 30 * time.Second, 60 * time.Second}, workers.starts()); diff != "" {
+			t.Errorf("looked for (-want +got):\n%s", diff)
+		}
+		if metrics, err := c.Update(ctx); !errors.Is(err, exporter.ErrNoData) || len(metrics) != 0 {
+			t.Errorf("Update: %d metrics, %v; want none and ErrNoData", len(metrics), err)
+		}
+		lines.await(t, `tried="here; there"`)
+		lines.quiet(t)
+
+		both := gpus(0, 1)
+		now.Store(&both)
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		lines.await(t, "gpus=2")
+
+		now.Store(&reply{State: stateAbsent, Error: "no NVIDIA driver", Tried: []string{"here"}})
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		lines.await(t, "level=WARN")
+		if _, err := c.Update(ctx); err == nil || errors.Is(err, exporter.ErrNoData) {
+			t.Errorf("Update after the driver went: %v, want a failure", err)
+		}
+	})
+}
+
+// TestEmpty: a library that works and finds no GPU is a failure, looked into every 30 s.
+func TestEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines, logger := newLog()
+		c, workers := fake(Options{Logger: logger}, false, answers(gpus(), nil))
+		ctx, cancel := context.WithTimeout(t.Context(), 61*time.Second)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if diff := cmp.Diff([]time.Duration{0, 30 * time.Second, 60 * time.Second}, workers.starts()); diff != "" {
+			t.Errorf("starts of workers (-want +got):\n%s", diff)
+		}
+		lines.await(t, "retry=30s")
+		lines.quiet(t)
+		if page := series(scrape(t, c)); page != "flyball_collector_success{collector=\"gpu\"} 0\n" {
+			t.Errorf("page:\n%s", page)
+		}
+	})
+}
+
+func TestRequire(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		rep  reply
+		want string
+	}{
+		{"no driver", reply{State: stateAbsent, Error: "no NVIDIA driver", Tried: []string{"here: not found"}}, "gpu: no GPU: no NVIDIA driver: here: not found"},
+		{"no GPU", gpus(), "gpu: no GPU: lib.so, driver 570.1, works but finds no GPU: are the devices /dev/nvidia* there?"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, _ := fake(Options{Require: true}, false, answers(tt.rep, nil))
+			err := c.Run(t.Context())
+			if !errors.Is(err, ErrNoGPU) || err.Error() != tt.want {
+				t.Errorf("Run: %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestUnbound: a build without the binding starts no worker and is no failure.
+func TestUnbound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines, logger := newLog()
+		c, workers := fake(Options{Logger: logger}, false, answers(gpus(0), nil))
+		c.unbound = "built without cgo"
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		lines.await(t, "built without cgo")
+		lines.quiet(t)
+		if len(workers.starts()) != 0 {
+			t.Errorf("%d workers were started", len(workers.starts()))
+		}
+		if _, err := c.Update(ctx); !errors.Is(err, exporter.ErrNoData) {
+			t.Errorf("Update: %v, want ErrNoData", err)
+		}
+	})
+}
+
+// TestGPULeaves: a GPU that was there once and is not now is down, not forgotten.
+func TestGPULeaves(t *testing.T) {
+	lines, logger := newLog()
+	c := New(Options{Logger: logger})
+	c.accept(gpus(0, 1), time.Now())
+	c.accept(gpus(0), time.Now())
+	lines.await(t, "GPU-1")
+	want := `flyball_collector_success{collector="gpu"} 0
+flyball_gpu_info{driver_version="570.1",gpu="0",name="H100",pci_bus_id="",uuid="GPU-0",vendor="nvidia"} 1
+flyball_gpu_up{gpu="0",uuid="GPU-0"} 1
+flyball_gpu_up{gpu="1",uuid="GPU-1"} 0
+`
+	if diff := cmp.Diff(want, series(scrape(t, c))); diff != "" {
+		t.Errorf("page (-want +got):\n%s", diff)
+	}
+	c.accept(gpus(0, 1), time.Now())
+	lines.await(t, "read again")
+	lines.quiet(t)
+}
