@@ -92,17 +92,17 @@ func (g Group) validate(p parser.Parser) error {
 		}
 	}
 	for i, r := range g.Rules {
-		if err := r.validate(p); err != nil {
+		for _, err := range r.validate(p) {
 			errs = append(errs, fmt.Errorf("rules[%d]: %w", i, err))
 		}
 	}
-	if len(errs) == 0 {
-		return nil
+	for i := range errs {
+		errs[i] = fmt.Errorf("group %s: %w", g.Key(), errs[i])
 	}
-	return fmt.Errorf("group %s: %w", g.Key(), errors.Join(errs...))
+	return errors.Join(errs...)
 }
 
-func (r Rule) validate(p parser.Parser) error {
+func (r Rule) validate(p parser.Parser) []error {
 	n := 0
 	for _, set := range []bool{r.Record != nil, r.Alert != nil, r.Evaluator != nil} {
 		if set {
@@ -110,26 +110,26 @@ func (r Rule) validate(p parser.Parser) error {
 		}
 	}
 	if n != 1 {
-		return fmt.Errorf("it has %d of record, alert and evaluator: give exactly one", n)
+		return []error{fmt.Errorf("it has %d of record, alert and evaluator: give exactly one", n)}
 	}
 	if r.Evaluator != nil {
 		if r.Evaluator.Name() == "" {
-			return errors.New("the evaluator has no name")
+			return []error{errors.New("the evaluator has no name")}
 		}
 		return nil
 	}
 	if r.Alert != nil && (r.Alert.For < 0 || r.Alert.KeepFiringFor < 0) {
-		return fmt.Errorf("%s: for and keep_firing_for must be 0s or more", r.Alert.Name)
+		return []error{fmt.Errorf("%s: for and keep_firing_for must be 0s or more", r.Alert.Name)}
 	}
 	f := r.format()
 	if f.Record == "" && f.Alert == "" {
-		return errors.New("the rule has no name")
+		return []error{errors.New("the rule has no name")}
 	}
 	var errs []error
 	for _, err := range f.Validate(rulefmt.RuleNode{}, model.UTF8Validation, p) {
 		errs = append(errs, fmt.Errorf("%s: %w", r.name(), ruleError(&err)))
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // ruleError is what Prometheus found, without the position in a YAML file that it does not have here.

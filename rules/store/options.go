@@ -15,7 +15,8 @@ import (
 	"github.com/prometheus/prometheus/util/compression"
 )
 
-// Options are the settings of a Store. A zero duration or number means the default that DefaultOptions gives.
+// Options are the settings of a Store. A zero duration or number means the default that DefaultOptions gives. A registry
+// serves one Open: the metrics stay registered.
 type Options struct {
 	Dir                string        // data directory, created if missing; required
 	Retention          time.Duration // how long samples are kept

@@ -60,7 +60,7 @@ func TestQueryErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ name, expr, want string }{
-		{name: "syntax", expr: `sum(queue`, want: `query sum(queue: 1:4: parse error: unclosed left parenthesis`},
+		{name: "syntax", expr: `sum(queue`, want: `query sum(queue: 1:10: parse error: unclosed left parenthesis`},
 		{name: "type", expr: `rate(many)`, want: `query rate(many): 1:6: parse error: expected type range vector in call to function "rate", got instant vector`},
 		{name: "range", expr: `left[5m]`, want: `query left[5m]: it gives a range of samples for each series: make one value of them, for example with rate or avg_over_time`},
 		{name: "string", expr: `"x"`, want: `query "x": it gives a string: a query must give numbers`},

@@ -10,7 +10,7 @@ import (
 )
 
 // stopGrace is how long an evaluation in progress may go on after it was asked to stop: as long as one query may take by
-// default. A decision that is being applied is better finished than left half done.
+// default, and well below the 30 s after which Kubernetes kills. A decision that is being applied is better finished than left half done.
 const stopGrace = 10 * time.Second
 
 // restoreAfter is the number of evaluations after which the "for" state of alerts is looked up, as in Prometheus: at the
@@ -109,8 +109,9 @@ func (r *runner) report(at time.Time) {
 	r.metrics.last.WithLabelValues(r.key).Set(float64(at.UnixMilli()) / 1000)
 	for i, rule := range r.group.Rules() {
 		failed := rule.Health() == promrules.HealthBad
+		failures := r.metrics.failures.WithLabelValues(r.key, rule.Name()) // at 0 too, so that increase() sees the first
 		if failed {
-			r.metrics.failures.WithLabelValues(r.key, rule.Name()).Inc()
+			failures.Inc()
 		}
 		switch {
 		case failed && !r.failing[i]:

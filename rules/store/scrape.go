@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/discovery"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/relabel"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/logging"
@@ -58,6 +61,7 @@ type Self struct {
 	MetricsPath string // "": /metrics
 	Interval    time.Duration
 	Labels      map[string]string
+	Drop        []string // names of metrics that are not taken, because the store has them from elsewhere
 }
 
 // Target is one address that is scraped at present.
@@ -161,6 +165,7 @@ func (s *scraper) apply(sc Scrape) error {
 		s.applied = next
 		return nil
 	}
+	before := s.scrapes.TargetsActive()
 	if err := s.commit(next); err != nil {
 		if s.applied != nil {
 			err = errors.Join(err, s.commit(s.applied))
@@ -168,7 +173,23 @@ func (s *scraper) apply(sc Scrape) error {
 		return err
 	}
 	s.applied = next
+	now := time.Now()
+	for job, targets := range before {
+		if _, ok := next.discovery[job]; !ok {
+			s.endJob(job, targets, now)
+		}
+	}
 	return nil
+}
+
+// endJob marks the series of a job that is no longer scraped stale. Prometheus does not: it takes the end of a job for
+// the end of the process, and its series would be seen for the whole lookback.
+func (s *scraper) endJob(job string, targets []*scrape.Target, at time.Time) {
+	for _, t := range targets {
+		if err := s.markDeparted(context.Background(), t.GetValue(model.JobLabel), t.GetValue(model.InstanceLabel), at); err != nil {
+			s.logger.Warn("series of a job that ended stay", "job", job, "err", err)
+		}
+	}
 }
 
 // commit tells the scraper before discovery, which may send targets of jobs that the scraper must know by then.
@@ -226,6 +247,9 @@ func (s *scraper) prepare(sc Scrape) (*prepared, error) {
 			errs = append(errs, err)
 			continue
 		}
+		if len(self.Drop) > 0 {
+			c.MetricRelabelConfigs = append(c.MetricRelabelConfigs, dropMetrics(self.Drop))
+		}
 		add(c, discovery.Configs{discovery.StaticConfig{{
 			Targets: []model.LabelSet{{model.AddressLabel: model.LabelValue(self.Address)}},
 			Labels:  labelSet(self.Labels),
@@ -236,6 +260,20 @@ func (s *scraper) prepare(sc Scrape) (*prepared, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// dropMetrics is the relabelling that leaves out metrics by their names.
+func dropMetrics(names []string) *relabel.Config {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = regexp.QuoteMeta(name)
+	}
+	c := relabel.DefaultRelabelConfig
+	c.SourceLabels = model.LabelNames{model.MetricNameLabel}
+	c.Regex = relabel.MustNewRegexp(strings.Join(quoted, "|"))
+	c.Action = relabel.Drop
+	c.NameValidationScheme = model.UTF8Validation
+	return &c
 }
 
 // ownConfig is the scrape configuration of one of our own jobs, with Prometheus's defaults.

@@ -48,18 +48,18 @@ func ParseScrapeConfigs(list []byte, global ScrapeGlobal) (ScrapeConfigs, error)
 	if global.Timeout == 0 {
 		global.Timeout = min(defaultScrapeTimeout, global.Interval)
 	}
-	var items []yaml.Node
-	if err := yaml.Unmarshal(list, &items); err != nil {
-		return ScrapeConfigs{}, fmt.Errorf("scrape_configs: it is not a list of scrape configurations: %s", strings.TrimPrefix(err.Error(), "yaml: "))
+	items, err := listItems(list)
+	if err != nil {
+		return ScrapeConfigs{}, fmt.Errorf("scrape_configs: %w", err)
 	}
 	var (
 		configs ScrapeConfigs
 		errs    []error
 		first   = map[string]int{} // the first configuration of each job
 	)
-	for i := range items {
+	for i, item := range items {
 		path := fmt.Sprintf("scrape_configs[%d]", i)
-		c, err := parseScrapeConfig(&items[i], path, global)
+		c, err := parseScrapeConfig(item, path, global)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -75,6 +75,21 @@ func ParseScrapeConfigs(list []byte, global ScrapeGlobal) (ScrapeConfigs, error)
 		return ScrapeConfigs{}, err
 	}
 	return configs, nil
+}
+
+// listItems splits a YAML list.
+func listItems(text []byte) ([]*yaml.Node, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	if len(doc.Content) == 0 || doc.Content[0].Tag == "!!null" {
+		return nil, nil
+	}
+	if doc.Content[0].Kind != yaml.SequenceNode {
+		return nil, errors.New("it is not a list: give a list of scrape configurations")
+	}
+	return doc.Content[0].Content, nil
 }
 
 // parseScrapeConfig lets Prometheus decode one configuration, alone in a file of its own, so that each one's faults are
@@ -127,28 +142,44 @@ func checkDiscovery(item *yaml.Node, path string) error {
 
 var (
 	errorLine    = regexp.MustCompile(`^\s*line (\d+): (.*)$`)
-	unknownField = regexp.MustCompile(`^field (\S+) not found in type .*$`)
-	repeatedKey  = regexp.MustCompile(`^(?:field|key) "?([^"\s]+)"? already set in (?:type .*|map)$`)
+	unknownField = regexp.MustCompile(`^field (.*?) not found in type .*$`)
+	repeatedKey  = regexp.MustCompile(`^(?:field|key) "?(.*?)"? already set in (?:type .*|map)$`)
 	wrongType    = regexp.MustCompile("^cannot unmarshal !!(\\w+)(?: `(.*)`)? into (.+)$")
+	goType       = regexp.MustCompile(` (?:in type|into) (?:\[\]|\*)*\w+\.\w+`)
 )
+
+// maxFaults is how many faults of one configuration are told apart; who sees more has given the wrong file.
+const maxFaults = 20
 
 // configErrors turns Prometheus's errors, with lines of the text that it got and names of Go types, into ours, with the
 // path of the field.
 func configErrors(err error, path string, text []byte) error {
-	var errs []error
+	var (
+		errs []error
+		more int
+		doc  yaml.Node
+	)
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
 	for line := range strings.Lines(err.Error()) {
 		m := errorLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
 		if m == nil {
 			continue
 		}
-		n, _ := strconv.Atoi(m[1]) // digits, by the expression
-		field, what := strings.Replace(fieldAt(text, n), "scrape_configs[0]", path, 1), m[2]
-		if field == "" {
-			field = path
+		if len(errs) == maxFaults {
+			more++
+			continue
 		}
+		n, _ := strconv.Atoi(m[1]) // digits, by the expression
+		what, name := m[2], ""
+		if u := unknownField.FindStringSubmatch(what); u != nil {
+			name = u[1]
+		}
+		field := strings.Replace(fieldAt(&doc, n, name), "scrape_configs[0]", path, 1)
 		switch {
 		case unknownField.MatchString(what):
-			what = fmt.Sprintf("unknown key %q", unknownField.FindStringSubmatch(what)[1])
+			what = fmt.Sprintf("unknown key %q", name)
 		case repeatedKey.MatchString(what):
 			what = fmt.Sprintf("the key %q is there twice", repeatedKey.FindStringSubmatch(what)[1])
 		case wrongType.MatchString(what):
@@ -157,8 +188,11 @@ func configErrors(err error, path string, text []byte) error {
 		}
 		errs = append(errs, fmt.Errorf("%s: %s", field, what))
 	}
+	if more > 0 {
+		errs = append(errs, fmt.Errorf("%s: it has %d more faults", path, more))
+	}
 	if len(errs) == 0 {
-		return fmt.Errorf("%s: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
+		return fmt.Errorf("%s: %s", path, goType.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), ""))
 	}
 	return errors.Join(errs...)
 }
@@ -193,35 +227,35 @@ func expected(goType string) string {
 	}
 }
 
-// fieldAt is the path of the key that stands at a line of a YAML text, or of the item that begins there.
-func fieldAt(text []byte, line int) string {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil || len(doc.Content) == 0 {
-		return ""
-	}
-	found := ""
+// fieldAt is the path of what stands at a line of a YAML document: of the key name if it is there, or else of the last key, or
+// of the item that begins there.
+func fieldAt(doc *yaml.Node, line int, name string) string {
+	found, at, exact := "", 0, false
 	var walk func(n *yaml.Node, path string)
 	walk = func(n *yaml.Node, path string) {
-		switch n.Kind {
-		case yaml.MappingNode:
-			for i := 0; i+1 < len(n.Content); i += 2 {
-				p := strings.TrimPrefix(path+"."+n.Content[i].Value, ".")
-				if n.Content[i].Line <= line {
-					found = p // keys come in the order of lines: the last one that is not below it
+		for i, child := range n.Content {
+			switch {
+			case n.Kind == yaml.MappingNode && i%2 == 0:
+				continue
+			case n.Kind == yaml.MappingNode:
+				key := n.Content[i-1]
+				p := strings.TrimPrefix(path+"."+key.Value, ".")
+				if !exact && at <= key.Line && key.Line <= line {
+					found, at, exact = p, key.Line, key.Line == line && key.Value == name
 				}
-				walk(n.Content[i+1], p)
-			}
-		case yaml.SequenceNode:
-			for i, item := range n.Content {
+				walk(child, p)
+			default:
 				p := fmt.Sprintf("%s[%d]", path, i)
-				if item.Line <= line {
-					found = p
+				if !exact && at < child.Line && child.Line <= line {
+					found, at = p, child.Line
 				}
-				walk(item, p)
+				walk(child, p)
 			}
 		}
 	}
-	walk(doc.Content[0], "")
+	for _, n := range doc.Content {
+		walk(n, "")
+	}
 	return found
 }
 
