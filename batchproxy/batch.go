@@ -1,0 +1,316 @@
+package batchproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"flyball/batchproxy/protocol"
+)
+
+// request is one client's request from its arrival to its answer. Its body belongs to whoever has the request: the
+// queue, then the batch.
+type request struct {
+	protocol protocol.Protocol
+	parsed   *protocol.Request
+	body     *buffer
+	incoming *http.Request
+	key      []byte // of its lane
+	demand   *demand
+
+	entry *Entry[*request] // guarded by the model's mutex, as is batch
+	batch *batch
+
+	state  atomic.Int32 // waiting, then either answered or gone
+	answer *answer      // set before done is closed
+	done   chan struct{}
+}
+
+const (
+	waiting = iota
+	answered
+	gone
+)
+
+func (r *request) gone() bool { return r.state.Load() == gone }
+
+// answerWith ends the request with an answer, which is dropped where the client has gone.
+func (r *request) answerWith(a *answer) {
+	if r.state.CompareAndSwap(waiting, answered) {
+		r.answer = a
+		close(r.done)
+	} else {
+		a.release()
+	}
+	r.body.release()
+}
+
+// deliver is answerWith for a request that is with a replica.
+func (r *request) deliver(a *answer) {
+	r.demand.running.Dec()
+	r.answerWith(a)
+}
+
+// batch is requests that go to a replica together. The model's mutex guards it; its members belong to resolve while it
+// is in flight.
+type batch struct {
+	members []*request
+	replica *replica
+	ctx     context.Context // ends when no member is left
+	cancel  context.CancelFunc
+	alive   int // members whose clients are there
+
+	attempt int       // how often it may have reached a replica that did not answer
+	avoid   *replica  // the one that did not
+	failure *failure  // how
+	until   time.Time // when to give up sending it again
+}
+
+// failure is why a replica gave no answer to a batch.
+type failure struct {
+	sent       bool // the replica may have seen it
+	replica    *replica
+	err        error
+	code       int           // 429 or 503, which the clients are told; 0 for anything else
+	retryAfter time.Duration // with code
+}
+
+// answer is what clients are told after the last attempt. A nil failure is one that the shutdown prevented.
+func (f *failure) answer(model string, closed bool) *answer {
+	switch {
+	case f == nil || closed && errors.Is(f.err, context.Canceled):
+		return &answer{code: http.StatusServiceUnavailable, message: "the proxy is shutting down", retryAfter: time.Second}
+	case f.code != 0:
+		return &answer{code: f.code, message: fmt.Sprintf("model %q: replica %s: %s", model, f.replica.address, f.err), retryAfter: max(f.retryAfter, time.Second)}
+	default:
+		return &answer{code: http.StatusBadGateway, message: fmt.Sprintf("model %q: replica %s: %s", model, f.replica.address, plainError(f.err))}
+	}
+}
+
+// resolve gets an answer for each member from the replica, and returns those that have none, with the reason.
+func (m *model) resolve(ctx context.Context, to *replica, members []*request) ([]*request, *failure) {
+	if members = stillThere(members); len(members) == 0 {
+		return nil, nil
+	}
+	started := time.Now()
+	within, cancel := context.WithTimeout(ctx, time.Duration(m.config.Timeout))
+	defer cancel()
+	resp, err := m.call(within, to, members)
+	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(time.Since(started).Seconds())
+	if err != nil {
+		return m.unanswered(ctx, within, to, members, err)
+	}
+	defer resp.body.release()
+	switch {
+	case resp.code == http.StatusTooManyRequests || resp.code == http.StatusServiceUnavailable:
+		after, _ := strconv.Atoi(resp.header.Get("Retry-After"))
+		return members, &failure{
+			sent: true, replica: to, code: resp.code, retryAfter: time.Duration(min(max(after, 0), 3600)) * time.Second,
+			err: fmt.Errorf("answered %d", resp.code),
+		}
+	case resp.code >= 500:
+		return members, &failure{sent: true, replica: to, err: fmt.Errorf("answered %d", resp.code)}
+	case len(members) == 1:
+		m.deliverWhole(resp, members)
+		return nil, nil
+	case resp.code == http.StatusOK:
+		if err := m.deliverParts(resp, members); err != nil {
+			return m.aloneFromNow(ctx, to, members, err)
+		}
+		return nil, nil
+	case resp.code < 400:
+		return m.aloneFromNow(ctx, to, members, fmt.Errorf("the replica answered %d", resp.code))
+	case ofAll(resp.code):
+		m.deliverWhole(resp, members)
+		return nil, nil
+	default:
+		m.proxy.metrics.bisects.WithLabelValues(m.config.Name).Inc()
+		half := len(members) / 2
+		return m.each(ctx, to, [][]*request{members[:half], members[half:]})
+	}
+}
+
+// ofAll reports whether an error is about the path or the rights, which the members of a batch share.
+func ofAll(code int) bool {
+	switch code {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return true
+	}
+	return false
+}
+
+// each resolves parts of a batch one after the other, until the replica fails.
+func (m *model) each(ctx context.Context, to *replica, parts [][]*request) ([]*request, *failure) {
+	for i, part := range parts {
+		left, failure := m.resolve(ctx, to, part)
+		if failure != nil {
+			for _, rest := range parts[i+1:] {
+				left = append(left[:len(left):len(left)], rest...)
+			}
+			return left, failure
+		}
+	}
+	return nil, nil
+}
+
+// aloneTime is how long a lane is not batched whose answer could not be split: long enough that the double work does
+// not show, short enough to notice a new version of the model.
+const aloneTime = time.Minute
+
+// aloneFromNow sends every member by itself, and the lane's next requests too.
+func (m *model) aloneFromNow(ctx context.Context, to *replica, members []*request, why error) ([]*request, *failure) {
+	m.proxy.logger.Warn("an answer cannot be split; such requests go alone for a while", "model", m.config.Name, "err", why)
+	m.mu.Lock()
+	m.batcher.Alone(members[0].key, time.Now().Add(aloneTime))
+	m.mu.Unlock()
+	parts := make([][]*request, len(members))
+	for i := range members {
+		parts[i] = members[i : i+1]
+	}
+	return m.each(ctx, to, parts)
+}
+
+// unanswered sorts out why a call gave no answer.
+func (m *model) unanswered(ctx, within context.Context, to *replica, members []*request, err error) ([]*request, *failure) {
+	var a answer
+	switch {
+	case ctx.Err() != nil: // the proxy stops, or nobody is left
+		a = answer{code: http.StatusServiceUnavailable, message: "the proxy is shutting down", retryAfter: time.Second}
+	case errors.Is(within.Err(), context.DeadlineExceeded):
+		a = answer{code: http.StatusGatewayTimeout, message: fmt.Sprintf("model %q: replica %s did not answer within %s", m.config.Name, to.address, m.config.Timeout)}
+	case errors.Is(err, errTooLarge):
+		a = answer{code: http.StatusBadGateway, message: fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address,
+			tooLarge("the answer", int64(m.proxy.config.Limits.MaxResponse)))}
+	default:
+		return members, &failure{sent: !unsent(err), replica: to, err: err}
+	}
+	for _, r := range members {
+		own := a
+		r.deliver(&own)
+	}
+	return nil, nil
+}
+
+// deliverWhole gives every member the answer as it is. Where there are several it is without headers that could be for
+// one of them.
+func (m *model) deliverWhole(resp *response, members []*request) {
+	header := resp.header
+	if len(members) > 1 {
+		header = make(http.Header, 2)
+		for _, name := range []string{"Content-Type", "Www-Authenticate", "Allow"} {
+			if values, ok := resp.header[name]; ok {
+				header[name] = values
+			}
+		}
+	}
+	rows := itemsOf(members)
+	for _, r := range members {
+		resp.body.refs.Add(1)
+		r.deliver(&answer{code: resp.code, header: header, body: resp.body, items: rows})
+	}
+}
+
+// deliverParts gives each member its part of the answer. Nothing is delivered where there is an error.
+func (m *model) deliverParts(resp *response, members []*request) error {
+	if resp.header.Get("Content-Encoding") != "" || resp.header.Get("Inference-Header-Content-Length") != "" {
+		return errors.New("it is not plain JSON")
+	}
+	parsed := make([]*protocol.Request, len(members))
+	for i, r := range members {
+		parsed[i] = r.parsed
+	}
+	parts, err := members[0].protocol.Split(resp.body.b, parsed)
+	if err != nil {
+		return err
+	}
+	rows := itemsOf(members)
+	for i, r := range members {
+		own := m.proxy.buffers.get() // a copy, so that one slow client does not keep the whole
+		own.b = parts.Append(own.b, i)
+		r.deliver(&answer{code: resp.code, body: own, items: rows})
+	}
+	return nil
+}
+
+// response is what a replica answered.
+type response struct {
+	code   int
+	header http.Header
+	body   *buffer
+}
+
+// call sends the members to the replica: one as it is, several merged.
+func (m *model) call(ctx context.Context, to *replica, members []*request) (*response, error) {
+	first := members[0]
+	body := first.body
+	var header http.Header
+	if len(members) == 1 {
+		header = endToEnd(make(http.Header, len(first.incoming.Header)+1), first.incoming.Header)
+	} else {
+		parsed := make([]*protocol.Request, len(members))
+		for i, r := range members {
+			parsed[i] = r.parsed
+		}
+		body = m.proxy.buffers.get()
+		defer body.release()
+		body.b = first.protocol.Merge(body.b, "batch-"+strconv.FormatUint(m.number.Add(1), 10), parsed)
+		header = sharedHeaders(first.incoming.Header, m.ignore)
+		header["Content-Type"] = []string{"application/json"}
+	}
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = []string{""} // rather than the one of Go's client
+	}
+	at := *to.url
+	at.Path = to.url.Path + first.incoming.URL.Path
+	at.RawPath = to.url.EscapedPath() + first.incoming.URL.EscapedPath()
+	at.RawQuery = first.incoming.URL.RawQuery
+	req := (&http.Request{
+		Method: http.MethodPost, URL: &at, Host: at.Host, Header: header, ContentLength: int64(len(body.b)), Body: body.reader(),
+		GetBody: func() (io.ReadCloser, error) { return body.reader(), nil },
+		Proto:   "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(ctx)
+	resp, err := m.proxy.transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	out := &response{code: resp.StatusCode, header: resp.Header, body: m.proxy.buffers.get()}
+	if err := out.body.readFrom(resp.Body, resp.ContentLength, int64(m.proxy.config.Limits.MaxResponse), 0); err != nil {
+		out.body.release()
+		return nil, err
+	}
+	return out, nil
+}
+
+// stillThere drops members whose clients have gone.
+func stillThere(members []*request) []*request {
+	there := members[:0:0]
+	for i, r := range members {
+		switch {
+		case r.gone():
+			if there == nil {
+				there = append(make([]*request, 0, len(members)), members[:i]...)
+			}
+			r.deliver(nil)
+		case there != nil:
+			there = append(there, r)
+		}
+	}
+	if there == nil {
+		return members
+	}
+	return there
+}
+
+func itemsOf(members []*request) int {
+	n := 0
+	for _, r := range members {
+		n += r.parsed.Items
+	}
+	return n
+}

@@ -1,0 +1,125 @@
+package batchproxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// maxPooled is the largest buffer that is kept for reuse: the bodies of ordinary requests and batches, not of images.
+const maxPooled = 1 << 20
+
+// buffers is a pool of buffers, and the count of the bytes that clients' bodies take.
+type buffers struct {
+	pool sync.Pool
+	held atomic.Int64
+}
+
+// buffer is bytes that several may read and the last one gives back. It starts with one reference.
+type buffer struct {
+	b        []byte
+	refs     atomic.Int32
+	reserved int64 // part of from.held that is given back with the buffer
+	from     *buffers
+}
+
+func (p *buffers) get() *buffer {
+	b, ok := p.pool.Get().(*buffer)
+	if !ok {
+		b = &buffer{from: p}
+	}
+	b.b = b.b[:0]
+	b.refs.Store(1)
+	return b
+}
+
+// release gives up a reference.
+func (b *buffer) release() {
+	if b == nil || b.refs.Add(-1) > 0 {
+		return
+	}
+	b.from.held.Add(-b.reserved)
+	b.reserved = 0
+	if cap(b.b) <= maxPooled {
+		b.from.pool.Put(b)
+	}
+}
+
+// reserve asks for room for more bytes, of which all buffers together may hold so many.
+func (b *buffer) reserve(bytes, limit int64) error {
+	if b.from.held.Add(bytes) > limit {
+		b.from.held.Add(-bytes)
+		return errNoRoom
+	}
+	b.reserved += bytes
+	return nil
+}
+
+// reader is the buffer as the body of a request to an upstream. It holds a reference until it is closed, which a
+// transport may do after it has returned the answer.
+func (b *buffer) reader() io.ReadCloser {
+	b.refs.Add(1)
+	r := &bufferReader{buffer: b}
+	r.Reset(b.b)
+	return r
+}
+
+type bufferReader struct {
+	bytes.Reader
+	buffer *buffer
+	once   sync.Once
+}
+
+func (r *bufferReader) Close() error {
+	r.once.Do(r.buffer.release)
+	return nil
+}
+
+var (
+	errTooLarge = errors.New("larger than the limit")
+	errNoRoom   = errors.New("the requests held have no room for more")
+)
+
+// readFrom fills the buffer with all that r has, of which size bytes are expected (-1 if not known) and up to limit are
+// taken. Where room is not 0 the bytes are reserved, and count among those of all buffers.
+func (b *buffer) readFrom(r io.Reader, size, limit, room int64) error {
+	if size > limit {
+		return errTooLarge
+	}
+	granted := size
+	if size < 0 {
+		granted = 4096
+	}
+	if room > 0 {
+		if err := b.reserve(granted, room); err != nil {
+			return err
+		}
+	}
+	b.b = slices.Grow(b.b, int(granted)+1) // one more, to see the end without growing
+	for {
+		if len(b.b) == cap(b.b) {
+			b.b = append(b.b, 0)[:len(b.b)]
+		}
+		n, err := r.Read(b.b[len(b.b):cap(b.b)])
+		b.b = b.b[:len(b.b)+n]
+		if have := int64(len(b.b)); have > limit {
+			return errTooLarge
+		} else if have > granted {
+			if room > 0 {
+				if err := b.reserve(have-granted, room); err != nil {
+					return err
+				}
+			}
+			granted = have
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

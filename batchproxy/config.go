@@ -1,0 +1,200 @@
+package batchproxy
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/units"
+	prom "github.com/prometheus/common/model"
+)
+
+// Config is the `batchproxy` part of the configuration.
+type Config struct {
+	Limits Limits `yaml:"limits"`
+	// Drain is how long a shutdown waits for the requests that were admitted before it.
+	Drain  prom.Duration `yaml:"drain"`
+	Models []ModelConfig `yaml:"models"`
+}
+
+// Limits bound what one client, or all of them together, can make the proxy hold.
+type Limits struct {
+	MaxBody          units.Base2Bytes `yaml:"max_body"`           // of one request
+	MaxQueue         int              `yaml:"max_queue"`          // requests waiting, per model
+	MaxResponse      units.Base2Bytes `yaml:"max_response"`       // of one upstream answer to a batch
+	MaxInflightBytes units.Base2Bytes `yaml:"max_inflight_bytes"` // of the bodies of all requests held
+}
+
+// ModelConfig says where a model runs and how its requests are batched. The model is addressed by path:
+// /v1/models/NAME... and /v2/models/NAME...
+type ModelConfig struct {
+	Name      string      `yaml:"name"`
+	Upstreams []Upstream  `yaml:"upstreams"`
+	Batch     BatchConfig `yaml:"batch"`
+	// Inflight is the number of batches that a replica is given at once.
+	Inflight int `yaml:"inflight"`
+	// Timeout is how long an upstream may take for a batch, and how long a request may wait to be sent.
+	Timeout prom.Duration `yaml:"timeout"`
+}
+
+// Upstream is one replica by its URL, or all the replicas of an actuator's target. One of the two is set.
+type Upstream struct {
+	URL    string `yaml:"url,omitempty"`
+	Target string `yaml:"target,omitempty"`
+}
+
+// BatchConfig says when a batch is sent.
+type BatchConfig struct {
+	// MaxSize is the largest number of rows in a batch; 1 is no batching. A request with more rows is sent alone.
+	MaxSize int `yaml:"max_size"`
+	// MaxWait is how long a request is held for others while a replica is free.
+	MaxWait prom.Duration `yaml:"max_wait"`
+	// IgnoreHeaders are request headers that differ between clients and never change the answer, such as a request id
+	// of your own. Requests share a batch only where all other headers are equal, and the batch does not carry these.
+	IgnoreHeaders []string `yaml:"ignore_headers,omitempty"`
+}
+
+// DefaultConfig is a proxy without models.
+func DefaultConfig() Config {
+	return Config{
+		Limits: Limits{
+			MaxBody:          64 * units.MiB,  // a batch of 100 images of 224x224x3 floats in JSON is about 60 MB
+			MaxQueue:         4096,            // at 100 requests/s, far more than any client will wait for
+			MaxResponse:      64 * units.MiB,  // as a request
+			MaxInflightBytes: 512 * units.MiB, // eight of the largest requests, thousands of ordinary ones
+		},
+		Drain: prom.Duration(30 * time.Second), // Kubernetes's grace period
+	}
+}
+
+// DefaultModelConfig is a model without a name and upstreams.
+func DefaultModelConfig() ModelConfig {
+	return ModelConfig{
+		Batch: BatchConfig{
+			MaxSize: 32,                                   // models of matrix products reach 90 % of their gain here
+			MaxWait: prom.Duration(10 * time.Millisecond), // what a request may lose to batching where nobody joins it
+		},
+		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
+		Inflight: 1,
+		Timeout:  prom.Duration(30 * time.Second), // cold models take seconds for their first batch
+	}
+}
+
+// SetDefaults sets the values of DefaultModelConfig; what reads a configuration calls it before the file's own values.
+func (c *ModelConfig) SetDefaults() { *c = DefaultModelConfig() }
+
+// Validate returns all faults joined. The text of each begins with the path of its field.
+func (c Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	for _, size := range []struct {
+		path  string
+		bytes units.Base2Bytes
+	}{
+		{"limits.max_body", c.Limits.MaxBody},
+		{"limits.max_response", c.Limits.MaxResponse},
+		{"limits.max_inflight_bytes", c.Limits.MaxInflightBytes},
+	} {
+		if size.bytes < 1 {
+			fault("%s: %d is not a size: give 1 byte or more, such as 64MiB", size.path, int64(size.bytes))
+		}
+	}
+	if c.Limits.MaxInflightBytes > 0 && c.Limits.MaxInflightBytes < c.Limits.MaxBody {
+		fault("limits.max_inflight_bytes: %s is less than limits.max_body, %s: a request of that size could never be taken",
+			c.Limits.MaxInflightBytes, c.Limits.MaxBody)
+	}
+	if c.Limits.MaxQueue < 1 {
+		fault("limits.max_queue: %d is not a number of requests: give 1 or more", c.Limits.MaxQueue)
+	}
+	if c.Drain < 0 {
+		fault("drain: %s is negative: give 0s or more", c.Drain)
+	}
+	named := make(map[string]int)
+	for i, m := range c.Models {
+		if first, ok := named[m.Name]; ok && m.Name != "" {
+			fault("models[%d].name: %q is the name of models[%d] too: give each model a name of its own", i, m.Name, first)
+		} else {
+			named[m.Name] = i
+		}
+		faults = append(faults, m.validate(fmt.Sprintf("models[%d]", i))...)
+	}
+	return errors.Join(faults...)
+}
+
+func (c ModelConfig) validate(path string) []error {
+	var faults []error
+	fault := func(field, format string, args ...any) {
+		faults = append(faults, fmt.Errorf(path+field+": "+format, args...))
+	}
+	switch {
+	case c.Name == "":
+		fault(".name", "missing: give the name that stands in the request's path, /v2/models/NAME/infer")
+	case strings.ContainsAny(c.Name, "/:?#%") || c.Name == "." || c.Name == "..":
+		fault(".name", "%q cannot stand in a path: leave out / : ? # and %%", c.Name)
+	}
+	if len(c.Upstreams) == 0 {
+		fault(".upstreams", "empty: give at least one {url: ...} or {target: ...}")
+	}
+	seen := make(map[Upstream]int)
+	for i, u := range c.Upstreams {
+		field := fmt.Sprintf(".upstreams[%d]", i)
+		if first, ok := seen[u]; ok && u != (Upstream{}) {
+			fault(field, "the same as upstreams[%d]: give each once", first)
+		} else {
+			seen[u] = i
+		}
+		switch {
+		case u.URL != "" && u.Target != "":
+			fault(field, "has both url and target: give one of them")
+		case u.URL == "" && u.Target == "":
+			fault(field, "has neither url nor target: give one of them")
+		case u.URL != "":
+			if _, err := parseUpstream(u.URL); err != nil {
+				fault(field+".url", "%w", err)
+			}
+		}
+	}
+	if c.Batch.MaxSize < 1 {
+		fault(".batch.max_size", "%d is not a batch size: give 1 or more", c.Batch.MaxSize)
+	}
+	if c.Batch.MaxWait < 0 {
+		fault(".batch.max_wait", "%s is negative: give 0s or more", c.Batch.MaxWait)
+	}
+	for i, name := range c.Batch.IgnoreHeaders {
+		field := fmt.Sprintf(".batch.ignore_headers[%d]", i)
+		switch {
+		case name == "" || strings.ContainsAny(name, " :\t\r\n"):
+			fault(field, "%q is not the name of a header", name)
+		case http.CanonicalHeaderKey(name) == "Authorization":
+			fault(field, "%s always matters: clients of different rights must not share a batch", name)
+		}
+	}
+	if c.Inflight < 1 {
+		fault(".inflight", "%d is not a number of batches: give 1 or more", c.Inflight)
+	}
+	if c.Timeout <= 0 {
+		fault(".timeout", "%s is not a timeout: give more than 0s, such as 30s", c.Timeout)
+	}
+	return faults
+}
+
+// parseUpstream reads the URL of a replica: http or https, a host, perhaps a path that stands before the request's.
+func parseUpstream(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%q is not a URL: %w", text, errors.Unwrap(err))
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("%q is not the URL of a replica: it must begin with http:// or https://", text)
+	case u.Host == "":
+		return nil, fmt.Errorf("%q has no host: give one, such as http://10.0.0.1:8000", text)
+	case u.RawQuery != "" || u.Fragment != "" || u.User != nil:
+		return nil, fmt.Errorf("%q has more than a host and a path: leave out the user, query and fragment", text)
+	}
+	u.Path = strings.TrimSuffix(u.Path, "/")
+	u.RawPath = strings.TrimSuffix(u.RawPath, "/")
+	return u, nil
+}

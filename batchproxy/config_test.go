@@ -1,0 +1,112 @@
+package batchproxy
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	prom "github.com/prometheus/common/model"
+	"gopkg.in/yaml.v3"
+)
+
+func TestConfigYAML(t *testing.T) {
+	decode := func(text string, into any) {
+		t.Helper()
+		decoder := yaml.NewDecoder(strings.NewReader(text))
+		decoder.KnownFields(true)
+		if err := decoder.Decode(into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := DefaultConfig()
+	decode("limits: {max_body: 1MiB}\ndrain: 5s", &cfg)
+	var m ModelConfig
+	m.SetDefaults()
+	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}]\nbatch: {max_size: 8, ignore_headers: [x-mine]}", &m)
+	cfg.Models = append(cfg.Models, m)
+
+	want := DefaultConfig()
+	want.Limits.MaxBody = 1 << 20
+	want.Drain = prom.Duration(5 * time.Second)
+	want.Models = []ModelConfig{{
+		Name: "digits", Upstreams: []Upstream{{URL: "http://10.0.0.1:8000"}, {Target: "digits"}},
+		Batch:    BatchConfig{MaxSize: 8, MaxWait: prom.Duration(10 * time.Millisecond), IgnoreHeaders: []string{"x-mine"}},
+		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
+	}}
+	if diff := cmp.Diff(want, cfg); diff != "" {
+		t.Error(diff)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConfigFaults(t *testing.T) {
+	ok := DefaultModelConfig()
+	ok.Name, ok.Upstreams = "digits", []Upstream{{Target: "digits"}}
+	for _, tt := range []struct {
+		name   string
+		change func(c *Config)
+		want   []string
+	}{
+		{"none", func(*Config) {}, nil},
+		{"limits", func(c *Config) { c.Limits = Limits{}; c.Drain = prom.Duration(-time.Second) }, []string{
+			"limits.max_body: 0 is not a size: give 1 byte or more, such as 64MiB",
+			"limits.max_response: 0 is not a size: give 1 byte or more, such as 64MiB",
+			"limits.max_inflight_bytes: 0 is not a size: give 1 byte or more, such as 64MiB",
+			"limits.max_queue: 0 is not a number of requests: give 1 or more",
+			"drain: -1s is negative: give 0s or more",
+		}},
+		{"inflight bytes", func(c *Config) { c.Limits.MaxInflightBytes = 1 << 20 }, []string{
+			"limits.max_inflight_bytes: 1MiB is less than limits.max_body, 64MiB: a request of that size could never be taken",
+		}},
+		{"name", func(c *Config) { c.Models[0].Name = "" }, []string{
+			"models[0].name: missing: give the name that stands in the request's path, /v2/models/NAME/infer",
+		}},
+		{"name with a slash", func(c *Config) { c.Models[0].Name = "a/b" }, []string{
+			`models[0].name: "a/b" cannot stand in a path: leave out / : ? # and %`,
+		}},
+		{"twice", func(c *Config) { c.Models = append(c.Models, c.Models[0]) }, []string{
+			`models[1].name: "digits" is the name of models[0] too: give each model a name of its own`,
+		}},
+		{"no upstream", func(c *Config) { c.Models[0].Upstreams = nil }, []string{
+			"models[0].upstreams: empty: give at least one {url: ...} or {target: ...}",
+		}},
+		{"upstreams", func(c *Config) {
+			c.Models[0].Upstreams = []Upstream{{}, {URL: "http://a", Target: "b"}, {URL: "10.0.0.1:8000"}, {URL: "http://"}, {URL: "http://a?b"}, {URL: "http://c"}, {URL: "http://c"}, {URL: "http://a b"}}
+		}, []string{
+			"models[0].upstreams[0]: has neither url nor target: give one of them",
+			"models[0].upstreams[1]: has both url and target: give one of them",
+			`models[0].upstreams[2].url: "10.0.0.1:8000" is not a URL: first path segment in URL cannot contain colon`,
+			`models[0].upstreams[3].url: "http://" has no host: give one, such as http://10.0.0.1:8000`,
+			`models[0].upstreams[4].url: "http://a?b" has more than a host and a path: leave out the user, query and fragment`,
+			"models[0].upstreams[6]: the same as upstreams[5]: give each once",
+			`models[0].upstreams[7].url: "http://a b" is not a URL: invalid character " " in host name`,
+		}},
+		{"numbers", func(c *Config) {
+			c.Models[0].Batch = BatchConfig{MaxWait: prom.Duration(-time.Second), IgnoreHeaders: []string{"a b", "authorization"}}
+			c.Models[0].Inflight, c.Models[0].Timeout = 0, 0
+		}, []string{
+			"models[0].batch.max_size: 0 is not a batch size: give 1 or more",
+			"models[0].batch.max_wait: -1s is negative: give 0s or more",
+			`models[0].batch.ignore_headers[0]: "a b" is not the name of a header`,
+			"models[0].batch.ignore_headers[1]: authorization always matters: clients of different rights must not share a batch",
+			"models[0].inflight: 0 is not a number of batches: give 1 or more",
+			"models[0].timeout: 0s is not a timeout: give more than 0s, such as 30s",
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := DefaultConfig()
+			cfg.Models = []ModelConfig{ok}
+			tt.change(&cfg)
+			var got []string
+			if err := cfg.Validate(); err != nil {
+				got = strings.Split(err.Error(), "\n")
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

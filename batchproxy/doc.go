@@ -1,0 +1,32 @@
+// Package batchproxy stands between clients and model servers: it gathers inference requests into batches, sends them to
+// the replicas that are ready, and gives every client exactly its own part of the answer. Clients see the model server's
+// own protocol; what they gain is throughput, and what the operator gains are metrics of what clients saw.
+//
+// A [Proxy] is an http.Handler with a Run:
+//
+//	cfg := batchproxy.DefaultConfig()
+//	m := batchproxy.DefaultModelConfig()
+//	m.Name, m.Upstreams = "digits", []batchproxy.Upstream{{URL: "http://10.0.0.1:8000"}}
+//	cfg.Models = append(cfg.Models, m)
+//	p, err := batchproxy.New(cfg, batchproxy.Options{Logger: logger, Registerer: registry})
+//	...
+//	go http.Serve(listener, p)
+//	err = p.Run(ctx) // until ctx ends, then until what was admitted is answered
+//
+// How a request goes through it, in the order of the files: route.go finds the model; infer.go reads the body and has
+// package protocol check it, in the request's own goroutine; headers.go and the protocol make the lane's key from all
+// that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
+// requests leave together and when; picker.go chooses the replica; batch.go sends, splits and deals with failures;
+// answer.go writes. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
+//
+// What happens when things go wrong:
+//   - A request that the replica refuses (4xx) fails alone: its batch is cut in two until it is found.
+//   - A replica that cannot be reached is left alone for a moment, and its requests wait or go to another, up to the
+//     model's timeout, then 503. One that breaks off or answers 5xx costs one retry on another replica if there is one,
+//     then 502. One that is too slow: 504.
+//   - An answer that cannot be split with certainty is not delivered: each request is sent again alone.
+//   - A full queue, or too many bytes held: 429 with Retry-After.
+//   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone.
+//
+// Requests may be sent twice when a replica fails: inference is taken to be idempotent.
+package batchproxy

@@ -1,0 +1,130 @@
+package batchproxy
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"flyball/batchproxy/protocol"
+)
+
+// class is the priority of a request in metrics.
+const class = "normal"
+
+// metrics are the proxy's series. Vectors that are registered already, by the proxy of an earlier configuration, are
+// taken over, so that counters go on across a reload.
+type metrics struct {
+	arrivals      *prometheus.CounterVec
+	requests      *prometheus.CounterVec
+	duration      *prometheus.HistogramVec
+	queueDuration *prometheus.HistogramVec
+	running       *prometheus.GaugeVec
+	waiting       *prometheus.GaugeVec
+	batchSize     *prometheus.HistogramVec
+	batches       *prometheus.CounterVec
+	upstream      *prometheus.HistogramVec
+	retries       *prometheus.CounterVec
+	bisects       *prometheus.CounterVec
+	cancelled     *prometheus.CounterVec
+	shed          *prometheus.CounterVec
+	ready         *prometheus.GaugeVec
+}
+
+// From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
+// histogram that stands beside the buckets.
+var durationBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+	var faults []error
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return register(registerer, &faults, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "flyball", Subsystem: "batchproxy", Name: name, Help: help,
+		}, labels))
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return register(registerer, &faults, prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "flyball", Subsystem: "batchproxy", Name: name, Help: help,
+		}, labels))
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		return register(registerer, &faults, prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "flyball", Subsystem: "batchproxy", Name: name, Help: help, Buckets: buckets,
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160, NativeHistogramMinResetDuration: time.Hour,
+		}, labels))
+	}
+	m := &metrics{
+		arrivals:      counter("arrivals_total", "Requests that clients sent, counted as they came, refused ones too: the demand.", "model", "protocol", "class"),
+		requests:      counter("requests_total", "Requests that were answered, by HTTP status; error where the client went first.", "model", "protocol", "code", "class"),
+		duration:      histogram("request_duration_seconds", "From a request's arrival to its answer.", durationBuckets, "model", "protocol", "class"),
+		queueDuration: histogram("queue_duration_seconds", "How long requests waited to be sent in a batch.", durationBuckets, "model", "protocol", "class"),
+		running:       gauge("requests_running", "Requests that are with a replica.", "model", "protocol", "class"),
+		waiting:       gauge("requests_waiting", "Requests that wait to be sent.", "model", "protocol", "class"),
+		batchSize:     histogram("batch_size", "Rows in a batch.", prometheus.ExponentialBuckets(1, 2, 9), "model", "protocol"),
+		batches:       counter("batches_total", "Batches by why they were sent.", "model", "reason"),
+		upstream:      histogram("upstream_duration_seconds", "How long replicas took for a batch.", durationBuckets, "model"),
+		retries:       counter("retries_total", "Batches that were sent again after a replica did not answer them.", "model"),
+		bisects:       counter("bisect_total", "Batches that were cut in two to find the request that a replica refused.", "model"),
+		cancelled:     counter("cancelled_total", "Requests whose client went before the answer.", "model", "stage"),
+		shed:          counter("shed_total", "Requests that were refused because of load or shutdown.", "model", "reason"),
+		ready:         gauge("replicas_ready", "Replicas that can be sent to.", "model"),
+	}
+	return m, errors.Join(faults...)
+}
+
+func register[C prometheus.Collector](registerer prometheus.Registerer, faults *[]error, c C) C {
+	if registerer == nil {
+		return c
+	}
+	err := registerer.Register(c)
+	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		if existing, ok := already.ExistingCollector.(C); ok {
+			return existing
+		}
+	}
+	if err != nil {
+		*faults = append(*faults, fmt.Errorf("register metrics: %w", err))
+	}
+	return c
+}
+
+// demand is the series of one model and protocol, looked up once.
+type demand struct {
+	arrivals      prometheus.Counter
+	requests      *prometheus.CounterVec // by code
+	ok            prometheus.Counter     // code 200, the one that is counted most
+	duration      prometheus.Observer
+	queueDuration prometheus.Observer
+	running       prometheus.Gauge
+	waiting       prometheus.Gauge
+	batchSize     prometheus.Observer
+}
+
+func (m *metrics) demand(model string, p protocol.Protocol) *demand {
+	requests := m.requests.MustCurryWith(prometheus.Labels{"model": model, "protocol": p.Name(), "class": class})
+	return &demand{
+		arrivals:      m.arrivals.WithLabelValues(model, p.Name(), class),
+		requests:      requests,
+		ok:            requests.WithLabelValues("200"),
+		duration:      m.duration.WithLabelValues(model, p.Name(), class),
+		queueDuration: m.queueDuration.WithLabelValues(model, p.Name(), class),
+		running:       m.running.WithLabelValues(model, p.Name(), class),
+		waiting:       m.waiting.WithLabelValues(model, p.Name(), class),
+		batchSize:     m.batchSize.WithLabelValues(model, p.Name()),
+	}
+}
+
+// answered counts an answer; code 0 is a client that went first.
+func (d *demand) answered(code int, took time.Duration) {
+	switch code {
+	case 200:
+		d.ok.Inc()
+	case 0:
+		d.requests.WithLabelValues("error").Inc()
+	default:
+		d.requests.WithLabelValues(strconv.Itoa(code)).Inc()
+	}
+	d.duration.Observe(took.Seconds())
+}

@@ -1,0 +1,440 @@
+package batchproxy
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"flyball/batchproxy/protocol"
+)
+
+// model is one model's queue and replicas. Everything that happens (a request comes or goes, a batch returns, a replica
+// appears, the timer fires) takes the mutex, tells the batcher or the picker, and lets pump send what can be sent.
+type model struct {
+	proxy  *Proxy
+	config ModelConfig
+	ignore map[string]bool // headers that are not part of a lane's key
+	v1     *demand
+	oip    *demand
+	number atomic.Uint64 // of batches, for their ids
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	batcher *Batcher[*request]
+	picker  picker
+	leaving []*replica // left the list with something in flight
+	again   []*batch   // to be sent once more, as they are
+	running int
+	rate    rate
+	flush   bool // nothing is held any more
+	closed  bool // nothing is sent any more
+	timer   *time.Timer
+	wakeAt  time.Time // when the timer fires, zero if it does not
+}
+
+func newModel(p *Proxy, c ModelConfig) *model {
+	m := &model{
+		proxy:  p,
+		config: c,
+		ignore: make(map[string]bool, len(c.Batch.IgnoreHeaders)),
+		batcher: NewBatcher[*request](Rule{
+			MaxSize:  c.Batch.MaxSize,
+			MaxWait:  time.Duration(c.Batch.MaxWait),
+			Timeout:  time.Duration(c.Timeout),
+			MaxQueue: p.config.Limits.MaxQueue,
+		}),
+		picker: picker{inflight: c.Inflight},
+		v1:     p.metrics.demand(c.Name, protocol.V1{}),
+		oip:    p.metrics.demand(c.Name, protocol.OIP{}),
+	}
+	for _, name := range c.Batch.IgnoreHeaders {
+		m.ignore[http.CanonicalHeaderKey(name)] = true
+	}
+	for _, u := range c.Upstreams {
+		if u.URL != "" {
+			if at, err := parseUpstream(u.URL); err == nil { // the configuration was validated
+				m.picker.replicas = append(m.picker.replicas, m.newReplica("", at))
+			}
+		}
+	}
+	m.timer = time.AfterFunc(time.Hour, m.tick)
+	m.timer.Stop()
+	p.metrics.ready.WithLabelValues(c.Name).Set(float64(len(m.picker.replicas)))
+	for _, reason := range []string{"full", "max_wait", "drain", "oversize"} {
+		p.metrics.batches.WithLabelValues(c.Name, reason)
+	}
+	for _, reason := range []string{"queue_full", "bytes", "timeout", "draining"} {
+		p.metrics.shed.WithLabelValues(c.Name, reason)
+	}
+	return m
+}
+
+func (m *model) newReplica(target string, at *url.URL) *replica {
+	r := &replica{target: target, address: at.Host, url: at}
+	r.forward = m.forwarder(r)
+	return r
+}
+
+// enqueue queues a request. It returns the answer where the request is not taken.
+func (m *model) enqueue(r *request) *answer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now() // under the mutex, so that requests come in the order of their times
+	if m.closed {
+		return &answer{code: http.StatusServiceUnavailable, message: "the proxy is shutting down", retryAfter: time.Second}
+	}
+	r.entry = m.batcher.Arrive(now, r.key, r.parsed.Items, r)
+	if r.entry == nil {
+		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "queue_full").Inc()
+		return &answer{
+			code:       http.StatusTooManyRequests,
+			message:    fmt.Sprintf("model %q: %d requests are waiting, which is the limit", m.config.Name, m.batcher.Len()),
+			retryAfter: m.rate.wait(now, m.batcher.Len()),
+		}
+	}
+	r.demand.waiting.Inc()
+	m.pump(now)
+	return nil
+}
+
+// quit takes out a request whose client has gone. The request's state says so already.
+func (m *model) quit(r *request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	stage := "in_batch"
+	if m.batcher.Gone(r.entry) {
+		stage = "queued"
+		r.demand.waiting.Dec()
+		r.body.release()
+	} else if b := r.batch; b != nil {
+		if b.alive--; b.alive == 0 {
+			b.cancel()
+			m.pump(time.Now()) // drops it if it waits to be sent again
+		}
+	}
+	m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, stage).Inc()
+}
+
+func (m *model) tick() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wakeAt = time.Time{}
+	m.pump(time.Now())
+}
+
+// pump sends what can be sent, and sets the timer for what cannot yet.
+func (m *model) pump(now time.Time) {
+	if m.closed {
+		return
+	}
+	for _, e := range m.batcher.Expired(now) {
+		e.Request.demand.waiting.Dec()
+		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "timeout").Inc()
+		e.Request.answerWith(&answer{code: http.StatusServiceUnavailable, message: m.whyWaited(now), retryAfter: m.rate.wait(now, m.batcher.Len())})
+	}
+	m.pumpAgain(now)
+	free := false
+	for {
+		to := m.picker.forBatch(now, nil)
+		if to == nil {
+			break
+		}
+		out, ok := m.batcher.Next(now, m.flush)
+		if !ok {
+			free = true
+			break
+		}
+		b := &batch{members: make([]*request, len(out.Entries))}
+		for i, e := range out.Entries {
+			b.members[i] = e.Request
+			e.Request.demand.waiting.Dec()
+			e.Request.demand.queueDuration.Observe(now.Sub(e.Arrived).Seconds())
+		}
+		m.proxy.metrics.batches.WithLabelValues(m.config.Name, out.Reason).Inc()
+		b.members[0].demand.batchSize.Observe(float64(out.Items))
+		m.start(b, to)
+	}
+	m.arm(now, free)
+	m.proxy.metrics.ready.WithLabelValues(m.config.Name).Set(float64(m.picker.ready(now)))
+}
+
+// pumpAgain sends the batches that are to be sent once more.
+func (m *model) pumpAgain(now time.Time) {
+	m.again = slices.DeleteFunc(m.again, func(b *batch) bool {
+		if b.alive == 0 || !now.Before(b.until) {
+			m.fail(b.members, b.failure)
+			return true
+		}
+		to := m.picker.forBatch(now, b.avoid)
+		if to == nil {
+			return false
+		}
+		m.proxy.metrics.retries.WithLabelValues(m.config.Name).Inc()
+		m.start(b, to)
+		return true
+	})
+}
+
+// start gives a batch to a replica.
+func (m *model) start(b *batch, to *replica) {
+	b.replica = to
+	b.alive = 0
+	b.ctx, b.cancel = context.WithCancel(m.proxy.base)
+	for _, r := range b.members {
+		r.batch = b
+		r.demand.running.Inc()
+		if !r.gone() {
+			b.alive++
+		}
+	}
+	to.batches++
+	m.running += len(b.members)
+	count := len(b.members)
+	m.wg.Go(func() {
+		defer b.cancel()
+		left, failure := m.resolve(b.ctx, to, b.members)
+		m.returned(b, count, left, failure)
+	})
+}
+
+// returned takes note of a batch that is over, with the requests that have no answer yet and why.
+func (m *model) returned(b *batch, count int, left []*request, failure *failure) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	b.replica.batches--
+	m.settle(b.replica)
+	m.running -= count
+	m.rate.add(now, count-len(left))
+	if failure == nil {
+		b.replica.refusals = 0
+	} else if !failure.sent {
+		b.replica.refuse(now)
+	}
+	left = stillThere(left)
+	for _, r := range left {
+		r.demand.running.Dec()
+	}
+	switch {
+	case len(left) == 0:
+	case m.closed || failure.sent && b.attempt > 0:
+		m.fail(left, failure)
+	case !failure.sent && b.attempt == 0:
+		entries := make([]*Entry[*request], len(left))
+		for i, r := range left {
+			entries[i] = r.entry
+			r.batch = nil
+			r.demand.waiting.Inc()
+		}
+		m.batcher.Back(now, left[0].key, entries)
+	default:
+		once := &batch{members: left, attempt: 1, avoid: b.replica, failure: failure, until: b.until, alive: len(left), cancel: func() {}}
+		if b.attempt == 0 {
+			once.until = now.Add(time.Duration(m.config.Timeout))
+		}
+		for _, r := range left {
+			r.batch = once
+		}
+		m.again = append(m.again, once)
+	}
+	m.pump(now)
+}
+
+// fail answers requests that no replica answered.
+func (m *model) fail(members []*request, failure *failure) {
+	for _, r := range members {
+		r.answerWith(failure.answer(m.config.Name, m.closed))
+	}
+}
+
+func (m *model) whyWaited(now time.Time) string {
+	why := "all replicas are busy"
+	if m.picker.ready(now) == 0 {
+		why = "no replica is ready"
+	}
+	return fmt.Sprintf("model %q: waited %s to be sent: %s", m.config.Name, m.config.Timeout, why)
+}
+
+// arm sets the timer to the next time at which something is due without another event.
+func (m *model) arm(now time.Time, free bool) {
+	next := m.batcher.Wake(free)
+	sooner := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	for _, b := range m.again {
+		sooner(b.until)
+	}
+	sooner(m.picker.wake(now))
+	if next.IsZero() || !m.wakeAt.IsZero() && !next.Before(m.wakeAt) {
+		return // nothing, or the timer fires before; it then looks again
+	}
+	m.wakeAt = next
+	m.timer.Reset(next.Sub(now))
+}
+
+// setReplicas makes the replicas of a target those at the addresses.
+func (m *model) setReplicas(target string, addresses []string) {
+	if !slices.ContainsFunc(m.config.Upstreams, func(u Upstream) bool { return u.Target == target }) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var kept []*replica
+	for _, r := range m.picker.replicas {
+		if r.target != target || slices.Contains(addresses, r.address) {
+			kept = append(kept, r)
+			continue
+		}
+		r.left = true
+		if r.batches+r.calls > 0 {
+			m.leaving = append(m.leaving, r)
+		}
+	}
+	for _, address := range addresses {
+		if slices.ContainsFunc(kept, func(r *replica) bool { return r.target == target && r.address == address }) {
+			continue
+		}
+		at, err := parseUpstream("http://" + address)
+		if err != nil {
+			m.proxy.logger.Warn("a replica's address is not one", "model", m.config.Name, "target", target, "err", err)
+			continue
+		}
+		kept = append(kept, m.newReplica(target, at))
+	}
+	m.picker.replicas = kept
+	m.pump(time.Now())
+}
+
+// drainReplica takes a replica out of service, and returns what is closed when nothing is in flight to it.
+func (m *model) drainReplica(target, address string) []<-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var waits []<-chan struct{}
+	for _, r := range slices.Concat(m.picker.replicas, m.leaving) {
+		if r.target != target || r.address != address {
+			continue
+		}
+		r.draining = true
+		if r.batches+r.calls > 0 {
+			if r.idle == nil {
+				r.idle = make(chan struct{})
+			}
+			waits = append(waits, r.idle)
+		}
+	}
+	m.pump(time.Now())
+	return waits
+}
+
+// settle tells who waits for a replica that it is idle, if so.
+func (m *model) settle(r *replica) {
+	r.settle()
+	if r.left && r.batches+r.calls == 0 {
+		m.leaving = slices.DeleteFunc(m.leaving, func(l *replica) bool { return l == r })
+	}
+}
+
+func (m *model) takeForCall() *replica {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.picker.forCall(time.Now())
+	if r != nil {
+		r.calls++
+		m.running++
+	}
+	return r
+}
+
+func (m *model) giveCall(r *replica) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r.calls--
+	m.running--
+	m.settle(r)
+}
+
+// refused puts a replica on the bench that could not be reached.
+func (m *model) refused(r *replica) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	r.refuse(now)
+	m.pump(now)
+}
+
+// flushNow lets everything queued leave as soon as a replica is free.
+func (m *model) flushNow() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.flush = true
+	m.pump(time.Now())
+}
+
+// close answers what is still queued with 503 and waits for the batches in flight, whose context has ended.
+func (m *model) close() {
+	m.mu.Lock()
+	m.closed = true
+	m.timer.Stop()
+	for {
+		out, ok := m.batcher.Next(time.Now(), true)
+		if !ok {
+			break
+		}
+		for _, e := range out.Entries {
+			e.Request.demand.waiting.Dec()
+			m.fail([]*request{e.Request}, nil)
+		}
+	}
+	for _, b := range m.again {
+		m.fail(b.members, b.failure)
+	}
+	m.again = nil
+	m.mu.Unlock()
+	m.wg.Wait()
+}
+
+func (m *model) status() ModelStatus {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	queued := m.batcher.Len()
+	for _, b := range m.again {
+		queued += len(b.members)
+	}
+	return ModelStatus{Name: m.config.Name, Ready: m.picker.ready(time.Now()), Queued: queued, Running: m.running}
+}
+
+// rate is the number of requests answered per second, each weighing less the longer ago it was.
+type rate struct {
+	perSecond float64
+	at        time.Time
+}
+
+// rateWindow is how far back the rate looks: long enough to smooth batches, short enough to follow a scale-up.
+const rateWindow = 10 * time.Second
+
+func (r *rate) now(now time.Time) float64 {
+	return r.perSecond * math.Exp(-now.Sub(r.at).Seconds()/rateWindow.Seconds())
+}
+
+func (r *rate) add(now time.Time, requests int) {
+	r.perSecond = r.now(now) + float64(requests)/rateWindow.Seconds()
+	r.at = now
+}
+
+// wait is how long a queue of so many requests takes, between 1 s and a minute; 1 s where nothing is known.
+func (r *rate) wait(now time.Time, queued int) time.Duration {
+	perSecond := r.now(now)
+	if perSecond < 1e-3 {
+		return time.Second
+	}
+	seconds := min(max(float64(queued)/perSecond, 1), 60)
+	return time.Duration(seconds * float64(time.Second))
+}

@@ -1,0 +1,113 @@
+package protocol
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"testing"
+)
+
+// vectors are bodies of one row of so many random floats each.
+func vectors(protocol Protocol, requests, floats int) [][]byte {
+	random := rand.New(rand.NewPCG(1, 2))
+	bodies := make([][]byte, requests)
+	for i := range bodies {
+		var row []byte
+		for j := range floats {
+			if j > 0 {
+				row = append(row, ',')
+			}
+			row = strconv.AppendFloat(row, random.NormFloat64(), 'f', 6, 64)
+		}
+		if protocol == (V1{}) {
+			bodies[i] = fmt.Appendf(nil, `{"instances":[[%s]]}`, row)
+		} else {
+			bodies[i] = fmt.Appendf(nil, `{"id":"%d","inputs":[{"name":"x","shape":[1,%d],"datatype":"FP32","data":[%s]}]}`, i, floats, row)
+		}
+	}
+	return bodies
+}
+
+// BenchmarkSplice parses and merges 32 requests and splits their echo, as the proxy does and as encoding/json with
+// []any would.
+func BenchmarkSplice(b *testing.B) {
+	for _, p := range []Protocol{V1{}, OIP{}} {
+		for _, floats := range []int{64, 768} {
+			bodies := vectors(p, 32, floats)
+			b.Run(fmt.Sprintf("%s/32x%d/splice", p.Name(), floats), func(b *testing.B) {
+				b.ReportAllocs()
+				var merged, own []byte
+				for b.Loop() {
+					requests := make([]*Request, len(bodies))
+					for i, body := range bodies {
+						r, err := p.Parse(body)
+						if err != nil {
+							b.Fatal(err)
+						}
+						requests[i] = r
+					}
+					merged = p.Merge(merged[:0], "batch", requests)
+					answer, err := p.Split(answerOf(merged), requests)
+					if err != nil {
+						b.Fatal(err)
+					}
+					for i := range requests {
+						own = answer.Append(own[:0], i)
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/32, "ns/request")
+			})
+			if p == (V1{}) {
+				b.Run(fmt.Sprintf("%s/32x%d/any", p.Name(), floats), func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						decodeAndEncode(b, bodies)
+					}
+					b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/32, "ns/request")
+				})
+			}
+		}
+	}
+}
+
+func answerOf(merged []byte) []byte {
+	if out := bytes.Replace(merged, []byte(`"instances":`), []byte(`"predictions":`), 1); len(out) != len(merged) {
+		return out
+	}
+	return bytes.Replace(merged, []byte(`"inputs":`), []byte(`"outputs":`), 1)
+}
+
+// decodeAndEncode is what a batcher does that decodes: []any in, one body out, the answer in, N bodies out.
+func decodeAndEncode(b *testing.B, bodies [][]byte) {
+	type body struct {
+		Instances   []any `json:"instances,omitempty"`
+		Predictions []any `json:"predictions,omitempty"`
+	}
+	var all body
+	var counts []int
+	for _, text := range bodies {
+		var one body
+		if err := json.Unmarshal(text, &one); err != nil {
+			b.Fatal(err)
+		}
+		counts = append(counts, len(one.Instances))
+		all.Instances = append(all.Instances, one.Instances...)
+	}
+	merged, err := json.Marshal(all)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var answer body
+	if err := json.Unmarshal(answerOf(merged), &answer); err != nil {
+		b.Fatal(err)
+	}
+	at := 0
+	for _, n := range counts {
+		if _, err := json.Marshal(body{Predictions: answer.Predictions[at : at+n]}); err != nil {
+			b.Fatal(err)
+		}
+		at += n
+	}
+}

@@ -1,0 +1,213 @@
+package protocol
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Protocol merges requests and splits answers. The bodies that it is given are not changed, and what it returns refers
+// to them: they must stay as they are for as long as the results are in use.
+type Protocol interface {
+	// Name is the protocol's label in metrics: v1 or oip.
+	Name() string
+	// Parse checks a request's body. The error is a *Fault where the body is wrong, and ErrAlone where it is right but
+	// is no request that can share a batch.
+	Parse(body []byte) (*Request, error)
+	// Merge appends to dst one body for all the requests, in their order. There is at least one, and their keys are
+	// equal. The batch's id is sent in the place of their own ids, in protocols that have ids.
+	Merge(dst []byte, id string, requests []*Request) []byte
+	// Split finds each request's part in the answer to the merged body. The error says why the answer cannot be split
+	// without the risk of giving a client what belongs to another.
+	Split(body []byte, requests []*Request) (*Answer, error)
+}
+
+// ErrAlone is the error for a valid request that cannot share a batch: columnar inputs, no rows, tensors in shared
+// memory, a sequence.
+var ErrAlone = errors.New("not a request that can share a batch")
+
+// Request is one client's checked request.
+type Request struct {
+	// Items is the number of rows that the request brings to a batch, 1 or more.
+	Items int
+	// Key is everything in the body that is not batched, in canonical form.
+	Key []byte
+
+	id    []byte   // the client's id as raw JSON, nil without one
+	parts [][]byte // per batched array in the order of the key: its elements, without the brackets
+	heads [][]byte // per batched array: what stands before the number of rows and after it (pairs), parts of Key
+	rest  []byte   // the other members of the body, canonical, without the braces; part of Key
+}
+
+// Fault says what is wrong with a request's body and where.
+type Fault struct {
+	Where  string // a JSON pointer or a field's name; empty for the body as a whole
+	Reason string
+}
+
+func (f *Fault) Error() string {
+	if f.Where == "" {
+		return "body: " + f.Reason
+	}
+	return f.Where + ": " + f.Reason
+}
+
+// Answer is an upstream's answer, cut for the requests of its batch.
+type Answer struct {
+	body     []byte
+	requests []*Request
+	holes    []hole // ordered, not overlapping
+}
+
+// hole is a stretch of the answer that differs between clients.
+type hole struct {
+	start, end int
+	bounds     []span // per request the rows that are its own; nil for other holes
+	rows       bool   // the number of rows
+	id         bool   // the client's id
+	before     string // what stands before and after the id, where the client has one
+	after      string
+}
+
+type span struct{ start, end int }
+
+// Append appends to dst the answer to the i-th request.
+func (a *Answer) Append(dst []byte, i int) []byte {
+	at := 0
+	for _, h := range a.holes {
+		dst = append(dst, a.body[at:h.start]...)
+		switch {
+		case h.bounds != nil:
+			dst = append(dst, a.body[h.bounds[i].start:h.bounds[i].end]...)
+		case h.rows:
+			dst = strconv.AppendInt(dst, int64(a.requests[i].Items), 10)
+		case h.id && a.requests[i].id != nil:
+			dst = append(dst, h.before...)
+			dst = append(dst, a.requests[i].id...)
+			dst = append(dst, h.after...)
+		}
+		at = h.end
+	}
+	return append(dst, a.body[at:]...)
+}
+
+func (a *Answer) cut(h hole) {
+	at, _ := slices.BinarySearchFunc(a.holes, h, func(x, y hole) int { return x.start - y.start })
+	a.holes = slices.Insert(a.holes, at, h)
+}
+
+// items is the number of rows that the requests bring together.
+func items(requests []*Request) int {
+	n := 0
+	for _, r := range requests {
+		n += r.Items
+	}
+	return n
+}
+
+// check reports whether the body is one JSON object as RFC 7493 wants it: UTF-8, no name twice, no more than MaxDepth
+// levels.
+func check(body []byte) error {
+	if !jsontext.Value(body).IsValid() {
+		return explain(body)
+	}
+	i := space(body, 0)
+	if body[i] != '{' {
+		return &Fault{Reason: "a JSON object is wanted, this is " + kind(body[i])}
+	}
+	if _, err := skip(body, i, MaxDepth); err != nil {
+		return &Fault{Reason: err.Error()}
+	}
+	return nil
+}
+
+// explain says why the body is not valid JSON.
+func explain(body []byte) error {
+	d := jsontext.NewDecoder(bytes.NewReader(body))
+	_, err := d.ReadValue()
+	if err == nil {
+		if _, err = d.ReadToken(); err == nil {
+			return &Fault{Reason: "not JSON: more text after the object, at byte " + strconv.FormatInt(d.InputOffset(), 10)}
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return &Fault{Reason: "empty, a JSON object is wanted"}
+	}
+	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
+	if !ok {
+		return &Fault{Reason: "not JSON: " + err.Error()}
+	}
+	where := string(syntax.JSONPointer)
+	if len(where) > 100 {
+		where = where[:100] + "..."
+	}
+	if errors.Is(syntax.Err, jsontext.ErrDuplicateName) {
+		return &Fault{Where: where, Reason: "this name is given twice in its object"}
+	}
+	return &Fault{Where: where, Reason: "not JSON: " + syntax.Err.Error() + " at byte " + strconv.FormatInt(syntax.ByteOffset, 10)}
+}
+
+// appendCanonical appends a valid JSON value in canonical form: no white space, members in order of their names,
+// strings in their shortest form. Numbers stay as they were written.
+func appendCanonical(dst, value []byte) []byte {
+	if value[0] != '{' && value[0] != '[' && bytes.IndexByte(value, '\\') < 0 {
+		return append(dst, value...)
+	}
+	v := jsontext.Value(bytes.Clone(value))
+	if err := v.Format(jsontext.ReorderRawObjects(true)); err != nil {
+		return append(dst, value...) // cannot be: the value was checked; as it stands it is still a key of its own
+	}
+	return append(dst, v...)
+}
+
+// appendRest appends the members, which are raw `"name":value` pairs in any order, in canonical form without braces.
+func appendRest(dst []byte, members [][]byte) []byte {
+	if len(members) == 0 {
+		return dst
+	}
+	object := append([]byte{'{'}, bytes.Join(members, []byte{','})...)
+	canonical := appendCanonical(nil, append(object, '}'))
+	return append(dst, canonical[1:len(canonical)-1]...)
+}
+
+// unquote is the text of a raw JSON string.
+func unquote(raw []byte) string {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1])
+	}
+	text, err := jsontext.AppendUnquote(nil, raw)
+	if err != nil {
+		return string(raw)
+	}
+	return string(text)
+}
+
+// is reports whether a raw JSON string is this text.
+func is(raw []byte, text string) bool {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1:len(raw)-1]) == text
+	}
+	return unquote(raw) == text
+}
+
+// kind names a JSON value by its first byte, for messages.
+func kind(c byte) string {
+	switch c {
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	case '"':
+		return "a string"
+	case 't', 'f':
+		return "a boolean"
+	case 'n':
+		return "null"
+	default:
+		return "a number"
+	}
+}

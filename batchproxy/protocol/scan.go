@@ -1,0 +1,313 @@
+package protocol
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+)
+
+// MaxDepth is the number of levels of objects and arrays that a body may have. Tensors have less than ten dimensions;
+// 64 fits the bits of one word, which is what the scanner keeps its open brackets in.
+const MaxDepth = 64
+
+var (
+	errTruncated = errors.New("the JSON text ends too early")
+	errBracket   = errors.New("the brackets of the JSON text do not match")
+	errDeep      = fmt.Errorf("nested deeper than %d levels", MaxDepth)
+)
+
+// The scanner finds where values begin and end. It checks brackets, strings and commas between the values that it
+// walks, and trusts the rest: requests have been checked before, and what an upstream writes inside a row is the
+// client's to judge (some write NaN, which is no JSON).
+
+// space is the index of the first byte from i on that is not white space.
+func space(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+// skip is the index just after the value that starts at i, which may open up to depth levels.
+func skip(b []byte, i, depth int) (int, error) {
+	if i >= len(b) {
+		return 0, errTruncated
+	}
+	switch b[i] {
+	case '"':
+		return skipString(b, i)
+	case '[', '{':
+		return skipBrackets(b, i, depth)
+	}
+	start := i
+	for i < len(b) && !ends(b[i]) {
+		i++
+	}
+	if i == start {
+		return 0, fmt.Errorf("a JSON value is missing at byte %d", i)
+	}
+	return i, nil
+}
+
+// ends reports whether a number or literal ends before this byte.
+func ends(c byte) bool {
+	switch c {
+	case ',', ']', '}', ' ', '\n', '\t', '\r', ':', '[', '{', '"':
+		return true
+	}
+	return false
+}
+
+// skipString is the index just after the string that starts at i.
+func skipString(b []byte, i int) (int, error) {
+	for i++; ; i++ {
+		quote := bytes.IndexByte(b[i:], '"')
+		if quote < 0 {
+			return 0, errTruncated
+		}
+		i += quote
+		slashes := i
+		for b[slashes-1] == '\\' {
+			slashes--
+		}
+		if (i-slashes)%2 == 0 {
+			return i + 1, nil
+		}
+	}
+}
+
+// skipBrackets is the index just after the object or array that starts at i.
+func skipBrackets(b []byte, i, depth int) (int, error) {
+	var arrays uint64 // bit d: the bracket at depth d is an array's
+	open := 0
+	for i < len(b) {
+		switch b[i] {
+		case '"':
+			end, err := skipString(b, i)
+			if err != nil {
+				return 0, err
+			}
+			i = end
+			continue
+		case '[', '{':
+			if open == depth {
+				return 0, errDeep
+			}
+			if b[i] == '[' {
+				if end := leaf(b, i); end > 0 {
+					if i = end; open == 0 {
+						return i, nil
+					}
+					continue
+				}
+				arrays |= 1 << open
+			} else {
+				arrays &^= 1 << open
+			}
+			open++
+		case ']', '}':
+			open--
+			if (arrays>>open&1 == 1) != (b[i] == ']') {
+				return 0, errBracket
+			}
+			if open == 0 {
+				return i + 1, nil
+			}
+		}
+		i++
+	}
+	return 0, errTruncated
+}
+
+// leaf is the index just after the array that starts at i where that is one of numbers and literals only, and else 0.
+// It looks at blocks of bytes at a time, which is what makes arrays of numbers cheap.
+func leaf(b []byte, i int) int {
+	n := bytes.IndexByte(b[i+1:], ']')
+	if n < 0 || !plain(b[i+1:i+1+n]) {
+		return 0
+	}
+	return i + n + 2
+}
+
+// plain reports whether text has no string, array or object in it.
+func plain(text []byte) bool {
+	if len(text) < 16 {
+		for _, c := range text {
+			if c == '"' || c == '[' || c == '{' || c == '}' {
+				return false
+			}
+		}
+		return true
+	}
+	return bytes.IndexByte(text, '"') < 0 && bytes.IndexByte(text, '[') < 0 &&
+		bytes.IndexByte(text, '{') < 0 && bytes.IndexByte(text, '}') < 0
+}
+
+// array walks the elements of an array: while next() { element start:end }.
+type array struct {
+	b          []byte
+	depth      int // levels that an element may open
+	start, end int // the element
+	after      int // just after the array, once next has returned false without an error
+	err        error
+}
+
+// walkArray starts before the first element of the array that starts at i.
+func walkArray(b []byte, i, depth int) array {
+	return array{b: b, depth: depth - 1, end: i}
+}
+
+func (a *array) next() bool {
+	i, first := a.end, a.start == 0 // no element starts at 0: the bracket does
+	if first {
+		if i >= len(a.b) || a.b[i] != '[' {
+			a.err = errors.New("not an array")
+			return false
+		}
+		if i = space(a.b, i+1); i < len(a.b) && a.b[i] == ']' {
+			a.after = i + 1
+			return false
+		}
+	} else {
+		i = space(a.b, i)
+		if i < len(a.b) && a.b[i] == ']' {
+			a.after = i + 1
+			return false
+		}
+		if i >= len(a.b) || a.b[i] != ',' {
+			a.err = fmt.Errorf("a comma or ] is missing at byte %d", i)
+			return false
+		}
+		i = space(a.b, i+1)
+	}
+	end, err := skip(a.b, i, a.depth)
+	if err != nil {
+		a.err = err
+		return false
+	}
+	a.start, a.end = i, end
+	return true
+}
+
+// object walks the members of an object: while next() { name, value start:end }.
+type object struct {
+	b          []byte
+	depth      int
+	name       []byte // raw, with its quotes
+	nameStart  int
+	start, end int // the value
+	after      int // just after the object, once next has returned false without an error
+	err        error
+}
+
+// walkObject starts before the first member of the object that starts at i.
+func walkObject(b []byte, i, depth int) object {
+	return object{b: b, depth: depth - 1, end: i}
+}
+
+func (o *object) next() bool {
+	i, first := o.end, o.start == 0
+	if first {
+		if i >= len(o.b) || o.b[i] != '{' {
+			o.err = errors.New("not an object")
+			return false
+		}
+		i++
+	}
+	i = space(o.b, i)
+	if i < len(o.b) && o.b[i] == '}' {
+		o.after = i + 1
+		return false
+	}
+	if !first {
+		if i >= len(o.b) || o.b[i] != ',' {
+			o.err = fmt.Errorf("a comma or } is missing at byte %d", i)
+			return false
+		}
+		i = space(o.b, i+1)
+	}
+	if i >= len(o.b) || o.b[i] != '"' {
+		o.err = fmt.Errorf("a name is missing at byte %d", i)
+		return false
+	}
+	o.nameStart = i
+	if i, o.err = skipString(o.b, i); o.err != nil {
+		return false
+	}
+	o.name = o.b[o.nameStart:i]
+	if i = space(o.b, i); i >= len(o.b) || o.b[i] != ':' {
+		o.err = fmt.Errorf("a colon is missing at byte %d", i)
+		return false
+	}
+	o.start = space(o.b, i+1)
+	o.end, o.err = skip(o.b, o.start, o.depth)
+	return o.err == nil
+}
+
+// count is the number of elements of the array b[start:end], brackets included.
+func count(b []byte, start, end, depth int) (int, error) {
+	if inner := b[start+1 : end-1]; plain(inner) {
+		if blank(inner) {
+			return 0, nil
+		}
+		return bytes.Count(inner, comma) + 1, nil
+	}
+	n := 0
+	a := walkArray(b, start, depth)
+	for a.next() {
+		n++
+	}
+	return n, a.err
+}
+
+var comma = []byte{','}
+
+func blank(b []byte) bool { return space(b, 0) == len(b) }
+
+// trim is the text of the elements of the array b[start:end], without brackets and outer white space.
+func trim(b []byte, start, end int) []byte {
+	return bytes.Trim(b[start+1:end-1], " \n\t\r")
+}
+
+// cutRows divides the array b[start:end] of `each` elements a row among the requests, in order. The array must hold
+// exactly the rows of all of them.
+func cutRows(b []byte, start, end, each int, requests []*Request) ([]span, error) {
+	have, err := count(b, start, end, MaxDepth)
+	if err != nil {
+		return nil, err
+	}
+	if rows := items(requests); have != rows*each {
+		return nil, fmt.Errorf("%d elements for %d rows of %d", have, rows, each)
+	}
+	bounds := make([]span, len(requests))
+	if inner := b[start+1 : end-1]; plain(inner) {
+		at := start + 1
+		for i, r := range requests {
+			stop := at
+			for n := r.Items * each; n > 0; n-- {
+				next := bytes.IndexByte(b[stop:end-1], ',')
+				if next < 0 {
+					stop = end
+					break
+				}
+				stop += next + 1
+			}
+			bounds[i] = span{at, stop - 1}
+			at = stop
+		}
+		return bounds, nil
+	}
+	a := walkArray(b, start, MaxDepth)
+	for i, r := range requests {
+		for n := range r.Items * each {
+			if !a.next() {
+				return nil, errors.Join(errTruncated, a.err)
+			}
+			if n == 0 {
+				bounds[i].start = a.start
+			}
+		}
+		bounds[i].end = a.end
+	}
+	return bounds, nil
+}

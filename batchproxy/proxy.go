@@ -1,0 +1,336 @@
+package batchproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"flyball/batchproxy/protocol"
+)
+
+// Endpoints finds the replicas of a target.
+type Endpoints interface {
+	// Endpoints returns the addresses (host:port) of the replicas that are ready, and a channel that sends the whole
+	// list again at every change and is closed when ctx ends.
+	Endpoints(ctx context.Context, target string) (current []string, changes <-chan []string, err error)
+}
+
+// Options are what a [Proxy] uses of its surroundings. The zero value works for models whose upstreams are URLs.
+type Options struct {
+	Logger     *slog.Logger          // discarded if nil
+	Registerer prometheus.Registerer // not registered if nil
+	Endpoints  Endpoints             // needed where an upstream is a target
+	Transport  http.RoundTripper     // to upstreams; one with connections kept for every batch if nil
+}
+
+// Proxy takes inference requests, sends them on in batches and gives each client its part of the answer. It is an
+// http.Handler; Run must be running for targets to be followed and for an orderly end.
+type Proxy struct {
+	config    Config
+	logger    *slog.Logger
+	endpoints Endpoints
+	transport http.RoundTripper
+	metrics   *metrics
+	models    map[string]*model
+	names     []string // of the models, in the order of the configuration
+	buffers   buffers
+	copies    copies
+
+	base context.Context // ends when the drain is over: what is still in flight then is given up
+	stop context.CancelFunc
+
+	mu       sync.Mutex
+	draining bool
+	active   int           // requests being served
+	idle     chan struct{} // closed when draining and nothing is active
+}
+
+// ModelStatus is a model's state for a status page.
+type ModelStatus struct {
+	Name    string
+	Ready   int // replicas that can be sent to
+	Queued  int // requests that wait to be sent
+	Running int // requests that are with a replica, those not batched included
+}
+
+// New returns a proxy for a configuration, which must be valid. It starts nothing.
+func New(cfg Config, opts Options) (*Proxy, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(opts.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{
+		config:    cfg,
+		logger:    opts.Logger,
+		endpoints: opts.Endpoints,
+		transport: opts.Transport,
+		metrics:   m,
+		models:    make(map[string]*model, len(cfg.Models)),
+		idle:      make(chan struct{}),
+	}
+	if p.logger == nil {
+		p.logger = slog.New(slog.DiscardHandler)
+	}
+	if p.transport == nil {
+		p.transport = newTransport()
+	}
+	p.base, p.stop = context.WithCancel(context.Background())
+	for i, c := range cfg.Models {
+		for _, u := range c.Upstreams {
+			if u.Target != "" && p.endpoints == nil {
+				return nil, fmt.Errorf("models[%d]: target %q is given, and nothing that finds its replicas", i, u.Target)
+			}
+		}
+		p.models[c.Name] = newModel(p, c)
+		p.names = append(p.names, c.Name)
+	}
+	return p, nil
+}
+
+// newTransport keeps a connection for every batch or call in flight to a replica, and hands bodies on as they are.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                 nil, // replicas are near; an HTTP_PROXY of the machine is not meant for them
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   5 * time.Second,
+		MaxIdleConnsPerHost:   512,
+		IdleConnTimeout:       90 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true,
+		ForceAttemptHTTP2:     true,
+		WriteBufferSize:       64 << 10, // a batch in few system calls
+		ReadBufferSize:        64 << 10,
+	}
+}
+
+// Run follows the targets' replicas until ctx ends. Then new requests are refused with 503, what is queued leaves at
+// once, and Run returns when all that was admitted is answered, or after the configured drain, when it is given up. The
+// error is that of a target which cannot be followed.
+func (p *Proxy) Run(ctx context.Context) error {
+	following, unfollow := context.WithCancel(context.WithoutCancel(ctx)) // replicas may change during the drain
+	defer unfollow()
+	group, failed := errgroup.WithContext(following)
+	for _, target := range p.targets() {
+		group.Go(func() error { return p.follow(failed, target) })
+	}
+	select {
+	case <-ctx.Done():
+	case <-failed.Done():
+	}
+	p.drain()
+	unfollow()
+	err := group.Wait()
+	if t, ok := p.transport.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return err
+}
+
+func (p *Proxy) targets() []string {
+	var targets []string
+	for _, name := range p.names {
+		for _, u := range p.models[name].config.Upstreams {
+			if u.Target != "" && !slices.Contains(targets, u.Target) {
+				targets = append(targets, u.Target)
+			}
+		}
+	}
+	return targets
+}
+
+// follow keeps the models' replicas of one target true.
+func (p *Proxy) follow(ctx context.Context, target string) error {
+	current, changes, err := p.endpoints.Endpoints(ctx, target)
+	if err != nil {
+		return fmt.Errorf("target %s: find replicas: %w", target, err)
+	}
+	for {
+		for _, m := range p.models {
+			m.setReplicas(target, current)
+		}
+		var open bool
+		select {
+		case current, open = <-changes:
+		case <-ctx.Done():
+			return nil
+		}
+		if !open {
+			if ctx.Err() != nil || p.isDraining() {
+				return nil
+			}
+			return fmt.Errorf("target %s: the list of its replicas ended", target)
+		}
+	}
+}
+
+func (p *Proxy) isDraining() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.draining
+}
+
+// drain refuses new requests and waits for those that were admitted.
+func (p *Proxy) drain() {
+	p.mu.Lock()
+	p.draining = true
+	active := p.active
+	if active == 0 {
+		close(p.idle)
+	}
+	p.mu.Unlock()
+	p.logger.Info("draining", "requests", active)
+	for _, m := range p.models {
+		m.flushNow()
+	}
+	timer := time.NewTimer(time.Duration(p.config.Drain))
+	defer timer.Stop()
+	select {
+	case <-p.idle:
+	case <-timer.C:
+		p.mu.Lock()
+		active = p.active
+		p.mu.Unlock()
+		p.logger.Warn("gave up requests that were in flight when the drain ended", "requests", active)
+	}
+	p.stop()
+	for _, m := range p.models {
+		m.close()
+	}
+}
+
+// enter admits a request, unless the proxy is draining.
+func (p *Proxy) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.draining {
+		return false
+	}
+	p.active++
+	return true
+}
+
+func (p *Proxy) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.active--
+	if p.draining && p.active == 0 {
+		close(p.idle)
+	}
+}
+
+// Drain takes the replica at an address of a target out of service and returns when nothing is in flight to it, or the
+// error of ctx. A target or address that the proxy does not know has nothing in flight. The replica serves again when
+// its address has left the target's list and come back.
+func (p *Proxy) Drain(ctx context.Context, target, address string) error {
+	var waits []<-chan struct{}
+	for _, m := range p.models {
+		waits = append(waits, m.drainReplica(target, address)...)
+	}
+	for _, idle := range waits {
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			return fmt.Errorf("drain replica %s of target %s: %w", address, target, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Models is the state of every model, in the order of the configuration.
+func (p *Proxy) Models() []ModelStatus {
+	out := make([]ModelStatus, 0, len(p.names))
+	for _, name := range p.names {
+		out = append(out, p.models[name].status())
+	}
+	return out
+}
+
+// ServeHTTP implements http.Handler.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	switch r.URL.Path {
+	case "/v2/health/live":
+		writeJSON(w, http.StatusOK, `{"live":true}`)
+		return
+	case "/v2/health/ready":
+		p.serveReady(w)
+		return
+	}
+	to, ok := parseRoute(r.URL.Path)
+	if !ok || !clean(r.URL.Path) {
+		writeError(w, http.StatusNotFound, fmt.Sprintf("no such path: %q; models are at /v1/models/NAME and /v2/models/NAME", r.URL.Path))
+		return
+	}
+	m := p.models[to.model]
+	if m == nil {
+		message := fmt.Sprintf("model %q is unknown", to.model)
+		if like := closest(to.model, p.names); like != "" {
+			message += fmt.Sprintf("; did you mean %q?", like)
+		}
+		writeError(w, http.StatusNotFound, message)
+		return
+	}
+	d := m.demandOf(to.protocol)
+	counted := r.Method == http.MethodPost // readiness and metadata are not demand
+	if counted {
+		d.arrivals.Inc()
+	}
+	code := 0
+	if counted {
+		defer func() { d.answered(code, time.Since(start)) }()
+	}
+	if !p.enter() {
+		p.metrics.shed.WithLabelValues(m.config.Name, "draining").Inc()
+		code = writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
+		return
+	}
+	defer p.leave()
+	if !counted || !to.infer || r.Header.Get("Inference-Header-Content-Length") != "" {
+		code = m.pass(w, r, d, counted)
+		return
+	}
+	code = m.infer(w, r, to.protocol, d)
+}
+
+// serveReady answers whether every model has a replica that is ready.
+func (p *Proxy) serveReady(w http.ResponseWriter) {
+	if p.isDraining() {
+		writeError(w, http.StatusServiceUnavailable, "the proxy is shutting down")
+		return
+	}
+	var missing []string
+	for _, s := range p.Models() {
+		if s.Ready == 0 {
+			missing = append(missing, s.Name)
+		}
+	}
+	if len(missing) > 0 {
+		writeError(w, http.StatusServiceUnavailable, "models without a ready replica: "+strings.Join(missing, ", "))
+		return
+	}
+	writeJSON(w, http.StatusOK, `{"ready":true}`)
+}
+
+// demandOf is the series of the protocol.
+func (m *model) demandOf(p protocol.Protocol) *demand {
+	if _, ok := p.(protocol.V1); ok {
+		return m.v1
+	}
+	return m.oip
+}

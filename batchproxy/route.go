@@ -1,0 +1,87 @@
+package batchproxy
+
+import (
+	"strings"
+
+	"flyball/batchproxy/protocol"
+)
+
+// route is what a request's path addresses.
+type route struct {
+	model    string
+	protocol protocol.Protocol
+	infer    bool // a POST here is a request that may be batched
+}
+
+// parseRoute reads a path below /v1/models/ or /v2/models/.
+func parseRoute(path string) (route, bool) {
+	if rest, ok := strings.CutPrefix(path, "/v1/models/"); ok {
+		name, tail := cutName(rest)
+		return route{model: name, protocol: protocol.V1{}, infer: version(tail, ":") == ":predict"}, name != ""
+	}
+	if rest, ok := strings.CutPrefix(path, "/v2/models/"); ok {
+		name, tail := cutName(rest)
+		return route{model: name, protocol: protocol.OIP{}, infer: version(tail, "/") == "/infer"}, name != ""
+	}
+	return route{}, false
+}
+
+func cutName(rest string) (name, tail string) {
+	if i := strings.IndexAny(rest, "/:"); i >= 0 {
+		return rest[:i], rest[i:]
+	}
+	return rest, ""
+}
+
+// version is what follows /versions/V, or a label, up to the separator; the tail itself if neither is there.
+func version(tail, separator string) string {
+	for _, prefix := range []string{"/versions/", "/labels/"} {
+		if rest, ok := strings.CutPrefix(tail, prefix); ok {
+			if i := strings.Index(rest, separator); i > 0 {
+				return rest[i:]
+			}
+		}
+	}
+	return tail
+}
+
+// clean reports whether a path has no segment that another server could read as a step to somewhere else.
+func clean(path string) bool {
+	return !strings.Contains(path, "//") && !strings.Contains(path+"/", "/../") && !strings.Contains(path+"/", "/./") &&
+		!strings.Contains(path, `\`)
+}
+
+// closest is the known name most like this one, empty where none is within two edits.
+func closest(name string, known []string) string {
+	best, distance := "", 3
+	for _, k := range known {
+		if d := edits(name, k); d < distance && d < len(k) {
+			best, distance = k, d
+		}
+	}
+	return best
+}
+
+// edits is the Levenshtein distance between two names.
+func edits(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
