@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,6 +71,10 @@ var help = map[string]string{
 	"flyball_scale_blocked":                       "1 while the reason keeps the size from what the signals ask for.",
 	"flyball_scale_last_change_timestamp_seconds": "When the size was last changed, in Unix time.",
 }
+
+// OutputMetrics are the names of the series that scale rules write to the store. A store that also scrapes /metrics of the
+// same process would have them twice, and leaves them out there.
+func OutputMetrics() []string { return slices.Sorted(maps.Keys(help)) }
 
 // Describe implements prometheus.Collector as an unchecked one: which series there are depends on the rules.
 func (m *Metrics) Describe(chan<- *prometheus.Desc) {}

@@ -20,7 +20,7 @@ func TestImports(t *testing.T) {
 		"flyball/batchproxy/loadgen":          {},
 		"flyball/batchproxy/protocol":         {},
 		"flyball/cmd/flyball":                 {"flyball/"},
-		"flyball/cmd/flyball/web":             {},
+		"flyball/cmd/flyball/web":             {"flyball/rules"},
 		"flyball/examples/modelserver":        {"flyball/examples/modelserver/digits"},
 		"flyball/examples/modelserver/digits": {},
 		"flyball/examples/quickstart":         {},

@@ -21,6 +21,7 @@ import (
 type Options struct {
 	MaxBytes int64 // of the file; 0: 64 MiB, some 50,000 decisions
 	Memory   int   // newest decisions kept in memory; 0: 2,000
+	ReadOnly bool  // read what there is, beside the process that writes it
 	Log      *slog.Logger
 
 	// Watch is called after each decision was written, in order, without the journal's lock. It must not block.
@@ -53,7 +54,11 @@ func Open(path string, opts Options) (*Journal, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	flags := os.O_RDWR | os.O_CREATE
+	if opts.ReadOnly {
+		flags = os.O_RDONLY
+	}
+	file, err := os.OpenFile(path, flags, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
@@ -71,7 +76,7 @@ func (j *Journal) load() error {
 	for number := 1; ; number++ {
 		line, err := r.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			if len(line) > 0 {
+			if len(line) > 0 && !j.opts.ReadOnly {
 				j.opts.Log.Warn("journal: cut off a line that was not finished", "path", j.path, "line", number)
 			}
 			break
@@ -86,6 +91,9 @@ func (j *Journal) load() error {
 			continue
 		}
 		j.remember(d)
+	}
+	if j.opts.ReadOnly {
+		return nil
 	}
 	if err := j.file.Truncate(whole); err != nil {
 		return err
@@ -156,7 +164,7 @@ func (j *Journal) Append(d *rules.Decision) error {
 func (j *Journal) append(line []byte, d *rules.Decision) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.file == nil {
+	if j.file == nil || j.opts.ReadOnly {
 		return fs.ErrClosed
 	}
 	if j.size > 0 && j.size+int64(len(line)) > j.opts.MaxBytes {
@@ -255,7 +263,11 @@ func (j *Journal) Close() error {
 	if j.file == nil {
 		return nil
 	}
-	err := errors.Join(j.file.Sync(), j.file.Close())
+	var err error
+	if !j.opts.ReadOnly {
+		err = j.file.Sync()
+	}
+	err = errors.Join(err, j.file.Close())
 	j.file = nil
 	return err
 }

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -150,6 +151,30 @@ func TestRotate(t *testing.T) {
 	st := replayed(open(t, path, Options{}))
 	if st.Replicas != want.Replicas || !st.LastUp.Equal(want.LastUp) || st.Replicas != 2001 {
 		t.Errorf("state %+v, want %+v", st, want)
+	}
+}
+
+func TestReadOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	writer := open(t, path, Options{})
+	write(t, writer, decision(1, rules.Applied))
+	f, _ := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	f.WriteString(`{"id": "half`)
+	f.Close()
+	before, _ := os.ReadFile(path)
+	reader := open(t, path, Options{ReadOnly: true})
+	if got := ids(reader.Recent(Filter{}, 9)); got != "id1 applied" {
+		t.Errorf("got %s", got)
+	}
+	if err := reader.Append(decision(2, rules.Applied)); err == nil {
+		t.Error("wrote")
+	}
+	reader.Close()
+	if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+		t.Error("reading changed the file")
+	}
+	if _, err := Open(filepath.Join(t.TempDir(), "none"), Options{ReadOnly: true}); !os.IsNotExist(errors.Unwrap(err)) {
+		t.Errorf("got %v", err)
 	}
 }
 

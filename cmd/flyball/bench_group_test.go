@@ -1,0 +1,91 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"flyball/actuators"
+	"flyball/actuators/actuatortest"
+	"flyball/rules"
+	"flyball/rules/journal"
+	"flyball/rules/store"
+)
+
+// BenchmarkGroupIteration is one iteration of a group of scale rules as it runs in production: real rules, the real
+// engine and journal, an actuator in memory. Each rule asks one query and for its age.
+func BenchmarkGroupIteration(b *testing.B) {
+	for _, n := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			o := store.DefaultOptions()
+			o.Dir = filepath.Join(b.TempDir(), "tsdb")
+			s, err := store.Open(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			j, err := journal.Open(filepath.Join(b.TempDir(), "decisions.jsonl"), journal.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer j.Close()
+
+			data := store.Group{Name: "data", Interval: 15 * time.Second}
+			scale := store.Group{Name: "scale", Interval: 15 * time.Second}
+			var text strings.Builder
+			text.WriteString("groups:\n- name: scale\n  rules:\n")
+			for i := range n {
+				data.Rules = append(data.Rules, store.Rule{Record: &store.Record{
+					Name: "demand", Expr: fmt.Sprintf("vector(%d + time() %% 7)", 100+i%300), Labels: map[string]string{"model": fmt.Sprint("m", i)},
+				}})
+				fmt.Fprintf(&text, "  - scale: m%d\n    target: {kind: process, name: m%d}\n    mode: act\n    max: 8\n    queries: {demand: 'demand{model=\"m%d\"}'}\n    signals: [{name: load, value: demand, target_per_replica: 130}]\n", i, i, i)
+			}
+			file, err := (&rules.Reader{Defaults: rules.Defaults{EvaluationInterval: 15 * time.Second, ScrapeInterval: 15 * time.Second}}).Parse("rules.yml", []byte(text.String()))
+			if err != nil {
+				b.Fatal(err)
+			}
+			fake := &actuatortest.Fake{}
+			metrics := rules.NewMetrics(prometheus.NewRegistry())
+			for _, r := range file.Groups[0].Rules {
+				fake.Resize(actuators.Target{Kind: "process", Name: r.Scale.Name}, 1)
+				scale.Rules = append(scale.Rules, store.Rule{Evaluator: rules.NewScaler(r.Scale, rules.ScalerOptions{
+					Querier: s, Actuator: fake, Journal: j, Metrics: metrics, Acting: true,
+				})})
+			}
+			if err := s.SetGroups([]store.Group{data, scale}); err != nil {
+				b.Fatal(err)
+			}
+			at := time.Now().Truncate(15 * time.Second)
+			iterate := func() {
+				at = at.Add(15 * time.Second)
+				if n, err := s.EvalGroups(b.Context(), at); err != nil || n != 2 {
+					b.Fatal(n, err)
+				}
+			}
+			iterate() // the first one writes every rule's first decision, and scales
+			iterate()
+			b.ReportAllocs()
+			var took time.Duration
+			for b.Loop() {
+				iterate()
+				for _, g := range s.Groups() {
+					if g.Name == "scale" {
+						took += g.Duration
+					}
+				}
+			}
+			b.ReportMetric(took.Seconds()*1000/float64(b.N), "ms/scale-group")
+			for _, g := range s.Groups() {
+				for _, r := range g.Rules {
+					if r.LastError != "" {
+						b.Fatal(r.LastError)
+					}
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"flyball/rules"
+	"flyball/rules/source"
+)
+
+func checkConfigCommand(app *kingpin.Application, stdout io.Writer) command {
+	c := checkParent(app).Command("config", "Check a configuration file and the rule files that it names; every fault at once, as file:line:column.")
+	path := c.Arg("file", "The configuration file.").Default("flyball.yml").String()
+	return command{c.FullCommand(), func(context.Context) error {
+		l, err := load(*path)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(stdout, "%s: ok: %s\n", *path, l.summary())
+		return err
+	}}
+}
+
+func checkRulesCommand(app *kingpin.Application, stdout io.Writer) command {
+	c := checkParent(app).Command("rules", "Check rule files on their own; whether their targets exist is for check config.")
+	paths := c.Arg("file", "Rule files.").Required().Strings()
+	evaluation := c.Flag("evaluation-interval", "Of groups that name none.").Default("15s").Duration()
+	scrape := c.Flag("scrape-interval", "Of what the rules read.").Default("15s").Duration()
+	return command{c.FullCommand(), func(context.Context) error {
+		return checkRules(stdout, *paths, *evaluation, *scrape)
+	}}
+}
+
+// checkParent is the command `check`, made once.
+func checkParent(app *kingpin.Application) *kingpin.CmdClause {
+	if c := app.GetCommand("check"); c != nil {
+		return c
+	}
+	return app.Command("check", "Check files without running anything.")
+}
+
+func checkRules(stdout io.Writer, paths []string, evaluation, scrape time.Duration) error {
+	reader := rules.Reader{
+		Defaults: rules.Defaults{EvaluationInterval: evaluation, ScrapeInterval: scrape}, CheckTarget: checkKind,
+	}
+	var faults []error
+	for _, path := range paths {
+		f, err := reader.ReadFile(path)
+		faults = append(faults, err)
+		if err == nil {
+			n := countRules([]*rules.File{f})
+			if _, err := fmt.Fprintf(stdout, "%s: ok: %s\n", path, n); err != nil {
+				return err
+			}
+		}
+	}
+	return source.Join(faults...)
+}
+
+func (l *loaded) summary() string {
+	return fmt.Sprintf("%s, %s, %s, %s", plural(len(l.rules), "rule file"), countRules(l.rules),
+		plural(len(l.Batchproxy.Models), "model"), plural(len(l.targets()), "target"))
+}
+
+// ruleCount counts rules by kind.
+type ruleCount struct{ groups, record, alert, scale int }
+
+func countRules(files []*rules.File) (n ruleCount) {
+	for _, f := range files {
+		n.groups += len(f.Groups)
+		for _, g := range f.Groups {
+			for _, r := range g.Rules {
+				switch {
+				case r.Record != nil:
+					n.record++
+				case r.Alert != nil:
+					n.alert++
+				case r.Scale != nil:
+					n.scale++
+				}
+			}
+		}
+	}
+	return n
+}
+
+func (n ruleCount) String() string {
+	return fmt.Sprintf("%s, %d record, %d alert, %d scale", plural(n.groups, "group"), n.record, n.alert, n.scale)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

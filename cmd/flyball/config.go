@@ -1,0 +1,217 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/units"
+	"github.com/prometheus/common/model"
+	"gopkg.in/yaml.v3"
+
+	"flyball/actuators/process"
+	"flyball/batchproxy"
+	"flyball/exporter"
+	"flyball/rules"
+	"flyball/rules/source"
+	"flyball/rules/store"
+)
+
+// Config is the configuration file: each part has its own type, with its defaults and what is wrong with it.
+type Config struct {
+	Global        Global            `yaml:"global"`
+	Storage       Storage           `yaml:"storage"`
+	ScrapeConfigs *yaml.Node        `yaml:"scrape_configs"` // Prometheus's own format, for rules/store to read
+	RuleFiles     []string          `yaml:"rule_files"`
+	Exporter      exporter.Config   `yaml:"exporter"`
+	Batchproxy    batchproxy.Config `yaml:"batchproxy"`
+	Actuators     Actuators         `yaml:"actuators"`
+}
+
+// Global are Prometheus's global settings.
+type Global struct {
+	ScrapeInterval     model.Duration    `yaml:"scrape_interval"`
+	ScrapeTimeout      model.Duration    `yaml:"scrape_timeout"` // 0: 10 s, or the interval if that is shorter
+	EvaluationInterval model.Duration    `yaml:"evaluation_interval"`
+	ExternalLabels     map[string]string `yaml:"external_labels"`
+}
+
+// Storage is where samples and decisions are kept, and how many.
+type Storage struct {
+	Path      string           `yaml:"path"`
+	Retention model.Duration   `yaml:"retention"`
+	MaxBytes  units.Base2Bytes `yaml:"max_bytes"`
+}
+
+// Actuators are the targets of each kind.
+type Actuators struct {
+	Process process.Config `yaml:"process"`
+}
+
+// DefaultConfig returns what holds where the file says nothing.
+func DefaultConfig() Config {
+	return Config{
+		Global: Global{
+			// Prometheus's customary interval: GPUs take minutes to come, so seconds would only cost.
+			ScrapeInterval:     model.Duration(15 * time.Second),
+			EvaluationInterval: model.Duration(15 * time.Second),
+		},
+		Storage: Storage{
+			Path:      "data",
+			Retention: model.Duration(15 * 24 * time.Hour), // Prometheus's default
+			MaxBytes:  units.GiB,                           // a node's exporter and some models for 15 days take a third
+		},
+		Exporter:   exporter.DefaultConfig(),
+		Batchproxy: batchproxy.DefaultConfig(),
+		Actuators:  Actuators{Process: process.DefaultConfig()},
+	}
+}
+
+// loaded is a configuration with all that it refers to, read and checked.
+type loaded struct {
+	Config
+	rules  []*rules.File
+	scrape store.ScrapeConfigs
+}
+
+// load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them.
+func load(path string) (*loaded, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration (--config.file): %w", err)
+	}
+	parsed, err := source.Parse(path, text)
+	if err != nil {
+		return nil, err
+	}
+	d := parsed.Decoder()
+	l := &loaded{Config: DefaultConfig()}
+	d.Decode(&l.Config)
+	l.validate(d, filepath.Dir(path))
+	reader := rules.Reader{Defaults: l.ruleDefaults(), CheckTarget: l.checkTarget}
+	var ruleFaults []error
+	for _, file := range l.findRules(d, filepath.Dir(path)) {
+		f, err := reader.ReadFile(file.name)
+		switch _, inFile := errors.AsType[source.Errors](err); {
+		case err == nil:
+			l.rules = append(l.rules, f)
+		case inFile:
+			ruleFaults = append(ruleFaults, err)
+		default:
+			d.FaultAt(file.at, 0, "%s", err)
+		}
+	}
+	if err := source.Join(append([]error{d.Err()}, ruleFaults...)...); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (c *Config) ruleDefaults() rules.Defaults {
+	return rules.Defaults{
+		EvaluationInterval: time.Duration(c.Global.EvaluationInterval),
+		ScrapeInterval:     time.Duration(c.Global.ScrapeInterval),
+	}
+}
+
+func (l *loaded) validate(d *source.Decoder, dir string) {
+	d.Faults("global", l.Global.validate())
+	d.Faults("storage", l.Storage.validate())
+	d.Faults("exporter", l.Exporter.Validate())
+	d.Faults("batchproxy", l.Batchproxy.Validate())
+	d.Faults("actuators.process", l.Actuators.Process.Validate())
+	for i, m := range l.Batchproxy.Models {
+		for j, u := range m.Upstreams {
+			if _, known := l.Actuators.Process[u.Target]; u.Target != "" && !known {
+				at := fmt.Sprintf("batchproxy.models[%d].upstreams[%d].target", i, j)
+				d.FaultAt(at, 0, "no target %q in actuators.process%s", u.Target, source.DidYouMean(u.Target, l.targets()))
+			}
+		}
+	}
+	if l.ScrapeConfigs != nil {
+		text, err := yaml.Marshal(l.ScrapeConfigs)
+		if err == nil {
+			l.scrape, err = store.ParseScrapeConfigs(text, store.ScrapeGlobal{
+				Interval: time.Duration(l.Global.ScrapeInterval), Timeout: time.Duration(l.Global.ScrapeTimeout), Dir: dir,
+			})
+		}
+		d.Faults("", err)
+	}
+}
+
+func (g Global) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if g.ScrapeInterval <= 0 {
+		fault("scrape_interval: %s is not an interval: give more than 0s, such as 15s", g.ScrapeInterval)
+	}
+	if g.EvaluationInterval <= 0 {
+		fault("evaluation_interval: %s is not an interval: give more than 0s, such as 15s", g.EvaluationInterval)
+	}
+	if g.ScrapeTimeout < 0 || g.ScrapeTimeout > g.ScrapeInterval {
+		fault("scrape_timeout: %s is not between 0s and scrape_interval, which is %s", g.ScrapeTimeout, g.ScrapeInterval)
+	}
+	for name := range g.ExternalLabels {
+		if !model.UTF8Validation.IsValidLabelName(name) {
+			fault("external_labels: %q is not a label name", name)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (s Storage) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if s.Path == "" {
+		fault("path: empty: give a directory")
+	}
+	if s.Retention <= 0 {
+		fault("retention: %s keeps nothing: give more than 0s, such as 15d", s.Retention)
+	}
+	if s.MaxBytes <= 0 {
+		fault("max_bytes: %d keeps nothing: give a size, such as 1GiB", int64(s.MaxBytes))
+	}
+	return errors.Join(faults...)
+}
+
+// ruleFile is a rule file and the place in the configuration that names it.
+type ruleFile struct{ name, at string }
+
+// findRules lists the rule files, each once. A pattern may match none; a name without a pattern must be there, which
+// reading it says.
+func (l *loaded) findRules(d *source.Decoder, dir string) (files []ruleFile) {
+	seen := map[string]bool{}
+	for i, pattern := range l.RuleFiles {
+		at := fmt.Sprintf("rule_files[%d]", i)
+		if !filepath.IsAbs(pattern) {
+			pattern = filepath.Join(dir, pattern)
+		}
+		names := []string{pattern}
+		if strings.ContainsAny(pattern, "*?[") {
+			var err error
+			if names, err = filepath.Glob(pattern); err != nil {
+				d.FaultAt(at, 0, "%q is not a pattern: %s", pattern, err)
+			}
+		}
+		for _, name := range names {
+			if !seen[name] {
+				seen[name] = true
+				files = append(files, ruleFile{name, at})
+			}
+		}
+	}
+	return files
+}
+
+func (c *Config) targets() []string {
+	var names []string
+	for name := range c.Actuators.Process {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,558 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"flyball/batchproxy/loadgen"
+	"flyball/rules"
+)
+
+// instance is a real flyball with a configuration, its own directory and its own ports.
+type instance struct {
+	t          *testing.T
+	dir        string
+	web, proxy string
+	args       []string
+	cmd        *exec.Cmd
+	out        *output
+	ended      chan struct{} // closed when the process has been waited for
+	err        error         // of Wait, once ended
+}
+
+// output is what a process wrote so far.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// newInstance writes the quickstart's own files into a directory, with edits (old and new text in turn).
+func newInstance(t *testing.T, edits ...string) *instance {
+	t.Helper()
+	i := &instance{t: t, dir: t.TempDir(), web: freePort(t), proxy: freePort(t)}
+	for _, name := range []string{"flyball.yml", "rules.yml"} {
+		text, err := os.ReadFile(filepath.Join("../../examples/quickstart", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		edited := strings.ReplaceAll(string(text), "bin/modelserver", built.path("modelserver"))
+		for e := 0; e+1 < len(edits); e += 2 {
+			edited = strings.ReplaceAll(edited, edits[e], edits[e+1])
+		}
+		if err := os.WriteFile(filepath.Join(i.dir, name), []byte(edited), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return i
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// start runs flyball and waits until it is ready.
+func (i *instance) start(more ...string) {
+	i.t.Helper()
+	i.args = append([]string{
+		"run", "--config.file=" + filepath.Join(i.dir, "flyball.yml"), "--storage.path=" + i.state(), "--act.enabled",
+		"--decisions.print", "--web.listen-address=" + i.web, "--batchproxy.listen-address=" + i.proxy,
+	}, more...)
+	i.cmd = exec.Command(built.path("flyball"), i.args...)
+	i.out = &output{}
+	i.cmd.Stdout, i.cmd.Stderr = i.out, i.out
+	if err := i.cmd.Start(); err != nil {
+		i.t.Fatal(err)
+	}
+	i.ended = make(chan struct{})
+	cmd, ended := i.cmd, i.ended
+	go func() {
+		defer close(ended)
+		i.err = cmd.Wait()
+	}()
+	i.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+		if i.t.Failed() {
+			i.t.Logf("flyball's output:\n%s", tail(i.out.String(), 8000))
+		}
+	})
+	i.eventually(20*time.Second, "flyball is ready", func() bool { return status("http://"+i.web+"/-/ready") == http.StatusOK })
+}
+
+func tail(text string, n int) string {
+	if len(text) > n {
+		return "..." + text[len(text)-n:]
+	}
+	return text
+}
+
+func (i *instance) state() string { return filepath.Join(i.dir, "state") }
+
+// eventually polls a condition: what other processes do cannot be waited for otherwise.
+func (i *instance) eventually(limit time.Duration, what string, holds func() bool) {
+	i.t.Helper()
+	for end := time.Now().Add(limit); !holds(); {
+		if time.Now().After(end) {
+			i.t.Fatalf("not within %s: %s", limit, what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func status(url string) int {
+	response, err := http.Get(url)
+	if err != nil {
+		return 0
+	}
+	defer response.Body.Close()
+	_, _ = io.Copy(io.Discard, response.Body)
+	return response.StatusCode
+}
+
+// decisions are those that the API has, oldest first.
+func (i *instance) decisions() []rules.Decision {
+	i.t.Helper()
+	response, err := http.Get("http://" + i.web + "/api/v1/flyball/decisions?limit=1000")
+	if err != nil {
+		return nil // it may be down
+	}
+	defer response.Body.Close()
+	var answer struct{ Data []rules.Decision }
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		i.t.Fatal(err)
+	}
+	slices.Reverse(answer.Data)
+	return answer.Data
+}
+
+func (i *instance) applied(action rules.Action) (found []rules.Decision) {
+	for _, d := range i.decisions() {
+		if d.Result == rules.Applied && d.Action == action && !d.Start {
+			found = append(found, d)
+		}
+	}
+	return found
+}
+
+func (i *instance) held(reason rules.Reason) bool {
+	return slices.ContainsFunc(i.decisions(), func(d rules.Decision) bool {
+		return d.Action == rules.Hold && slices.Contains(d.Reasons, reason)
+	})
+}
+
+// metric is the sum of the series of a metric on a /metrics page whose line contains all of the parts.
+func metric(address, name string, parts ...string) (sum float64) {
+	response, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		return 0
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, name) || !strings.ContainsAny(line[len(name):len(name)+1], "{ ") ||
+			slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+			continue
+		}
+		field := strings.Fields(line)
+		v, _ := strconv.ParseFloat(field[len(field)-1], 64)
+		sum += v
+	}
+	return sum
+}
+
+// load follows a demand until its end or until the context ends, and returns the report.
+func (i *instance) load(ctx context.Context, trace string) loadgen.Report {
+	i.t.Helper()
+	reference := i.modelserver()
+	file := filepath.Join(i.dir, "trace.csv")
+	if err := os.WriteFile(file, []byte(trace), 0o644); err != nil {
+		i.t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, built.path("flyball"), "bench", "http://"+i.proxy, "--reference-url=http://"+reference, "--trace="+file, "-o", "json")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var report loadgen.Report
+	if e := json.Unmarshal(out.Bytes(), &report); e != nil {
+		i.t.Errorf("bench: %v, %v: %s", err, e, errs.String())
+	}
+	return report
+}
+
+// modelserver starts the example model server without an emulated accelerator.
+func (i *instance) modelserver() string {
+	i.t.Helper()
+	address := freePort(i.t)
+	cmd := exec.Command(built.path("modelserver"), "--web.listen-address="+address, "--log.level=error")
+	if err := cmd.Start(); err != nil {
+		i.t.Fatal(err)
+	}
+	i.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	i.eventually(10*time.Second, "the reference model server is ready", func() bool {
+		return status("http://"+address+"/v2/health/ready") == http.StatusOK
+	})
+	return address
+}
+
+// descendants are the processes below one, found as long as it lives.
+func descendants(pid int) (found []int) {
+	entries, _ := os.ReadDir("/proc")
+	children := map[int][]int{}
+	for _, e := range entries {
+		child, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue
+		}
+		// pid (comm) state ppid: comm may hold anything, so the fields are counted from its end.
+		field := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		parent, _ := strconv.Atoi(field[1])
+		children[parent] = append(children[parent], child)
+	}
+	for queue := []int{pid}; len(queue) > 0; queue = queue[1:] {
+		found = append(found, children[queue[0]]...)
+		queue = append(queue, children[queue[0]]...)
+	}
+	return found
+}
+
+func alive(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// A zombie has ended; its parent, which may be a container's first process, has yet to say so.
+	return !strings.Contains(string(text[bytes.LastIndexByte(text, ')')+1:])[:3], "Z")
+}
+
+func (i *instance) stop(s os.Signal) {
+	i.t.Helper()
+	pids := append(descendants(i.cmd.Process.Pid), i.cmd.Process.Pid)
+	if len(pids) < 3 {
+		i.t.Errorf("only %d processes: a replica has a supervisor and a server", len(pids))
+	}
+	if err := i.cmd.Process.Signal(s); err != nil {
+		i.t.Fatal(err)
+	}
+	select {
+	case <-i.ended:
+	case <-time.After(40 * time.Second):
+		i.t.Fatal("did not end")
+	}
+	i.eventually(15*time.Second, "no process is left", func() bool { return !slices.ContainsFunc(pids, alive) })
+	for _, address := range []string{i.web, i.proxy} {
+		if l, err := net.Listen("tcp", address); err != nil {
+			i.t.Errorf("%s is still taken: %v", address, err)
+		} else {
+			l.Close()
+		}
+	}
+}
+
+// TestClosedLoop is the product in one test: demand rises and falls, replicas follow, and no answer is wrong or lost.
+func TestClosedLoop(t *testing.T) {
+	i := newInstance(t)
+	i.start()
+	i.eventually(20*time.Second, "the first replica serves", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })
+
+	replicas := map[string]bool{}
+	ctx, cancel := context.WithCancel(t.Context())
+	var watch sync.WaitGroup
+	watch.Go(func() { // which replicas answered: each has images of its own
+		for ctx.Err() == nil {
+			for _, a := range addresses(i.web) {
+				if metric(a, "modelserver_images_total") > 0 {
+					replicas[a] = true
+				}
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	})
+	report := i.load(t.Context(), "0,60\n6,300\n24,40\n54,40\n")
+	cancel()
+	watch.Wait()
+
+	c := report.Counts
+	if c.OK < 6000 || c.Wrong != 0 || report.Lost != 0 || c.Errors() != 0 {
+		t.Errorf("answers: %+v, lost %d, examples %+v", c, report.Lost, report.Examples)
+	}
+	ups, downs := i.applied(rules.Up), i.applied(rules.Down)
+	if len(ups) == 0 || len(downs) == 0 {
+		t.Fatalf("applied %d up and %d down:\n%s", len(ups), len(downs), i.out)
+	}
+	if len(replicas) < 2 {
+		t.Errorf("only %v served: the new replica did not", replicas)
+	}
+	d := ups[0]
+	if d.Reasons[0] != rules.AboveTarget || len(d.Signals) != 1 || *d.Signals[0].Value < 130 || d.Queries[0].AgeSeconds > 3 {
+		t.Errorf("the first decision up: %+v", d)
+	}
+	if !strings.Contains(i.out.String(), fmt.Sprintf("digits  %d -> %d  applied", d.From, d.To)) {
+		t.Errorf("no line for the decision in:\n%s", i.out)
+	}
+	for n := 1; n < len(downs); n++ {
+		if gap := downs[n].Time.Sub(downs[n-1].Time); gap < 10*time.Second {
+			t.Errorf("two changes down %s apart, within the cooldown", gap)
+		}
+	}
+	t.Run("explain", func(t *testing.T) {
+		for _, args := range [][]string{{"--url=http://" + i.web}, {"--journal=" + filepath.Join(i.state(), "decisions.jsonl")}} {
+			out, err := exec.Command(built.path("flyball"), append([]string{"explain", "digits"}, args...)...).CombinedOutput()
+			for _, want := range []string{"process/digits", "query", "model:requests:rate5s", "at 130 a replica", "stages"} {
+				if err != nil || !strings.Contains(string(out), want) {
+					t.Errorf("%v: %v, no %q in:\n%s", args, err, want, out)
+				}
+			}
+		}
+	})
+	t.Run("page", func(t *testing.T) {
+		response, err := http.Get("http://" + i.web + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		page, _ := io.ReadAll(response.Body)
+		for _, want := range []string{`data-testid="mode">acting`, "AboveTarget", "process/digits", "quickstart"} {
+			if !strings.Contains(string(page), want) {
+				t.Errorf("no %q on the page", want)
+			}
+		}
+	})
+	t.Run("metrics", func(t *testing.T) {
+		for name, least := range map[string]float64{
+			"flyball_scale_applied_total": 2, "flyball_batchproxy_requests_total": 6000, "flyball_node_cpu_seconds_total": 1,
+			"flyball_scale_desired_replicas": 1, "flyball_build_info": 1, "flyball_collector_success": 1,
+			"flyball_rule_group_last_evaluation_timestamp_seconds": 1e9, "flyball_process_replicas": 1,
+		} {
+			if got := metric(i.web, name); got < least {
+				t.Errorf("%s is %g, expected %g or more", name, got, least)
+			}
+		}
+	})
+	i.stop(os.Interrupt)
+	if i.err != nil {
+		t.Errorf("Ctrl-C: %v", i.err)
+	}
+	if files, _ := filepath.Glob(filepath.Join(os.TempDir(), "flyball-[^t]*")); len(files) > 0 {
+		t.Errorf("left behind: %v", files)
+	}
+}
+
+// addresses are those of the replicas, from the page's table.
+func addresses(web string) (found []string) {
+	response, err := http.Get("http://" + web + "/")
+	if err != nil {
+		return nil
+	}
+	defer response.Body.Close()
+	page, _ := io.ReadAll(response.Body)
+	_, table, _ := strings.Cut(string(page), `data-testid="replicas"`)
+	table, _, _ = strings.Cut(table, "</table>")
+	for _, cell := range strings.Split(table, "<td>") {
+		if host, port, err := net.SplitHostPort(strings.TrimSpace(strings.SplitN(cell, "<", 2)[0])); err == nil {
+			found = append(found, net.JoinHostPort(host, port))
+		}
+	}
+	return found
+}
+
+// TestKill9 ends flyball alone, in mid-cooldown. Nothing is left of it, and the next start goes on where it was.
+func TestKill9(t *testing.T) {
+	i := newInstance(t, "down: {window: 10s, cooldown: 10s", "down: {window: 2s, cooldown: 25s", "target_per_replica: 130", "target_per_replica: 40")
+	i.start()
+	i.eventually(20*time.Second, "the first replica serves", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })
+	ctx, cancel := context.WithCancel(t.Context())
+	var g sync.WaitGroup
+	g.Go(func() { i.load(ctx, "0,150\n60,150\n120,150\n") })
+	i.eventually(40*time.Second, "four replicas", func() bool {
+		ups := i.applied(rules.Up)
+		return len(ups) > 0 && ups[len(ups)-1].To >= 4
+	})
+	cancel()
+	g.Wait()
+	i.eventually(30*time.Second, "a change down", func() bool { return len(i.applied(rules.Down)) > 0 })
+	before := i.applied(rules.Down)[0]
+	i.stop(syscall.SIGKILL)
+
+	i.start()
+	i.eventually(20*time.Second, "the size of before", func() bool {
+		return slices.ContainsFunc(i.decisions(), func(d rules.Decision) bool {
+			return d.Start && d.To == before.To && d.Reasons[0] == rules.Restored
+		})
+	})
+	i.eventually(20*time.Second, "the replicas of before serve", func() bool {
+		return metric(i.web, "flyball_scale_ready_replicas") == float64(before.To)
+	})
+	i.eventually(40*time.Second, "the next change down", func() bool { return len(i.applied(rules.Down)) > 1 })
+	if gap := i.applied(rules.Down)[1].Time.Sub(before.Time); gap < 25*time.Second {
+		t.Errorf("down again after %s: the restart lost the cooldown of 25s", gap)
+	}
+	if !slices.ContainsFunc(i.decisions(), func(d rules.Decision) bool {
+		return d.Time.After(before.Time) && slices.Contains(d.Reasons, rules.Cooldown)
+	}) {
+		t.Error("nothing was held by the cooldown")
+	}
+	i.stop(syscall.SIGTERM)
+	if i.err != nil {
+		t.Errorf("SIGTERM: %v", i.err)
+	}
+}
+
+// replicaPIDs are the model servers below flyball: the children of its supervisors.
+func (i *instance) replicaPIDs() (found []int) {
+	for _, pid := range descendants(i.cmd.Process.Pid) {
+		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); bytes.HasPrefix(line, []byte(built.path("modelserver"))) {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// TestReplicaFaults: whatever befalls a replica, the size is held, the reason is said, and it comes back.
+func TestReplicaFaults(t *testing.T) {
+	// Two replicas that no demand asks for: without the faults they would go down to one.
+	base := []string{"min: 1", "min: 1\n    annotations: {}", "down: {window: 10s, cooldown: 10s", "down: {window: 1s, cooldown: 0s", "restart_backoff", "restart_backoff"}
+	perReplica := append(slices.Clone(base),
+		`demand: model:requests:rate5s{model="digits"}`,
+		`demand: {expr: 'rate(modelserver_images_total[5s])', reduce: sum, expect: replicas}`)
+	twoReplicas := []string{"min: 1", "min: 2", "drain: 10s", "drain: 10s\n      replicas: 2"}
+
+	serving := func(i *instance, n int) func() bool {
+		return func() bool { return metric(i.web, "flyball_scale_ready_replicas") == float64(n) }
+	}
+	t.Run("killed", func(t *testing.T) {
+		i := newInstance(t, append(slices.Clone(base), twoReplicas...)...)
+		i.start()
+		i.eventually(20*time.Second, "two serve", serving(i, 2))
+		pids := i.replicaPIDs()
+		if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		i.eventually(10*time.Second, "held while it is away", func() bool { return i.held(rules.InFlight) })
+		i.eventually(20*time.Second, "another one in its place", func() bool {
+			now := i.replicaPIDs()
+			return len(now) == 2 && !slices.Contains(now, pids[0]) && serving(i, 2)()
+		})
+		i.noChange()
+	})
+	t.Run("stopped, and the scrape of it fails", func(t *testing.T) {
+		i := newInstance(t, append(slices.Clone(perReplica), twoReplicas...)...)
+		i.start()
+		i.eventually(20*time.Second, "two serve and are scraped", func() bool {
+			ds := i.decisions()
+			return serving(i, 2)() && len(ds) > 0 && ds[len(ds)-1].Queries[0].Series == 2 && ds[len(ds)-1].Queries[0].Fault == ""
+		})
+		pid := i.replicaPIDs()[0]
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		i.eventually(30*time.Second, "held: a series is missing", func() bool {
+			return slices.ContainsFunc(i.decisions(), func(d rules.Decision) bool {
+				return d.Action == rules.Hold && slices.Contains(d.Reasons, rules.MetricMissing) && strings.Contains(d.Text, "1 series of 2 expected")
+			})
+		})
+		i.eventually(20*time.Second, "held: it is not ready", func() bool { return i.held(rules.InFlight) })
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		i.eventually(30*time.Second, "it serves again", serving(i, 2))
+		i.noChange()
+	})
+	t.Run("never ready", func(t *testing.T) {
+		i := newInstance(t, append(slices.Clone(base), "--log.level=warn]", "--log.level=warn, --start-delay=1h]", "drain: 10s", "drain: 1s\n      replicas: 3")...)
+		i.start()
+		i.eventually(20*time.Second, "held: none is ready", func() bool { return i.held(rules.InFlight) })
+		i.noChange()
+	})
+	t.Run("crash-looping", func(t *testing.T) {
+		i := newInstance(t, append(slices.Clone(base), "--log.level=warn]", "--no-such-flag]", "drain: 10s", "drain: 1s\n      replicas: 3\n      restart_backoff: {min: 100ms, max: 1s}")...)
+		i.start()
+		i.eventually(20*time.Second, "held: none is ready", func() bool { return i.held(rules.InFlight) })
+		i.eventually(20*time.Second, "restarts are counted", func() bool { return metric(i.web, "flyball_process_restarts_total") >= 3 })
+		if !strings.Contains(i.out.String(), "unknown long flag") {
+			t.Errorf("the log does not say why it ends:\n%s", tail(i.out.String(), 2000))
+		}
+		i.noChange()
+	})
+}
+
+// noChange says that no size was changed since the start.
+func (i *instance) noChange() {
+	i.t.Helper()
+	if n := len(i.applied(rules.Up)) + len(i.applied(rules.Down)); n > 0 {
+		i.t.Errorf("%d changes:\n%s", n, i.out)
+	}
+}
+
+// TestSecondInstance: a second flyball stops before it touches anything, and says why.
+func TestSecondInstance(t *testing.T) {
+	i := newInstance(t)
+	i.start()
+	second := func(args ...string) string {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		out, err := exec.CommandContext(ctx, built.path("flyball"), append([]string{"run", "--config.file=" + filepath.Join(i.dir, "flyball.yml")}, args...)...).CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+			t.Errorf("%v: %v", args, err)
+		}
+		return string(out)
+	}
+	free := func() string { return freePort(t) }
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--web.listen-address=" + i.web, "--storage.path=" + t.TempDir()},
+			"flyball: listen on " + i.web + ": the address is in use: is flyball running already? --web.listen-address gives another\n"},
+		{[]string{"--web.listen-address=" + free(), "--batchproxy.listen-address=" + i.proxy, "--storage.path=" + t.TempDir()},
+			"flyball: listen on " + i.proxy + ": the address is in use: is flyball running already? --batchproxy.listen-address gives another\n"},
+		{[]string{"--web.listen-address=" + free(), "--batchproxy.listen-address=" + free(), "--storage.path=" + i.state()},
+			"flyball: data directory " + filepath.Join(i.state(), "tsdb") + " is in use by another process"},
+	} {
+		if got := second(tt.args...); !strings.Contains("\n"+got, "\n"+tt.want) {
+			t.Errorf("%v:\n got %s\nwant %s", tt.args, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"flyball/rules"
+	"flyball/rules/journal"
+)
+
+type explainOptions struct {
+	rule    string
+	url     string
+	journal string
+	at      string
+	output  string
+	last    int
+}
+
+func explainCommand(app *kingpin.Application, stdout io.Writer) command {
+	c := app.Command("explain", "Say why a scale rule decided what it did: every input, every stage, every reason.")
+	var o explainOptions
+	c.Arg("rule", "Name of the scale rule.").Required().StringVar(&o.rule)
+	c.Flag("url", "Of the running flyball.").Default("http://127.0.0.1:9838").StringVar(&o.url)
+	c.Flag("journal", "Read this journal (decisions.jsonl) instead of asking a running flyball.").StringVar(&o.journal)
+	c.Flag("at", "The decision that held at this time (RFC 3339, or 15:04:05 today); default: the last one.").StringVar(&o.at)
+	c.Flag("last", "How many decisions, newest first.").Default("1").IntVar(&o.last)
+	c.Flag("output", "Format: text or json.").Short('o').Default("text").EnumVar(&o.output, "text", "json")
+	return command{c.FullCommand(), func(ctx context.Context) error { return explain(ctx, stdout, o) }}
+}
+
+func explain(ctx context.Context, stdout io.Writer, o explainOptions) error {
+	if o.last < 1 {
+		return exitError{exitUsage, fmt.Errorf("--last is %d: expected 1 or more", o.last)}
+	}
+	until, err := parseTime(o.at, time.Now())
+	if err != nil {
+		return exitError{exitUsage, err}
+	}
+	var found []*rules.Decision
+	if o.journal != "" {
+		found, err = journalDecisions(o.journal, journal.Filter{Rule: o.rule, Until: until}, o.last)
+	} else {
+		found, err = askDecisions(ctx, o.url, o.rule, until, o.last)
+	}
+	if err != nil {
+		return fmt.Errorf("explain %s: %w", o.rule, err)
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("explain %s: no decision of that rule: names are in the rule files, and `flyball check config` counts them", o.rule)
+	}
+	if o.output == "json" {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(found)
+	}
+	for i, d := range found {
+		if i > 0 {
+			fmt.Fprintln(stdout)
+		}
+		if err := writeDecision(stdout, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func parseTime(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t, nil
+	}
+	t, err := time.ParseInLocation(time.TimeOnly, text, now.Location())
+	if err != nil {
+		return time.Time{}, fmt.Errorf("--at is %q: expected a time such as %s or 15:04:05", text, time.RFC3339)
+	}
+	y, m, d := now.Date()
+	// A second holds the decision that was made within it.
+	return time.Date(y, m, d, t.Hour(), t.Minute(), t.Second(), 1e9-1, now.Location()), nil
+}
+
+// journalDecisions reads a journal without taking part in it: flyball may be running on it.
+func journalDecisions(path string, f journal.Filter, n int) ([]*rules.Decision, error) {
+	j, err := journal.Open(path, journal.Options{ReadOnly: true, Memory: 1 << 20})
+	if err != nil {
+		return nil, err
+	}
+	defer j.Close()
+	return j.Recent(f, n), nil
+}
+
+func askDecisions(ctx context.Context, base, rule string, until time.Time, n int) ([]*rules.Decision, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	query := url.Values{"rule": {rule}, "limit": {fmt.Sprint(n)}}
+	if !until.IsZero() {
+		query.Set("until", until.Format(time.RFC3339Nano))
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		strings.TrimSuffix(base, "/")+"/api/v1/flyball/decisions?"+query.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("%w: is flyball running there? --journal reads decisions from a file", err)
+	}
+	defer response.Body.Close()
+	var answer struct {
+		Status string
+		Error  string
+		Data   []*rules.Decision
+	}
+	if err := json.NewDecoder(io.LimitReader(response.Body, 64<<20)).Decode(&answer); err != nil {
+		return nil, fmt.Errorf("%s answered %s, which is not flyball's API: %w", base, response.Status, err)
+	}
+	if answer.Status != "success" {
+		return nil, fmt.Errorf("%s: %s", base, answer.Error)
+	}
+	return answer.Data, nil
+}
+
+// writeDecision writes a decision for a reader.
+func writeDecision(w io.Writer, d *rules.Decision) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(format string, args ...any) { fmt.Fprintf(t, format+"\n", args...) }
+	line("%s  %s  %d -> %d  %s  %s", d.Time.Local().Format(time.RFC3339), d.Rule, d.From, d.To, d.Result, d.ReasonText())
+	line("\t%s", d.Text)
+	if d.Error != "" {
+		line("\terror: %s", d.Error)
+	}
+	line("")
+	line("target\t%s\t%s\tid %s", d.Target, d.Mode, d.ID)
+	line("replicas\t%d asked for\t%d ready\tmin %d\tmax %d", d.Replicas.Spec, d.Replicas.Ready, d.Replicas.Min, d.Replicas.Max)
+	for _, q := range d.Queries {
+		if q.Fault != "" {
+			line("query\t%s\t%s\t%s\t%s", q.Name, q.Fault, q.Detail, q.Expr)
+			continue
+		}
+		line("query\t%s\t%.6g\t%s old, %d series\t%s", q.Name, *q.Value, time.Duration(q.AgeSeconds*float64(time.Second)).Round(10*time.Millisecond), q.Series, q.Expr)
+	}
+	for _, s := range d.Signals {
+		if s.Proposal == nil {
+			line("signal\t%s\t%s", s.Name, s.Reason)
+			continue
+		}
+		line("signal\t%s\t%.6g\tat %.6g a replica\tneeds %d\t%s", s.Name, *s.Value, s.TargetPerReplica, *s.Proposal, s.Reason)
+	}
+	for _, s := range d.Steps {
+		state := "does not hold"
+		switch {
+		case s.Fault != "":
+			state = string(s.Fault)
+		case s.Fired:
+			state = "fired"
+		case s.Holds:
+			state = "holds, not for long enough"
+		}
+		line("when\t%s\t%s\t%s", s.If, s.Do, state)
+	}
+	if !d.Start {
+		line("stages\tcombined %d\tgated %d\tstabilized %d\tlimited %d", d.Combined, d.Gated, d.Stabilized, d.Limited)
+	}
+	return t.Flush()
+}

@@ -1,0 +1,165 @@
+// Command flyball measures model servers, batches and schedules their requests, and decides and carries out how many
+// replicas they have. README.md is where to start; `flyball run` is the only command that goes on running.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/version"
+
+	"flyball/actuators/process"
+	"flyball/exporter/gpu"
+	"flyball/rules/source"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitMissed = 3 // a threshold was missed, or only lint findings
+)
+
+// Commands that flyball starts itself with; they are not for users and not in the help.
+const (
+	superviseCommand = "supervise"
+	nvmlCommand      = "nvml-worker"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run is main without the exit, so that tests can call it.
+func run(args []string) int {
+	if len(args) > 0 {
+		switch args[0] { // before all else: a supervisor is started for each replica
+		case superviseCommand:
+			return process.Supervise(args[1:], os.Stdin)
+		case nvmlCommand:
+			return nvmlWorker()
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	return execute(ctx, args, os.Stdout, os.Stderr)
+}
+
+// command is one verb: it takes part in the command line and does its work.
+type command struct {
+	name string
+	do   func(ctx context.Context) error
+}
+
+// execute parses the command line and does what it says.
+func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := kingpin.New("flyball", "Measures model servers, batches their requests and decides how many replicas they have, in Prometheus's own terms.")
+	app.HelpFlag.Short('h')
+	app.UsageWriter(stdout).ErrorWriter(stderr)
+	done := -1
+	app.Terminate(func(code int) { done = code })
+	commands := []command{
+		runCommand(app, stdout, stderr),
+		checkConfigCommand(app, stdout),
+		checkRulesCommand(app, stdout),
+		explainCommand(app, stdout),
+		benchCommand(app, stdout, stderr),
+		versionCommand(app, stdout),
+	}
+	if len(args) == 0 {
+		app.Usage(nil)
+		return exitUsage
+	}
+	chosen, err := app.Parse(args)
+	if done >= 0 { // --help and the like have been answered
+		return done
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "flyball: %s%s\nTry flyball --help.\n", err, didYouMean(app, args, err))
+		return exitUsage
+	}
+	i := slices.IndexFunc(commands, func(c command) bool { return c.name == chosen })
+	err = commands[i].do(ctx)
+	code, coded := errors.AsType[exitError](err)
+	switch {
+	case err == nil:
+		return exitOK
+	case coded:
+		if code.err != nil {
+			fmt.Fprintf(stderr, "flyball: %s\n", code.err)
+		}
+		return code.code
+	}
+	if faults, ok := errors.AsType[source.Errors](err); ok {
+		fmt.Fprintln(stderr, faults) // each already says where it is
+		return exitFailed
+	}
+	fmt.Fprintf(stderr, "flyball: %s\n", err)
+	return exitFailed
+}
+
+// exitError ends the program with a code; err may be nil when all has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e exitError) Error() string { return fmt.Sprintf("exit %d: %v", e.code, e.err) }
+
+// didYouMean finds the command or flag that a word on a command line that could not be parsed was probably meant to be.
+func didYouMean(app *kingpin.Application, args []string, err error) string {
+	model := app.Model()
+	var commands, flags []string
+	for _, c := range model.Commands {
+		commands = append(commands, c.Name)
+		for _, f := range c.Flags {
+			flags = append(flags, "--"+f.Name)
+		}
+		for _, sub := range c.Commands {
+			commands = append(commands, sub.Name)
+			for _, f := range sub.Flags {
+				flags = append(flags, "--"+f.Name)
+			}
+		}
+	}
+	for _, arg := range args {
+		word, _, _ := strings.Cut(arg, "=")
+		if !strings.Contains(err.Error(), word) {
+			continue
+		}
+		known := commands
+		if strings.HasPrefix(word, "--") {
+			known = flags
+		}
+		if !slices.Contains(known, word) {
+			return source.DidYouMean(word, known)
+		}
+	}
+	return ""
+}
+
+func versionCommand(app *kingpin.Application, stdout io.Writer) command {
+	c := app.Command("version", "Print the version.")
+	return command{c.FullCommand(), func(context.Context) error {
+		_, err := fmt.Fprintln(stdout, version.Print("flyball"))
+		return err
+	}}
+}
+
+func nvmlWorker() int {
+	// Its parent ends it; a Ctrl-C in the terminal is the parent's to handle.
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM)
+	if err := gpu.Worker(context.Background(), os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
+	return exitOK
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/version"
+
+	"flyball/actuators/process"
+	"flyball/cmd/flyball/web"
+	"flyball/rules"
+	"flyball/rules/journal"
+	"flyball/rules/store"
+)
+
+// webServer serves the page, /metrics, health and the API.
+func (a *app) webServer() *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", metricsHandler(a.metrics))
+	mux.Handle("GET /metrics/embedded", metricsHandler(a.embedded))
+	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
+		web.Text(w, http.StatusOK, "flyball is healthy.\n")
+	})
+	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-a.ready:
+			web.Text(w, http.StatusOK, "flyball is ready.\n")
+		default:
+			web.Text(w, http.StatusServiceUnavailable, "flyball is starting.\n")
+		}
+	})
+	page := web.Page{Version: version.Version, Acting: a.opts.act, Status: a.status}
+	if a.journal != nil {
+		page.Decisions = decisions{a.journal}
+	}
+	page.Register(mux)
+	return &http.Server{
+		Handler: mux,
+		// What is asked for here is small and quick; a client that takes longer is broken or hostile.
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
+	}
+}
+
+// proxyServer serves the batching proxy, over HTTP/1 and HTTP/2 without TLS.
+func (a *app) proxyServer() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: a.proxy, Protocols: protocols,
+		// No WriteTimeout: it would cut long answers and streams; the proxy has its own timeout for each model.
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	}
+}
+
+func metricsHandler(reg *prometheus.Registry) http.Handler {
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+		ErrorHandling:     promhttp.ContinueOnError, // one bad collector must not take the rest away
+		EnableOpenMetrics: true,
+		Registry:          reg,
+	})
+}
+
+// decisions adapts the journal to what the page reads.
+type decisions struct{ j *journal.Journal }
+
+func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
+	return d.j.Recent(journal.Filter{ID: f.ID, Rule: f.Rule, Since: f.Since, Until: f.Until}, n)
+}
+
+// status gathers what the page shows besides decisions.
+func (a *app) status(context.Context) web.Status {
+	var s web.Status
+	if a.proxy != nil {
+		for _, m := range a.proxy.Models() {
+			s.Models = append(s.Models, web.Model{Name: m.Name, Ready: m.Ready, Queued: m.Queued, Running: m.Running})
+		}
+	}
+	for _, sc := range a.scalers {
+		rule := web.Rule{Name: sc.Name(), Target: sc.Rule().Target.String(), Acts: sc.Acts(), Last: sc.Last()}
+		s.Rules = append(s.Rules, rule)
+	}
+	if a.processes != nil {
+		for _, name := range a.loaded.targets() {
+			for _, r := range a.processes.Replicas(name) {
+				s.Replicas = append(s.Replicas, replica(name, r))
+			}
+		}
+	}
+	if a.store != nil {
+		s.Groups, s.Targets = groups(a.store.Groups()), targets(a.store.Targets())
+		for _, alert := range a.store.Alerts() {
+			s.Alerts = append(s.Alerts, web.Alert{Labels: alert.Labels.String(), State: alert.State, Since: alert.ActiveAt, Value: alert.Value})
+		}
+	}
+	return s
+}
+
+func replica(target string, r process.ReplicaStatus) web.Replica {
+	return web.Replica{
+		Target: target, Index: r.Index, Address: r.Address, PID: r.PID, State: string(r.State), Since: r.Since,
+		Restarts: r.Restarts, LastExit: r.LastExit,
+	}
+}
+
+func groups(all []store.GroupStatus) (out []web.Group) {
+	for _, g := range all {
+		group := web.Group{Name: g.Name, File: g.File, Interval: g.Interval, Last: g.LastEvaluation, Duration: g.Duration}
+		for _, r := range g.Rules {
+			if r.LastError != "" {
+				group.Errors = append(group.Errors, r.Name+": "+r.LastError)
+			}
+		}
+		group.Rules = len(g.Rules)
+		out = append(out, group)
+	}
+	return out
+}
+
+func targets(all []store.Target) (out []web.Target) {
+	for _, t := range all {
+		out = append(out, web.Target{
+			Job: t.Job, URL: t.URL, Health: t.Health, Error: t.LastError, Last: t.LastScrape, Duration: t.LastScrapeDuration,
+		})
+	}
+	return out
+}

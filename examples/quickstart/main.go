@@ -1,0 +1,163 @@
+// Command quickstart closes the loop on one machine: it runs flyball with the configuration beside it, and a day of real
+// demand in two minutes against it. `make run` builds and starts it; Ctrl-C ends everything.
+//
+// It is only a parent: `flyball run` does the work, `flyball bench` is the load, and a model server without the emulated
+// accelerator tells the right answers beforehand, one image at a time.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"golang.org/x/sync/errgroup"
+)
+
+// speedup makes a day two minutes.
+const speedup = 720
+
+type options struct {
+	bin, config, demand, storage, web, proxy, logLevel string
+	days                                               int
+	bench                                              bool
+}
+
+func main() {
+	var o options
+	app := kingpin.New("quickstart", "Runs flyball's closed loop on one machine, under real demand.")
+	app.UsageWriter(os.Stdout).ErrorWriter(os.Stderr)
+	app.Flag("bin", "Directory of the programs that make build makes.").Default("bin").StringVar(&o.bin)
+	app.Flag("config.file", "Configuration of flyball.").Default("examples/quickstart/flyball.yml").StringVar(&o.config)
+	app.Flag("demand", "The demand to follow.").Default("examples/quickstart/demand.csv").StringVar(&o.demand)
+	app.Flag("storage.path", "Where flyball keeps its history.").Default("data/quickstart").StringVar(&o.storage)
+	app.Flag("web.listen-address", "Of flyball's page.").Default("127.0.0.1:9838").StringVar(&o.web)
+	app.Flag("batchproxy.listen-address", "Of the model.").Default("127.0.0.1:8090").StringVar(&o.proxy)
+	app.Flag("log.level", "Of flyball: debug, info, warn or error.").Default("warn").StringVar(&o.logLevel)
+	app.Flag("days", "Days of demand, two minutes each, 1 to 7.").Default("7").IntVar(&o.days)
+	app.Flag("load", "Put the load on; without it only flyball runs.").Default("true").BoolVar(&o.bench)
+	kingpin.MustParse(app.Parse(os.Args[1:]))
+
+	// Children are asked to end by this process, not by the terminal: see endWithParent.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := o.run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "quickstart: %s\n", err)
+		os.Exit(1)
+	}
+}
+
+func (o options) run(ctx context.Context) error {
+	if o.days < 1 || o.days > 7 {
+		return fmt.Errorf("--days is %d: expected 1 to 7", o.days)
+	}
+	// When one of them ends, the others do; flyball goes on after the load.
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := o.child(ctx, "flyball", "run", "--config.file="+o.config, "--storage.path="+o.storage, "--act.enabled",
+			"--decisions.print", "--log.level="+o.logLevel, "--web.listen-address="+o.web, "--batchproxy.listen-address="+o.proxy)
+		if err == nil && ctx.Err() == nil {
+			err = errors.New("flyball ended")
+		}
+		return err
+	})
+	if o.bench {
+		g.Go(func() error { return o.load(ctx) })
+	}
+	return g.Wait()
+}
+
+// load waits until the model answers and follows the demand.
+func (o options) load(ctx context.Context) error {
+	reference, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	// The model server of the right answers lives as long as the bench needs it.
+	learning, done := context.WithCancel(ctx)
+	defer done()
+	var g errgroup.Group
+	g.Go(func() error {
+		return o.child(learning, "modelserver", "--web.listen-address="+reference, "--log.level=error")
+	})
+	bench := func() error {
+		defer done()
+		for _, url := range []string{"http://" + reference + "/v2/health/ready", "http://" + o.proxy + "/v2/health/ready"} {
+			if err := waitReady(ctx, url); err != nil {
+				return nil // ended before it was ready; the child that failed says why
+			}
+		}
+		fmt.Printf("load   real LLM demand (ServeGen, Apache-2.0), a day in 2 minutes, %d days, 78 to 455 requests/s, real digits, answers checked\n", o.days)
+		err := o.child(ctx, "flyball", "bench", "http://"+o.proxy, "--reference-url=http://"+reference, "--trace="+o.demand,
+			fmt.Sprintf("--speedup=%d", speedup), fmt.Sprintf("--duration=%s", time.Duration(o.days)*24*time.Hour/speedup),
+			fmt.Sprintf("--report-every=%s", 24*time.Hour/speedup), "--brief")
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			fmt.Printf("%s  the load has ended; the page http://%s/ shows the rest; Ctrl-C ends everything\n", time.Now().Format(time.TimeOnly), o.web)
+		} else {
+			fmt.Fprintf(os.Stderr, "quickstart: load: %s\n", err)
+		}
+		return nil
+	}
+	err = bench()
+	return errors.Join(err, g.Wait())
+}
+
+// child runs one of the programs until it ends, or ctx does: then it is asked to, and killed when it takes too long.
+func (o options) child(ctx context.Context, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(o.bin, name), args...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = time.Minute
+	endWithParent(cmd)
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return nil // asked to end
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", name, args[0], err)
+	}
+	return nil
+}
+
+func waitReady(ctx context.Context, url string) error {
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		if response, err := http.DefaultClient.Do(request); err == nil {
+			_, _ = io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
