@@ -3,6 +3,7 @@ package batchproxy
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -38,8 +39,33 @@ func (a *answer) write(w http.ResponseWriter) int {
 	}
 	header["Content-Length"] = []string{strconv.Itoa(len(a.body.b))}
 	w.WriteHeader(a.code)
-	_, _ = w.Write(a.body.b) // a client that has gone is no error of ours
+	writeBody(w, a.body.b)
 	return a.code
+}
+
+const (
+	// takeTime is how long a client may take for a piece of its answer, or it has gone: what it does not read is
+	// memory, and a shutdown waits for it.
+	takeTime = 30 * time.Second
+	piece    = 256 << 10
+	// atOnce is how much the server takes before it writes to the connection.
+	atOnce = 2 << 10
+)
+
+// writeBody sends the body of an answer. That the client has gone is no error of ours.
+func writeBody(w http.ResponseWriter, body []byte) {
+	if len(body) <= atOnce {
+		_, _ = w.Write(body)
+		return
+	}
+	control := http.NewResponseController(w)
+	for part := range slices.Chunk(body, piece) {
+		_ = control.SetWriteDeadline(time.Now().Add(takeTime)) // a writer that has none does not wait either
+		if _, err := w.Write(part); err != nil {
+			return
+		}
+	}
+	_ = control.SetWriteDeadline(time.Time{}) // the connection may serve another request
 }
 
 func (a *answer) release() {
@@ -64,6 +90,13 @@ func writeRetry(w http.ResponseWriter, code int, after time.Duration, message st
 	seconds := max(1, int((after+time.Second-1)/time.Second))
 	w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	return writeError(w, code, message)
+}
+
+// writeGone answers a client that closed the connection, and returns 0, which stands for it in metrics. One that closed
+// only its own side still reads this, where the server would tell it 200 if nothing were written.
+func writeGone(w http.ResponseWriter) int {
+	writeError(w, http.StatusBadRequest, "the client closed the connection before the answer")
+	return 0
 }
 
 func writeJSON(w http.ResponseWriter, code int, text string) int {

@@ -23,8 +23,9 @@ type request struct {
 	key      []byte // of its lane
 	demand   *demand
 
-	entry *Entry[*request] // guarded by the model's mutex, as is batch
+	entry *Entry[*request] // guarded by the model's mutex, as are batch and left
 	batch *batch
+	left  bool // the client has gone, and quit has taken note
 
 	state  atomic.Int32 // waiting, then either answered or gone
 	answer *answer      // set before done is closed
@@ -92,8 +93,10 @@ func (f *failure) answer(model string, closed bool) *answer {
 	}
 }
 
-// resolve gets an answer for each member from the replica, and returns those that have none, with the reason.
-func (m *model) resolve(ctx context.Context, to *replica, members []*request) ([]*request, *failure) {
+// resolve gets an answer from the batch's replica for each of these members, and returns those that have none, with the
+// reason.
+func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
+	ctx, to := b.ctx, b.replica
 	if members = stillThere(members); len(members) == 0 {
 		return nil, nil
 	}
@@ -114,29 +117,54 @@ func (m *model) resolve(ctx context.Context, to *replica, members []*request) ([
 			err: fmt.Errorf("answered %d", resp.code),
 		}
 	case resp.code >= 500:
-		return members, &failure{sent: true, replica: to, err: fmt.Errorf("answered %d", resp.code)}
+		f := &failure{sent: true, replica: to, err: fmt.Errorf("answered %d", resp.code)}
+		if resp.code != http.StatusInternalServerError || b.attempt == 0 {
+			return members, f
+		}
+		return m.blame(b, members, f)
 	case len(members) == 1:
 		m.deliverWhole(resp, members)
 		return nil, nil
 	case resp.code == http.StatusOK:
 		if err := m.deliverParts(resp, members); err != nil {
-			return m.aloneFromNow(ctx, to, members, err)
+			return m.aloneFromNow(b, members, err)
 		}
 		return nil, nil
 	case resp.code < 400:
-		return m.aloneFromNow(ctx, to, members, fmt.Errorf("the replica answered %d", resp.code))
-	case ofAll(resp.code):
+		return m.aloneFromNow(b, members, fmt.Errorf("the replica answered %d", resp.code))
+	case concernsAll(resp.code):
 		m.deliverWhole(resp, members)
 		return nil, nil
 	default:
-		m.proxy.metrics.bisects.WithLabelValues(m.config.Name).Inc()
-		half := len(members) / 2
-		return m.each(ctx, to, [][]*request{members[:half], members[half:]})
+		return m.bisect(b, members)
 	}
 }
 
-// ofAll reports whether an error is about the path or the rights, which the members of a batch share.
-func ofAll(code int) bool {
+// blame deals with members that two calls have answered with 500: some servers say so to a request that is wrong, and
+// only that one shall fail. Where the budget is used up all fail.
+func (m *model) blame(b *batch, members []*request, f *failure) ([]*request, *failure) {
+	if len(members) == 1 {
+		members[0].deliver(f.answer(m.config.Name, false))
+		return nil, nil
+	}
+	m.mu.Lock()
+	may := m.budget.take(2)
+	m.mu.Unlock()
+	if !may {
+		return members, f
+	}
+	return m.bisect(b, members)
+}
+
+// bisect sends the halves of the members.
+func (m *model) bisect(b *batch, members []*request) ([]*request, *failure) {
+	m.proxy.metrics.bisects.WithLabelValues(m.config.Name).Inc()
+	half := len(members) / 2
+	return m.each(b, [][]*request{members[:half], members[half:]})
+}
+
+// concernsAll reports whether an error is about the path or the rights, which the members of a batch share.
+func concernsAll(code int) bool {
 	switch code {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
 		return true
@@ -145,9 +173,9 @@ func ofAll(code int) bool {
 }
 
 // each resolves parts of a batch one after the other, until the replica fails.
-func (m *model) each(ctx context.Context, to *replica, parts [][]*request) ([]*request, *failure) {
+func (m *model) each(b *batch, parts [][]*request) ([]*request, *failure) {
 	for i, part := range parts {
-		left, failure := m.resolve(ctx, to, part)
+		left, failure := m.resolve(b, part)
 		if failure != nil {
 			for _, rest := range parts[i+1:] {
 				left = append(left[:len(left):len(left)], rest...)
@@ -163,7 +191,7 @@ func (m *model) each(ctx context.Context, to *replica, parts [][]*request) ([]*r
 const aloneTime = time.Minute
 
 // aloneFromNow sends every member by itself, and the lane's next requests too.
-func (m *model) aloneFromNow(ctx context.Context, to *replica, members []*request, why error) ([]*request, *failure) {
+func (m *model) aloneFromNow(b *batch, members []*request, why error) ([]*request, *failure) {
 	m.proxy.logger.Warn("an answer cannot be split; such requests go alone for a while", "model", m.config.Name, "err", why)
 	m.mu.Lock()
 	m.batcher.Alone(members[0].key, time.Now().Add(aloneTime))
@@ -172,7 +200,7 @@ func (m *model) aloneFromNow(ctx context.Context, to *replica, members []*reques
 	for i := range members {
 		parts[i] = members[i : i+1]
 	}
-	return m.each(ctx, to, parts)
+	return m.each(b, parts)
 }
 
 // unanswered sorts out why a call gave no answer.
@@ -251,6 +279,7 @@ func (m *model) call(ctx context.Context, to *replica, members []*request) (*res
 	var header http.Header
 	if len(members) == 1 {
 		header = endToEnd(make(http.Header, len(first.incoming.Header)+1), first.incoming.Header)
+		deleteForwarded(header)
 	} else {
 		parsed := make([]*protocol.Request, len(members))
 		for i, r := range members {

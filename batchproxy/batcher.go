@@ -24,10 +24,10 @@ type Batcher[R any] struct {
 	lanes map[string]*lane[R]
 	full  []*lane[R] // those with MaxSize rows or more, in no order
 	// alone has the lanes whose requests turned out not to share a batch well, and until when that is remembered.
-	alone          map[string]time.Time
-	oldest, newest *Entry[R] // all entries in the order in which they came
-	queued         int
-	came           uint64
+	alone  map[string]time.Time
+	all    chain[R]
+	queued int
+	came   uint64
 }
 
 // Entry is one request in the queue.
@@ -36,19 +36,31 @@ type Entry[R any] struct {
 	Items   int // rows
 	Arrived time.Time
 
-	seq          uint64 // order of arrival
-	lane         *lane[R]
-	older, newer *Entry[R] // of all
-	prev, next   *Entry[R] // of the lane
+	seq   uint64 // order of arrival
+	lane  *lane[R]
+	links [2]links[R] // in the chain of all and in the lane's
 }
 
 type lane[R any] struct {
-	name        string
-	maxSize     int
-	first, last *Entry[R]
-	items       int
-	full        int // index in Batcher.full, -1 if not there
+	chain[R]
+	name    string
+	maxSize int
+	items   int
+	full    int // index in Batcher.full, -1 if not there
 }
+
+// chain is entries in the order in which they came.
+type chain[R any] struct {
+	which       int // of an entry's links are this chain's
+	first, last *Entry[R]
+}
+
+type links[R any] struct{ older, newer *Entry[R] }
+
+const (
+	ofAll = iota
+	ofLane
+)
 
 // Batch is what leaves together.
 type Batch[R any] struct {
@@ -118,12 +130,12 @@ func (b *Batcher[R]) Alone(name []byte, until time.Time) {
 
 // Next is the batch to send now, for a caller that has a free replica. With flush nothing is held for others.
 func (b *Batcher[R]) Next(now time.Time, flush bool) (Batch[R], bool) {
-	if b.oldest == nil {
+	if b.all.first == nil {
 		return Batch[R]{}, false
 	}
 	// The oldest request of all is due before any other, and its lane's is older than that of any full lane.
-	l, reason := b.oldest.lane, "max_wait"
-	if now.Sub(b.oldest.Arrived) < b.rule.MaxWait {
+	l, reason := b.all.first.lane, "max_wait"
+	if now.Sub(b.all.first.Arrived) < b.rule.MaxWait {
 		reason = "drain"
 		if !flush {
 			if l = b.oldestFull(); l == nil {
@@ -150,7 +162,7 @@ func (b *Batcher[R]) Next(now time.Time, flush bool) (Batch[R], bool) {
 // Expired takes out the requests that have waited for longer than the timeout.
 func (b *Batcher[R]) Expired(now time.Time) []*Entry[R] {
 	var expired []*Entry[R]
-	for e := b.oldest; e != nil && now.Sub(e.Arrived) >= b.rule.Timeout; e = b.oldest {
+	for e := b.all.first; e != nil && now.Sub(e.Arrived) >= b.rule.Timeout; e = b.all.first {
 		b.remove(e)
 		expired = append(expired, e)
 	}
@@ -161,17 +173,17 @@ func (b *Batcher[R]) Expired(now time.Time) []*Entry[R] {
 // where nothing is queued.
 func (b *Batcher[R]) Wake(free bool) time.Time {
 	switch {
-	case b.oldest == nil:
+	case b.all.first == nil:
 		return time.Time{}
 	case free && b.rule.MaxWait < b.rule.Timeout:
-		return b.oldest.Arrived.Add(b.rule.MaxWait)
+		return b.all.first.Arrived.Add(b.rule.MaxWait)
 	default:
-		return b.oldest.Arrived.Add(b.rule.Timeout)
+		return b.all.first.Arrived.Add(b.rule.Timeout)
 	}
 }
 
 func (b *Batcher[R]) open(now time.Time, name string) *lane[R] {
-	l := &lane[R]{name: name, maxSize: b.rule.MaxSize, full: -1}
+	l := &lane[R]{chain: chain[R]{which: ofLane}, name: name, maxSize: b.rule.MaxSize, full: -1}
 	if until, ok := b.alone[name]; ok {
 		if now.Before(until) {
 			l.maxSize = 1
@@ -193,81 +205,59 @@ func (b *Batcher[R]) oldestFull() *lane[R] {
 	return oldest
 }
 
-// insert puts an entry in its place by age: last for a new one, near the front for one that comes back.
 func (b *Batcher[R]) insert(l *lane[R], e *Entry[R]) {
 	e.lane = l
 	b.queued++
-	if b.newest == nil || b.newest.seq < e.seq {
-		e.older, e.newer = b.newest, nil
-	} else {
-		e.newer = b.oldest
-		for e.newer.seq < e.seq {
-			e.newer = e.newer.newer
-		}
-		e.older = e.newer.older
-	}
-	if e.older == nil {
-		b.oldest = e
-	} else {
-		e.older.newer = e
-	}
-	if e.newer == nil {
-		b.newest = e
-	} else {
-		e.newer.older = e
-	}
-
 	l.items += e.Items
-	if l.last == nil || l.last.seq < e.seq {
-		e.prev, e.next = l.last, nil
-	} else {
-		e.next = l.first
-		for e.next.seq < e.seq {
-			e.next = e.next.next
-		}
-		e.prev = e.next.prev
-	}
-	if e.prev == nil {
-		l.first = e
-	} else {
-		e.prev.next = e
-	}
-	if e.next == nil {
-		l.last = e
-	} else {
-		e.next.prev = e
-	}
+	b.all.insert(e)
+	l.insert(e)
 	b.mark(l)
 }
 
 func (b *Batcher[R]) remove(e *Entry[R]) {
-	b.queued--
-	if e.older == nil {
-		b.oldest = e.newer
-	} else {
-		e.older.newer = e.newer
-	}
-	if e.newer == nil {
-		b.newest = e.older
-	} else {
-		e.newer.older = e.older
-	}
 	l := e.lane
+	e.lane = nil
+	b.queued--
 	l.items -= e.Items
-	if e.prev == nil {
-		l.first = e.next
-	} else {
-		e.prev.next = e.next
-	}
-	if e.next == nil {
-		l.last = e.prev
-	} else {
-		e.next.prev = e.prev
-	}
-	e.lane, e.older, e.newer, e.prev, e.next = nil, nil, nil, nil, nil
+	b.all.remove(e)
+	l.remove(e)
 	b.mark(l)
 	if l.first == nil {
 		delete(b.lanes, l.name)
+	}
+}
+
+// insert puts an entry in its place by age: last for a new one, near the front for one that comes back.
+func (l *chain[R]) insert(e *Entry[R]) {
+	at := links[R]{older: l.last}
+	if l.last != nil && l.last.seq > e.seq {
+		at.newer = l.first
+		for at.newer.seq < e.seq {
+			at.newer = at.newer.links[l.which].newer
+		}
+		at.older = at.newer.links[l.which].older
+	}
+	e.links[l.which] = at
+	l.join(at, e, e)
+}
+
+func (l *chain[R]) remove(e *Entry[R]) {
+	at := e.links[l.which]
+	e.links[l.which] = links[R]{}
+	l.join(at, at.newer, at.older)
+}
+
+// join makes an entry the one after at.older, and an entry the one before at.newer.
+func (l *chain[R]) join(at links[R], newer, older *Entry[R]) {
+	if at.older == nil {
+		l.first = newer
+	} else {
+		at.older.links[l.which].newer = newer
+	}
+	if at.newer == nil {
+		l.last = older
+	} else {
+		at.newer.links[l.which].older = older
 	}
 }
 

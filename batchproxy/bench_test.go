@@ -64,7 +64,7 @@ func BenchmarkServeHTTP(b *testing.B) {
 }
 
 // cpu is the processor time that this process has used.
-func cpu(b *testing.B) time.Duration {
+func cpu(b testing.TB) time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
 		b.Fatal(err)

@@ -83,39 +83,42 @@ var (
 	errNoRoom   = errors.New("the requests held have no room for more")
 )
 
+// firstGrant is how much room a body gets on its sender's word alone. Then it gets as much again as has come, so that
+// nobody takes up room by announcing much and sending nothing.
+const firstGrant = 64 << 10
+
 // readFrom fills the buffer with all that r has, of which size bytes are expected (-1 if not known) and up to limit are
 // taken. Where room is not 0 the bytes are reserved, and count among those of all buffers.
 func (b *buffer) readFrom(r io.Reader, size, limit, room int64) error {
 	if size > limit {
 		return errTooLarge
 	}
-	granted := size
+	first := int64(firstGrant)
 	if size < 0 {
-		granted = 4096
+		size, first = limit, 4<<10
 	}
-	if room > 0 {
-		if err := b.reserve(granted, room); err != nil {
-			return err
-		}
-	}
-	b.b = slices.Grow(b.b, int(granted)+1) // one more, to see the end without growing
+	var granted int64
 	for {
-		if len(b.b) == cap(b.b) {
-			b.b = append(b.b, 0)[:len(b.b)]
-		}
-		n, err := r.Read(b.b[len(b.b):cap(b.b)])
-		b.b = b.b[:len(b.b)+n]
-		if have := int64(len(b.b)); have > limit {
+		have := int64(len(b.b))
+		if have > limit {
 			return errTooLarge
-		} else if have > granted {
+		}
+		if have >= granted {
+			upTo := have + max(min(max(first, have), size-have), 0)
 			if room > 0 {
-				if err := b.reserve(have-granted, room); err != nil {
+				if err := b.reserve(upTo-granted, room); err != nil {
 					return err
 				}
 			}
-			granted = have
+			granted = upTo
+			b.b = slices.Grow(b.b, int(upTo-have)+1) // one more, to see the end without growing
 		}
+		n, err := r.Read(b.b[have : granted+1])
+		b.b = b.b[:have+int64(n)]
 		if errors.Is(err, io.EOF) {
+			if int64(len(b.b)) > limit {
+				return errTooLarge
+			}
 			return nil
 		}
 		if err != nil {

@@ -66,7 +66,8 @@ func DefaultConfig() Config {
 			MaxResponse:      64 * units.MiB,  // as a request
 			MaxInflightBytes: 512 * units.MiB, // eight of the largest requests, thousands of ordinary ones
 		},
-		Drain: prom.Duration(30 * time.Second), // Kubernetes's grace period
+		// Half of Kubernetes's grace period of 30 s: the replicas that flyball runs itself end after the proxy.
+		Drain: prom.Duration(15 * time.Second),
 	}
 }
 

@@ -17,13 +17,15 @@
 // package protocol check it, in the request's own goroutine; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
 // requests leave together and when; picker.go chooses the replica; batch.go sends, splits and deals with failures;
-// answer.go writes. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
+// answer.go writes. budget.go bounds retries. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
 //
 // What happens when things go wrong:
 //   - A request that the replica refuses (4xx) fails alone: its batch is cut in two until it is found.
 //   - A replica that cannot be reached is left alone for a moment, and its requests wait or go to another, up to the
 //     model's timeout, then 503. One that breaks off or answers 5xx costs one retry on another replica if there is one,
 //     then 502. One that is too slow: 504.
+//   - Some servers answer 500 to a request that is wrong: a batch that gets 500 twice is cut in two as well, and only the
+//     request to blame gets 502. Such cuts and retries are at most a fifth of the calls.
 //   - An answer that cannot be split with certainty is not delivered: each request is sent again alone.
 //   - A full queue, or too many bytes held: 429 with Retry-After.
 //   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone.

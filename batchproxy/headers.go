@@ -41,8 +41,9 @@ func hop(name string) bool {
 // appendHeaders appends the headers that matter to a lane's key. Values have no line feeds.
 func appendHeaders(key []byte, header http.Header, ignore map[string]bool) []byte {
 	names := make([]string, 0, 8)
+	named := header["Connection"]
 	for name := range header {
-		if matters(name) && !ignore[name] {
+		if matters(name) && !ignore[name] && !listed(named, name) {
 			names = append(names, name)
 		}
 	}
@@ -61,8 +62,9 @@ func appendHeaders(key []byte, header http.Header, ignore map[string]bool) []byt
 // sharedHeaders are those that a batch carries for all its members.
 func sharedHeaders(header http.Header, ignore map[string]bool) http.Header {
 	out := make(http.Header, 4)
+	named := header["Connection"]
 	for name, values := range header {
-		if matters(name) && !ignore[name] {
+		if matters(name) && !ignore[name] && !listed(named, name) {
 			out[name] = values
 		}
 	}
@@ -78,6 +80,15 @@ func endToEnd(out, header http.Header) http.Header {
 		}
 	}
 	return out
+}
+
+// deleteForwarded takes out what says where a request came from, as a client may write there what it likes.
+func deleteForwarded(header http.Header) {
+	for name := range header {
+		if name == "Forwarded" || strings.HasPrefix(name, "X-Forwarded-") {
+			delete(header, name)
+		}
+	}
 }
 
 // listed reports whether a Connection header names this one.

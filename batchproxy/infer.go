@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 // infer serves a request that may be batched, and returns the status of its answer, 0 where the client went first. It
 // reads and checks the request before it queues it, so that a slow client or a wrong body holds up nobody.
 func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand) int {
-	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+	if encoding := strings.Join(r.Header["Content-Encoding"], ","); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		w.Header().Set("Accept-Encoding", "identity")
 		return writeError(w, http.StatusUnsupportedMediaType, fmt.Sprintf("body: encoded as %.40q: send it as plain JSON", encoding))
 	}
@@ -50,11 +51,14 @@ func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protoco
 	case <-r.Context().Done():
 		if req.state.CompareAndSwap(waiting, gone) {
 			m.quit(req)
-			return 0
+			return writeGone(w)
 		}
 		<-req.done // the answer came at the same time
 	}
 	defer req.answer.release()
+	if m.proxy.isDraining() {
+		w.Header().Set("Connection", "close") // the client's next request shall go elsewhere
+	}
 	return req.answer.write(w)
 }
 
@@ -72,7 +76,7 @@ func (m *model) laneKey(r *http.Request, p protocol.Protocol, parsed *protocol.R
 	return append(key, parsed.Key...)
 }
 
-// unread answers a request whose body could not be read.
+// unread answers a request whose body could not be read, and returns the status, 0 where the client went.
 func (m *model) unread(w http.ResponseWriter, r *http.Request, err error) int {
 	_, cut := errors.AsType[*http.MaxBytesError](err)
 	switch {
@@ -81,9 +85,11 @@ func (m *model) unread(w http.ResponseWriter, r *http.Request, err error) int {
 	case errors.Is(err, errNoRoom):
 		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "bytes").Inc()
 		return writeRetry(w, http.StatusTooManyRequests, time.Second, err.Error())
+	case errors.Is(err, os.ErrDeadlineExceeded): // before the context, which the server ends with the connection
+		return writeError(w, http.StatusRequestTimeout, "body: did not come in time")
 	case r.Context().Err() != nil || errors.Is(err, io.ErrUnexpectedEOF):
 		m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "queued").Inc()
-		return 0
+		return writeGone(w)
 	default:
 		return writeError(w, http.StatusBadRequest, "body: cannot be read: "+err.Error())
 	}

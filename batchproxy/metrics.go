@@ -57,7 +57,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		arrivals:      counter("arrivals_total", "Requests that clients sent, counted as they came, refused ones too: the demand.", "model", "protocol", "class"),
-		requests:      counter("requests_total", "Requests that were answered, by HTTP status; error where the client went first.", "model", "protocol", "code", "class"),
+		requests:      counter("requests_total", "Requests that were answered, by HTTP status; error where the client went first or the answer broke off.", "model", "protocol", "code", "class"),
 		duration:      histogram("request_duration_seconds", "From a request's arrival to its answer.", durationBuckets, "model", "protocol", "class"),
 		queueDuration: histogram("queue_duration_seconds", "How long requests waited to be sent in a batch.", durationBuckets, "model", "protocol", "class"),
 		running:       gauge("requests_running", "Requests that are with a replica.", "model", "protocol", "class"),

@@ -32,8 +32,9 @@ type model struct {
 	again   []*batch   // to be sent once more, as they are
 	running int
 	rate    rate
-	flush   bool // nothing is held any more
-	closed  bool // nothing is sent any more
+	budget  budget // of calls beyond the first for each batch
+	flush   bool   // nothing is held any more
+	closed  bool   // nothing is sent any more
 	timer   *time.Timer
 	wakeAt  time.Time // when the timer fires, zero if it does not
 }
@@ -50,6 +51,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 			MaxQueue: p.config.Limits.MaxQueue,
 		}),
 		picker: picker{inflight: c.Inflight},
+		budget: newBudget(),
 		v1:     p.metrics.demand(c.Name, protocol.V1{}),
 		oip:    p.metrics.demand(c.Name, protocol.OIP{}),
 	}
@@ -107,6 +109,7 @@ func (m *model) enqueue(r *request) *answer {
 func (m *model) quit(r *request) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	r.left = true
 	stage := "in_batch"
 	if m.batcher.Gone(r.entry) {
 		stage = "queued"
@@ -158,6 +161,7 @@ func (m *model) pump(now time.Time) {
 		}
 		m.proxy.metrics.batches.WithLabelValues(m.config.Name, out.Reason).Inc()
 		b.members[0].demand.batchSize.Observe(float64(out.Items))
+		m.budget.earn()
 		m.start(b, to)
 	}
 	m.arm(now, free)
@@ -189,7 +193,7 @@ func (m *model) start(b *batch, to *replica) {
 	for _, r := range b.members {
 		r.batch = b
 		r.demand.running.Inc()
-		if !r.gone() {
+		if !r.left { // rather than gone: quit is still to come for one that went just now, and counts it out
 			b.alive++
 		}
 	}
@@ -198,7 +202,7 @@ func (m *model) start(b *batch, to *replica) {
 	count := len(b.members)
 	m.wg.Go(func() {
 		defer b.cancel()
-		left, failure := m.resolve(b.ctx, to, b.members)
+		left, failure := m.resolve(b, b.members)
 		m.returned(b, count, left, failure)
 	})
 }
@@ -223,7 +227,7 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 	}
 	switch {
 	case len(left) == 0:
-	case m.closed || failure.sent && b.attempt > 0:
+	case m.closed || failure.sent && (b.attempt > 0 || !m.budget.take(1)):
 		m.fail(left, failure)
 	case !failure.sent && b.attempt == 0:
 		entries := make([]*Entry[*request], len(left))

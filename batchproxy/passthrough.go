@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,21 +35,53 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(m.proxy.base, cancel)()
-	recorder := &recorder{ResponseWriter: w, code: http.StatusOK}
-	to.forward.ServeHTTP(recorder, r.WithContext(ctx))
-	if r.Context().Err() != nil {
+	body := &clientBody{ReadCloser: r.Body}
+	r.Body = body
+	rec := &recorder{ResponseWriter: w, code: http.StatusOK}
+	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }() // see recorder.Write
+	to.forward.ServeHTTP(rec, r.WithContext(ctx))
+	switch fault := body.fault.Load(); {
+	case rec.err == nil && r.Context().Err() == nil:
+		return rec.code
+	case rec.err != nil && fault != nil:
+		return m.unread(w, r, *fault)
+	case r.Context().Err() != nil:
 		if counted {
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "in_batch").Inc()
 		}
-		return 0
+		if rec.err == nil {
+			return 0
+		}
+		return writeGone(w)
+	case m.proxy.base.Err() != nil:
+		return writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
+	case unsent(rec.err):
+		m.refused(to)
+		return writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q: replica %s cannot be reached", m.config.Name, to.address))
+	default:
+		return writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address, plainError(rec.err)))
 	}
-	return recorder.code
 }
 
-// recorder remembers the status of an answer.
+// clientBody remembers why a client's body could not be read, for which a replica is not to blame.
+type clientBody struct {
+	io.ReadCloser
+	fault atomic.Pointer[error] // a transport reads in a goroutine of its own
+}
+
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.fault.Store(&err)
+	}
+	return n, err
+}
+
+// recorder remembers the status of an answer, or why there is none, and gives up clients that do not take theirs.
 type recorder struct {
 	http.ResponseWriter
 	code int
+	err  error
 }
 
 func (r *recorder) WriteHeader(code int) {
@@ -56,10 +91,16 @@ func (r *recorder) WriteHeader(code int) {
 	r.ResponseWriter.WriteHeader(code)
 }
 
+func (r *recorder) Write(p []byte) (int, error) {
+	control := http.NewResponseController(r.ResponseWriter)
+	_ = control.SetWriteDeadline(time.Now().Add(takeTime)) // for the flush that follows too
+	return r.ResponseWriter.Write(p)
+}
+
 // Unwrap lets http.ResponseController find Flush.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// forwarder is the reverse proxy to a replica.
+// forwarder is the reverse proxy to a replica, which writes to a recorder.
 func (m *model) forwarder(to *replica) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) {
@@ -68,17 +109,11 @@ func (m *model) forwarder(to *replica) *httputil.ReverseProxy {
 		},
 		Transport:  m.proxy.transport,
 		BufferPool: &m.proxy.copies,
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			switch _, tooLargeBody := errors.AsType[*http.MaxBytesError](err); {
-			case tooLargeBody:
-				writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", int64(m.proxy.config.Limits.MaxBody)))
-			case unsent(err):
-				m.refused(to)
-				writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q: replica %s cannot be reached", m.config.Name, to.address))
-			case r.Context().Err() != nil:
-				writeError(w, http.StatusServiceUnavailable, "the request was given up")
-			default:
-				writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address, plainError(err)))
+		// What it logs is an answer that broke off, which the client sees.
+		ErrorLog: slog.NewLogLogger(m.proxy.logger.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			if rec, ok := w.(*recorder); ok {
+				rec.err = err
 			}
 		},
 	}

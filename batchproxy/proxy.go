@@ -297,11 +297,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if !p.enter() {
 		p.metrics.shed.WithLabelValues(m.config.Name, "draining").Inc()
+		w.Header().Set("Connection", "close") // or its next request may meet the end of the connection
 		code = writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
 		return
 	}
 	defer p.leave()
-	if !counted || !to.infer || r.Header.Get("Inference-Header-Content-Length") != "" {
+	if !counted || !to.infer || len(r.Header["Inference-Header-Content-Length"]) > 0 {
 		code = m.pass(w, r, d, counted)
 		return
 	}

@@ -467,7 +467,7 @@ func TestFailures(t *testing.T) {
 		{"one resets", abort, nil, 200, `{"predictions":[1]}`, ""},
 		{"one answers 500", status(500), nil, 200, `{"predictions":[1]}`, ""},
 		{"one is busy", status(503), nil, 200, `{"predictions":[1]}`, ""},
-		{"both answer 500", status(500), status(500), 502, `{"error":"model \"m\": replica ADDRESS: answered 500"}`, ""},
+		{"both are broken", status(502), status(502), 502, `{"error":"model \"m\": replica ADDRESS: answered 502"}`, ""},
 		{"both reset", abort, abort, 502, `{"error":"model \"m\": replica ADDRESS: EOF"}`, ""},
 		{"both are busy", status(429), status(429), 429, `{"error":"model \"m\": replica ADDRESS: answered 429"}`, "7"},
 		{"no right", status(401), nil, 401, "no\n", ""},

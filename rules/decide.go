@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,10 +32,13 @@ func Decide(rule *Scale, obs Observation, st State) (Decision, State) {
 		},
 		Queries: obs.Answers,
 	}
+	st = st.notAfter(obs.At)
 	p := &pipeline{rule: rule, obs: &obs, st: &st, d: &d, current: obs.Replicas.Spec}
 	if obs.TargetError != "" {
 		p.current = st.Replicas
-		p.keep(ActuatorError, "the target cannot be observed: "+obs.TargetError)
+		d.Replicas.Spec = st.Replicas // the last that is known; its ready replicas are not
+		p.note(ActuatorError, "the target cannot be observed: "+obs.TargetError)
+		d.Combined, d.Gated, d.Stabilized, d.Limited = p.current, p.current, p.current, p.current
 		return p.finish(p.current), st
 	}
 	p.pending()
@@ -54,13 +58,29 @@ type pipeline struct {
 	d       *Decision
 	current int
 
-	wants []string // what moves the size, in words
-	held  []string // what holds it
+	faulty bool     // something that going down needs is missing
+	wants  []string // what moves the size, in words
+	notes  []string // what holds it, and what else is wrong
 }
 
-func (p *pipeline) keep(r Reason, words string) {
+// note adds a reason that a reader must know of, whether or not it changes the size.
+func (p *pipeline) note(r Reason, words string) {
 	p.d.because(r)
-	p.held = append(p.held, words)
+	p.notes = append(p.notes, words)
+}
+
+// keep adds a reason that changes the size, from one number to another, from what was wanted so far.
+func (p *pipeline) keep(r Reason, from, to int, words string) int {
+	p.note(r, words)
+	p.limited(r, from, to)
+	return to
+}
+
+// limited notes that a reason held the size.
+func (p *pipeline) limited(r Reason, from, to int) {
+	if from != to && !slices.Contains(p.d.LimitedBy, r) {
+		p.d.LimitedBy = append(p.d.LimitedBy, r)
+	}
 }
 
 // pending notes since when replicas that were asked for have not been ready.
@@ -71,6 +91,15 @@ func (p *pipeline) pending() {
 	case p.st.pendingSince.IsZero():
 		p.st.pendingSince = p.obs.At
 	}
+}
+
+// late says that replicas that were asked for have not come for longer than a start takes twice, counted from when the
+// last were asked for. Past that, waiting helps nobody, and may be what keeps a broken replica from being removed.
+func (p *pipeline) late() bool {
+	if p.st.pendingSince.IsZero() {
+		return false
+	}
+	return p.obs.At.Sub(latest(p.st.pendingSince, p.st.LastUp)) > 2*time.Duration(p.rule.Startup)
 }
 
 func (p *pipeline) propose() (combined int) {
@@ -96,7 +125,7 @@ func (p *pipeline) propose() (combined int) {
 		}
 		p.d.Signals = append(p.d.Signals, record)
 	}
-	step := -1
+	step, stepWords := -1, ""
 	hold := false
 	for i := range p.rule.When {
 		record, n := p.step(i, env)
@@ -110,16 +139,17 @@ func (p *pipeline) propose() (combined int) {
 		}
 		// A step counts from the replicas that there are, so while the last ones are on their way it would count them
 		// again at every evaluation.
-		if n > p.current && p.obs.Replicas.Pending > 0 {
-			p.keep(InFlight, fmt.Sprintf("%s waits: %d of %d ready", record.Do, p.obs.Replicas.Ready, p.obs.Replicas.Spec))
+		if n > p.current && p.obs.Replicas.Pending > 0 && !p.late() {
+			p.d.because(InFlight) // in words by the gate
+			p.limited(InFlight, n, p.current)
 			n = p.current
 		}
 		if n > step {
-			step = n
+			step, stepWords = n, fmt.Sprintf("%s: %s", p.rule.When[i].words(), record.Do)
 		}
-		if n >= combined {
-			main = fmt.Sprintf("%s: %s", p.rule.When[i].words(), record.Do)
-		}
+	}
+	if step >= combined && stepWords != "" {
+		main = stepWords
 	}
 	fired := step >= combined && step >= 0
 	combined = max(combined, step)
@@ -127,8 +157,7 @@ func (p *pipeline) propose() (combined int) {
 		combined = p.current
 	}
 	if hold && combined < p.current {
-		p.keep(StepRule, "hold")
-		combined = p.current
+		combined = p.keep(StepRule, combined, p.current, "hold")
 	}
 	if main != "" {
 		p.wants = append(p.wants, main)
@@ -185,6 +214,7 @@ func (p *pipeline) step(i int, env environment) (StepRecord, int) {
 	holds, err := step.condition.bool(env)
 	if err != nil {
 		record.Fault = MetricNaN
+		p.st.hold(i, false, p.obs.At)
 		return record, 0
 	}
 	record.Holds = holds
@@ -208,48 +238,49 @@ func (s *Step) words() string {
 // gate keeps a decision that would go down from doing so on data that is not whole, or while replicas that were asked
 // for are not ready. What is wrong is said whatever the size does.
 func (p *pipeline) gate(n int) int {
-	safe := true
+	var unsafe []Reason
 	for _, a := range p.obs.Answers {
 		if a.Fault == "" {
 			continue
 		}
 		if !a.Optional {
-			safe = false
+			unsafe = append(unsafe, a.Fault)
 		}
-		p.keep(a.Fault, fmt.Sprintf("%s: %s", a.Name, a.Detail))
+		p.note(a.Fault, fmt.Sprintf("%s: %s", a.Name, a.Detail))
 	}
-	for _, s := range p.d.Signals {
-		if s.Reason == MetricNaN && p.obs.fault(p.signal(s.Name).value) == "" {
-			p.keep(MetricNaN, s.Name+" is not a number")
-			safe = false
-		}
-	}
-	if missing := p.obs.Replicas.Spec - p.obs.Replicas.Ready; missing > 0 && n <= p.current {
-		// Past twice the time that a start takes, waiting for it helps nobody, and may be what keeps a broken
-		// replica from being removed.
-		late := p.obs.At.Sub(p.st.pendingSince) > 2*time.Duration(p.rule.Startup)
-		p.keep(InFlight, fmt.Sprintf("%d of %d ready", p.obs.Replicas.Ready, p.obs.Replicas.Spec))
-		if !late {
-			safe = false
+	for i, s := range p.d.Signals {
+		if s.Reason == MetricNaN && p.obs.fault(p.rule.Signals[i].value) == "" {
+			unsafe = append(unsafe, MetricNaN)
+			p.note(MetricNaN, s.Name+" is not a number")
 		}
 	}
-	if n < p.current && !safe {
+	for i, s := range p.d.Steps {
+		switch {
+		case s.Fault == "":
+		case p.obs.fault(p.rule.When[i].condition) == "":
+			unsafe = append(unsafe, MetricNaN)
+			p.note(MetricNaN, s.If+" cannot be evaluated")
+		case p.rule.When[i].do.hold: // it might hold, for all that is known
+			unsafe = append(unsafe, s.Fault)
+		}
+	}
+	if p.obs.Replicas.Ready < p.obs.Replicas.Spec && n <= p.current && !p.late() {
+		unsafe = append(unsafe, InFlight)
+		p.note(InFlight, fmt.Sprintf("%d of %d ready", p.obs.Replicas.Ready, p.obs.Replicas.Spec))
+	}
+	p.faulty = len(unsafe) > 0
+	if n < p.current && p.faulty {
+		for _, r := range unsafe {
+			p.limited(r, n, p.current)
+		}
 		return p.current
 	}
 	return n
 }
 
-func (p *pipeline) signal(name string) *Signal {
-	for i := range p.rule.Signals {
-		if p.rule.Signals[i].Name == name {
-			return &p.rule.Signals[i]
-		}
-	}
-	return nil
-}
-
 // stabilize is the HPA's: within the window of its direction, up goes to the lowest recommendation and down to the
-// highest. The memory of a fresh start holds the size found there, so that a restart does not shorten a window.
+// highest. The memory of a fresh start holds the size found there, so that a restart does not shorten a window; so does
+// an outage of half the window or more, while a query that fails now and then leaves the window as it is.
 func (p *pipeline) stabilize(n int) int {
 	up, down := time.Duration(*p.rule.Behavior.Up.Window), time.Duration(*p.rule.Behavior.Down.Window)
 	now := p.obs.At
@@ -264,6 +295,7 @@ func (p *pipeline) stabilize(n int) int {
 	if first {
 		p.st.recommendations = append(p.st.recommendations, recommendation{now, p.current})
 	}
+	known := len(p.st.recommendations)
 	lowest, highest := n, n
 	for _, r := range p.st.recommendations {
 		if r.at.After(now.Add(-up)) {
@@ -273,20 +305,16 @@ func (p *pipeline) stabilize(n int) int {
 			highest = max(highest, r.replicas)
 		}
 	}
-	p.st.recommendations = append(p.st.recommendations, recommendation{now, n})
-	stable := p.current
-	if stable < lowest {
-		stable = lowest
+	if !p.faulty || known == 0 || now.Sub(p.st.recommendations[known-1].at) >= down/2 {
+		p.st.recommendations = append(p.st.recommendations, recommendation{now, n})
 	}
-	if stable > highest {
-		stable = highest
-	}
+	stable := min(max(p.current, lowest), highest)
 	switch {
 	case stable == n:
 	case n < p.current:
-		p.keep(Stabilized, fmt.Sprintf("the last %s needed %d", p.rule.Behavior.Down.Window, min(highest, p.current)))
+		p.keep(Stabilized, n, stable, fmt.Sprintf("the last %s needed %d", p.rule.Behavior.Down.Window, min(highest, p.current)))
 	case n > p.current:
-		p.keep(Stabilized, fmt.Sprintf("not for all of %s yet", p.rule.Behavior.Up.Window))
+		p.keep(Stabilized, n, stable, fmt.Sprintf("not for all of %s yet", p.rule.Behavior.Up.Window))
 	}
 	return stable
 }
@@ -297,8 +325,7 @@ func (p *pipeline) cooldown(n int) int {
 		if last.IsZero() || left <= 0 {
 			return n
 		}
-		p.keep(Cooldown, fmt.Sprintf("%s again in %s", word, round(left)))
-		return p.current
+		return p.keep(Cooldown, n, p.current, fmt.Sprintf("%s again in %s", word, round(left)))
 	}
 	switch {
 	case n > p.current:
@@ -326,8 +353,7 @@ func (p *pipeline) limit(n int) int {
 			}
 		}
 		if n > ceiling {
-			p.keep(ScaleUpRate, "up at most "+by.words())
-			n = ceiling
+			n = p.keep(ScaleUpRate, n, ceiling, "up at most "+by.words())
 		}
 	}
 	if dir := p.rule.Behavior.Down; n < p.current && len(dir.Policies) > 0 {
@@ -344,17 +370,14 @@ func (p *pipeline) limit(n int) int {
 			}
 		}
 		if n < floor {
-			p.keep(ScaleDownRate, "down at most "+by.words())
-			n = floor
+			n = p.keep(ScaleDownRate, n, floor, "down at most "+by.words())
 		}
 	}
 	if n < p.rule.Min {
-		p.keep(MinReplicas, fmt.Sprintf("min is %d", p.rule.Min))
-		n = p.rule.Min
+		n = p.keep(MinReplicas, n, p.rule.Min, fmt.Sprintf("min is %d", p.rule.Min))
 	}
 	if n > p.rule.Max {
-		p.keep(MaxReplicas, fmt.Sprintf("max is %d", p.rule.Max))
-		n = p.rule.Max
+		n = p.keep(MaxReplicas, n, p.rule.Max, fmt.Sprintf("max is %d", p.rule.Max))
 	}
 	return n
 }
@@ -379,7 +402,7 @@ func (p *pipeline) finish(to int) Decision {
 	}
 	d.Result = Unchanged
 	d.ID = decisionID(d.Rule, d.Target, d.Time, d.From, d.To)
-	d.Text = strings.Join(append(p.wants, p.held...), ", ")
+	d.Text = strings.Join(append(p.wants, p.notes...), ", ")
 	if len(d.Reasons) == 0 {
 		d.because(WithinTolerance)
 	}

@@ -88,7 +88,8 @@ func TestDecide(t *testing.T) {
 
 		{"a replica is not ready: not down", quick, pending, State{}, "4 -> 4 BelowTarget, InFlight: load 100 at 130 a replica needs 1, 3 of 4 ready"},
 		{"a replica is not ready: up all the same", quick, rising, State{}, "4 -> 8 AboveTarget: load 1000 at 130 a replica needs 8"},
-		{"a replica has not been ready for longer than a start takes twice", quick, pending, State{pendingSince: noon.Add(-5 * time.Minute)}, "4 -> 1 BelowTarget, InFlight: load 100 at 130 a replica needs 1, 3 of 4 ready"},
+		{"a replica has not been ready for longer than a start takes twice", quick, pending, State{pendingSince: noon.Add(-5 * time.Minute)}, "4 -> 1 BelowTarget: load 100 at 130 a replica needs 1"},
+		{"the same, but the last replica was asked for only now", quick, pending, State{pendingSince: noon.Add(-5 * time.Minute), LastUp: noon.Add(-time.Minute)}, "4 -> 4 BelowTarget, InFlight: load 100 at 130 a replica needs 1, 3 of 4 ready"},
 
 		{"a step up", steps("{if: demand > 250, do: +2}"), observed(noon, 2, demand(260)), State{}, "2 -> 4 StepRule: demand > 250: +2"},
 		{"a step with its reason", steps("{if: demand > 250, do: +25%, reason: SLOBreach}"), observed(noon, 2, demand(260)), State{}, "2 -> 3 StepRule: SLOBreach: +25%"},
@@ -105,7 +106,16 @@ func TestDecide(t *testing.T) {
 			o := observed(noon, 2, demand(260))
 			o.Replicas.Ready, o.Replicas.Pending = 1, 1
 			return o
-		}(), State{}, "2 -> 2 InFlight, WithinTolerance: demand > 250: +1, +1 waits: 1 of 2 ready, 1 of 2 ready"},
+		}(), State{}, "2 -> 2 InFlight, WithinTolerance: demand > 250: +1, 1 of 2 ready"},
+
+		{"a step up does not wait for one that will not come", steps("{if: demand > 250, do: +1}"), func() Observation {
+			o := observed(noon, 2, demand(260))
+			o.Replicas.Ready, o.Replicas.Pending = 1, 1
+			return o
+		}(), State{pendingSince: noon.Add(-time.Hour)}, "2 -> 3 StepRule: demand > 250: +1"},
+		{"two steps: the larger one is named", steps("{if: demand > 250, do: +4}", "{if: demand > 200, do: +1}"), observed(noon, 2, demand(260)), State{}, "2 -> 6 StepRule: demand > 250: +4"},
+		{"a hold that cannot be evaluated holds", steps("{if: 'replicas % (ready - 4) == 0', do: hold}"), observed(noon, 4, demand(100)), State{}, "4 -> 4 BelowTarget, MetricNaN: load 100 at 130 a replica needs 1, replicas % (ready - 4) == 0 cannot be evaluated"},
+		{"a hold on optional data that is not there holds", with("    signals:", "    when:\n    - {if: gate > 0, do: hold}\n    signals:", "    queries:\n", "    queries:\n      gate: {expr: up, optional: true}\n"), observed(noon, 4, demand(100), Answer{Name: "gate", Fault: MetricMissing, Detail: "none", Optional: true}), State{}, "4 -> 4 BelowTarget, MetricMissing: load 100 at 130 a replica needs 1, gate: none"},
 
 		{"cooldown up", with("policies: []}, down", "policies: [], cooldown: 1m}, down"), observed(noon, 1, demand(400)), State{LastUp: noon.Add(-20 * time.Second)}, "1 -> 1 AboveTarget, Cooldown: load 400 at 130 a replica needs 4, up again in 40s"},
 		{"cooldown is over at its end", with("policies: []}, down", "policies: [], cooldown: 1m}, down"), observed(noon, 1, demand(400)), State{LastUp: noon.Add(-time.Minute)}, "1 -> 4 AboveTarget: load 400 at 130 a replica needs 4"},
@@ -219,6 +229,75 @@ func TestDecideProperties(t *testing.T) {
 				st, shifted = st.Applied(now, size, d.To), shifted.Applied(later.At, size, d.To)
 				size = d.To
 			}
+		}
+	}
+}
+
+// TestClockSetBack: what was remembered under a clock that ran ahead makes nothing wait longer than it is.
+func TestClockSetBack(t *testing.T) {
+	r := parseScale(t, rule("max: 8", "max: 8\n    behavior: {up: {policies: [], cooldown: 1m}, down: {window: 5m}}"))
+	ahead := noon.Add(30 * 24 * time.Hour)
+	_, st := Decide(r, observed(ahead, 1, demand(130)), State{})
+	st = st.Applied(ahead, 1, 2)
+	size := 2
+	var waited time.Duration
+	for ; waited < 10*time.Minute; waited += 15 * time.Second {
+		d, next := Decide(r, observed(noon.Add(waited), size, demand(1000)), st)
+		st = next
+		if d.To > size {
+			break
+		}
+	}
+	if waited != time.Minute {
+		t.Errorf("went up after %s: the cooldown is 1m", waited)
+	}
+}
+
+// TestFlakyQuery: a query that fails now and then must not keep a rule from ever going down, and an outage must not be
+// followed by a change down at once.
+func TestFlakyQuery(t *testing.T) {
+	r := parseScale(t, rule())
+	down := func(fails func(at time.Duration) bool) time.Duration {
+		st := State{}
+		for at := time.Duration(0); at < 2*time.Hour; at += 15 * time.Second {
+			a := demand(100)
+			if fails(at) {
+				a = outage
+			}
+			d, next := Decide(r, observed(noon.Add(at), 4, a), st)
+			st = next
+			if d.To < 4 {
+				return at
+			}
+		}
+		return -1
+	}
+	if got := down(func(at time.Duration) bool { return at%(4*time.Minute) == 2*time.Minute }); got != 5*time.Minute {
+		t.Errorf("one failure in sixteen: down after %s, want the window of 5m", got)
+	}
+	got := down(func(at time.Duration) bool { return at > time.Minute && at < 30*time.Minute })
+	if got < 32*time.Minute || got > 35*time.Minute {
+		t.Errorf("an outage until 30m: down after %s, want half a window to a window after its end", got)
+	}
+}
+
+var outage = faulty(MetricMissing, "none")
+
+func TestLimitedBy(t *testing.T) {
+	r := parseScale(t, rule())
+	optional := faulty(MetricMissing, "none")
+	for _, tt := range []struct {
+		obs  Observation
+		want []Reason
+	}{
+		{observed(noon, 2, demand(260)), nil},
+		{observed(noon, 4, demand(100)), []Reason{Stabilized}},
+		{observed(noon, 1, demand(900)), []Reason{ScaleUpRate}},
+		{observed(noon, 4, optional), nil}, // nothing was wanted, so nothing was kept from it
+	} {
+		d, _ := Decide(r, tt.obs, State{})
+		if diff := cmp.Diff(tt.want, d.LimitedBy); diff != "" {
+			t.Errorf("%s: %s", story(d), diff)
 		}
 	}
 }

@@ -29,6 +29,8 @@ const (
 	Unchanged Result = "unchanged" // nothing was to be done
 	Observed  Result = "observed"  // it would have been done, but the rule only observes, or acting is not enabled
 	Failed    Result = "error"     // the target refused it, or could not be reached
+
+	Unrecorded Result = "unrecorded" // not tried, because it could not be written to the journal
 )
 
 // Decision is the full record of one evaluation of a scale rule: every input, every stage, and why. Sizes are numbers
@@ -44,8 +46,10 @@ type Decision struct {
 	From    int      `json:"from"` // asked for before
 	To      int      `json:"to"`   // asked for by this decision
 	Reasons []Reason `json:"reasons"`
-	Text    string   `json:"text"`            // the reasons in one line, with figures
-	Start   bool     `json:"start,omitempty"` // a target that came up without a size was given its first one
+	// LimitedBy are those of the reasons that kept the size from what the signals and steps asked for.
+	LimitedBy []Reason `json:"limited_by,omitempty"`
+	Text      string   `json:"text"`            // the reasons in one line, with figures
+	Start     bool     `json:"start,omitempty"` // a target that came up without a size was given its first one
 
 	Result Result `json:"result"`
 	Error  string `json:"error,omitempty"`

@@ -108,6 +108,9 @@ func compile(d *source.Decoder, path, text string, env environment, kind resultK
 	check := &checker{env: env}
 	options = append(options, expr.Patch(check))
 	program, err := expr.Compile(text, options...)
+	if err == nil && check.fault == nil {
+		check.guarded()
+	}
 	if err == nil && check.fault != nil {
 		err = check.fault
 	}
@@ -144,6 +147,7 @@ func compile(d *source.Decoder, path, text string, env environment, kind resultK
 type checker struct {
 	env   environment
 	uses  []string
+	asks  map[string]ast.Node // the queries whose state q.NAME is asked, and where
 	fault error
 }
 
@@ -164,7 +168,12 @@ func (c *checker) Visit(node *ast.Node) {
 		if base, isQ := n.Node.(*ast.IdentifierNode); ok && isQ && base.Value == "q" {
 			if !isName {
 				c.refuse(n, "q takes the name of a query, as in q.NAME.ok")
-			} else if _, known := states[name.Value]; !known {
+			} else if _, known := states[name.Value]; known {
+				if c.asks == nil {
+					c.asks = map[string]ast.Node{}
+				}
+				c.asks[name.Value] = n
+			} else {
 				names := slices.Collect(func(yield func(string) bool) {
 					for name := range states {
 						if !yield(name) {
@@ -178,6 +187,16 @@ func (c *checker) Visit(node *ast.Node) {
 		}
 	case *ast.PredicateNode, *ast.ArrayNode, *ast.MapNode:
 		c.refuse(n, "lists, maps and predicates are not allowed")
+	}
+}
+
+// guarded refuses an expression that asks whether a query has an answer and uses the answer as well. It would never be
+// evaluated while there is none, so the question would never be answered no: that takes two steps or signals.
+func (c *checker) guarded() {
+	for name, node := range c.asks {
+		if slices.Contains(c.uses, name) {
+			c.refuse(node, fmt.Sprintf("q.%s stands beside %[1]s, without which the expression is not evaluated: write two `when` steps, one that asks q.%[1]s.ok and one that uses %[1]s", name))
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package rules
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"gopkg.in/yaml.v3"
 
-	"flyball/actuators"
 	"flyball/rules/source"
 )
 
@@ -64,9 +62,14 @@ type Defaults struct {
 type Reader struct {
 	Defaults Defaults
 
-	// CheckTarget, if not nil, says what is wrong with a target.
-	CheckTarget func(actuators.Target) error
+	// CheckScale, if not nil, says what else is wrong with a scale rule: of each fault the path within the rule, such as
+	// target.name, and what is wrong.
+	CheckScale func(*Scale) error
 
+	// CheckGroup does the same for a group that is right in itself, for what only Prometheus's engine knows.
+	CheckGroup func(*File, *Group) error
+
+	files   []*File
 	rules   map[string]string // where a scale rule was first, by name
 	targets map[string]string // and which rule has a target, by target
 }
@@ -74,7 +77,7 @@ type Reader struct {
 // ReadFile reads and validates one rule file. The error is a source.Errors with every fault, or says why the file could
 // not be read.
 func (r *Reader) ReadFile(name string) (*File, error) {
-	text, err := os.ReadFile(name)
+	text, err := source.Read(name)
 	if err != nil {
 		return nil, fmt.Errorf("read rule file: %w", err)
 	}
@@ -97,7 +100,26 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
+	r.files = append(r.files, f)
+	r.trace()
 	return f, nil
+}
+
+// trace finds how the age of each query is asked, by all the recording rules read so far, in whatever order.
+func (r *Reader) trace() {
+	by := newAges(r.files)
+	for _, f := range r.files {
+		for _, g := range f.Groups {
+			for _, rule := range g.Rules {
+				if rule.Scale == nil {
+					continue
+				}
+				for _, q := range rule.Scale.Queries {
+					q.ages = by.query(q.parsed)
+				}
+			}
+		}
+	}
 }
 
 // DecodeNode decodes one entry of rules by the kind that it names.
@@ -152,6 +174,7 @@ func (f *File) validate(d *source.Decoder, reader *Reader) {
 	groups := map[string]bool{}
 	for i := range f.Groups {
 		g := &f.Groups[i]
+		before := d.Len()
 		path := fmt.Sprintf("groups[%d]", i)
 		switch {
 		case g.Name == "":
@@ -182,6 +205,9 @@ func (f *File) validate(d *source.Decoder, reader *Reader) {
 				r.Scale.validate(d, at, time.Duration(g.Interval), reader.Defaults.ScrapeInterval)
 			}
 		}
+		if d.Len() == before && reader.CheckGroup != nil {
+			d.Faults(path, reader.CheckGroup(f, g))
+		}
 	}
 }
 
@@ -195,8 +221,8 @@ func (r *Reader) register(d *source.Decoder, path, file string, s *Scale) {
 	if s.Target.Kind == "" || s.Target.Name == "" {
 		return
 	}
-	if r.CheckTarget != nil {
-		d.Faults(path, r.CheckTarget(s.Target))
+	if r.CheckScale != nil {
+		d.Faults(path, r.CheckScale(s))
 	}
 	target := s.Target.String()
 	if other, taken := r.targets[target]; taken {

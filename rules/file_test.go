@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"flyball/actuators"
 )
 
 var testDefaults = Defaults{EvaluationInterval: 15 * time.Second, ScrapeInterval: 15 * time.Second}
@@ -91,6 +89,11 @@ rules.yml:10:26: if: ranges are not allowed
 rules.yml:10:16: if: q has no query "demnad" (did you mean "demand"?)
    10 |     - {if: '!q.demnad.ok', do: hold}
       |                ^
+1 error in 1 file`},
+		{"a guard that cannot work", rule("    signals:", "    when:\n    - {if: 'q.demand.ok && demand > 5', do: hold}\n    signals:"), `
+rules.yml:10:15: if: q.demand stands beside demand, without which the expression is not evaluated: write two ` + "`when`" + ` steps, one that asks q.demand.ok and one that uses demand
+   10 |     - {if: 'q.demand.ok && demand > 5', do: hold}
+      |               ^
 1 error in 1 file`},
 		{"a wrong do", rule("    signals:", "    when:\n    - {if: demand > 1, do: 2}\n    signals:"), `
 rules.yml:10:28: do: "2": expected +2, +25%, -1, -25%, =3 or hold
@@ -201,7 +204,7 @@ rules.yml:13:62: expect: expected float64, but got string
 `},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := (&Reader{Defaults: testDefaults, CheckTarget: checkTarget}).Parse("rules.yml", []byte(tt.text))
+			_, err := (&Reader{Defaults: testDefaults, CheckScale: checkScale}).Parse("rules.yml", []byte(tt.text))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -217,8 +220,8 @@ rules.yml:13:62: expect: expected float64, but got string
 	}
 }
 
-func checkTarget(t actuators.Target) error {
-	if t.Name != "digits" {
+func checkScale(s *Scale) error {
+	if s.Target.Name != "digits" && s.Target.Name != "" {
 		return errors.New("target.name: no such process")
 	}
 	return nil
@@ -256,22 +259,43 @@ func TestParseFile(t *testing.T) {
 	}
 }
 
-func TestAgeQuery(t *testing.T) {
+func TestAges(t *testing.T) {
+	f, err := (&Reader{Defaults: testDefaults}).Parse("rules.yml", []byte(`groups:
+- name: a
+  rules:
+  - {record: "job:x:rate", expr: "sum by (job) (rate(x[1m]))"}
+  - {record: "ratio", expr: "job:x:rate / up", labels: {kind: one}}
+  - {record: "ratio", expr: "other", labels: {kind: two}}
+  - {record: "loop", expr: "loop + y"}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := newAges([]*File{f})
+	rate := "(max(timestamp(x)) or 0 * count(last_over_time(x[1m])))"
 	for expr, want := range map[string]string{
 		"1 + time()":                      "",
 		"up":                              "max(timestamp(up))",
-		"sum(rate(x[5m]))":                "max(timestamp(x))",
+		"sum(rate(x[1m]))":                rate,
 		`x{a="b"} / x{a="b"}`:             `max(timestamp(x{a="b"}))`,
 		"sum(x offset 1m)":                "(max(timestamp(x offset 1m)) + 60)",
+		"rate(x[1m] offset 5m)":           "((max(timestamp(x offset 5m)) or 0 * count(last_over_time(x[1m] offset 5m))) + 300)",
 		"x @ 10":                          "",
-		"sum(a) / sum(rate(b[1m]))":       `min(label_replace(max(timestamp(a)), "selector", "i", "", "") or label_replace(max(timestamp(b)), "selector", "ii", "", ""))`,
-		"max_over_time(rate(x[1m])[5m:])": "max(timestamp(x))",
+		"sum(a) / sum(b)":                 `min(label_replace(max(timestamp(a)), "selector", "1", "", "") or label_replace(max(timestamp(b)), "selector", "2", "", ""))`,
+		"max_over_time(rate(x[1m])[5m:])": rate,
+		`sum({__name__=~"x|y"})`:          `max(timestamp({__name__=~"x|y"}))`,
+		// Recorded series are as old as what they were made of.
+		`job:x:rate{job="a"}`:                    rate,
+		`ratio{kind="one"}`:                      `min(label_replace(` + rate + `, "selector", "1", "", "") or label_replace(max(timestamp(up)), "selector", "2", "", ""))`,
+		`ratio{kind="two"}`:                      "max(timestamp(other))",
+		"avg_over_time(ratio{kind=\"two\"}[5m])": "max(timestamp(other))",
+		"loop":                                   `min(label_replace(max(timestamp(loop)), "selector", "1", "", "") or label_replace(max(timestamp(y)), "selector", "2", "", ""))`,
 	} {
 		parsed, err := promQL.ParseExpr(expr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := ageQuery(parsed)
+		got := by.query(parsed)
 		if got != want {
 			t.Errorf("%s:\n got %s\nwant %s", expr, got, want)
 		}
@@ -286,7 +310,7 @@ func TestAgeQuery(t *testing.T) {
 // FuzzParseFile: whatever the bytes, reading them ends and does not panic, and what is accepted can decide.
 func FuzzParseFile(f *testing.F) {
 	f.Add([]byte(rule()))
-	f.Add([]byte(rule("    signals:", "    when:\n    - {if: 'demand > 1 && q.demand.ok', do: '+25%', for: 1m}\n    signals:")))
+	f.Add([]byte(rule("    signals:", "    when:\n    - {if: 'demand > 1 && pending == 0', do: '+25%', for: 1m}\n    signals:")))
 	f.Add([]byte("groups:\n- name: a\n  rules:\n  - {record: a, expr: up}\n  - {alert: b, expr: up == 0, for: 5m}\n"))
 	if text, err := os.ReadFile("../examples/quickstart/rules.yml"); err == nil {
 		f.Add(text)

@@ -77,6 +77,9 @@ func (s *Scaler) ask(ctx context.Context, name string, at time.Time, state actua
 			return fault(MetricMissing, "its age could not be asked: %s", err)
 		}
 		if len(times) == 1 { // none: every selector is absent, and the answer is made of that
+			if times[0].Value == 0 {
+				return fault(MetricStale, "its series have ended: the last scrape of them failed")
+			}
 			age := at.Sub(time.UnixMilli(int64(times[0].Value * 1000)))
 			a.AgeSeconds = max(0, age.Seconds())
 			if age > time.Duration(q.StaleAfter) {

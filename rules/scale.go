@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/promql/parser"
 	"gopkg.in/yaml.v3"
 
 	"flyball/actuators"
@@ -24,18 +25,17 @@ const (
 
 // Scale is a rule that decides how many replicas a target should have.
 type Scale struct {
-	Name        string            `yaml:"scale"`
-	Target      actuators.Target  `yaml:"target"`
-	Mode        string            `yaml:"mode"`
-	Min         int               `yaml:"min"`
-	Max         int               `yaml:"max"`
-	Startup     model.Duration    `yaml:"startup"` // from the decision to a replica that is ready
-	Queries     map[string]*Query `yaml:"queries"`
-	Signals     []Signal          `yaml:"signals"`
-	When        []Step            `yaml:"when"`
-	Combine     string            `yaml:"combine"`
-	Behavior    Behavior          `yaml:"behavior"`
-	Annotations map[string]string `yaml:"annotations"`
+	Name     string            `yaml:"scale"`
+	Target   actuators.Target  `yaml:"target"`
+	Mode     string            `yaml:"mode"`
+	Min      int               `yaml:"min"`
+	Max      int               `yaml:"max"`
+	Startup  model.Duration    `yaml:"startup"` // from the decision to a replica that is ready
+	Queries  map[string]*Query `yaml:"queries"`
+	Signals  []Signal          `yaml:"signals"`
+	When     []Step            `yaml:"when"`
+	Combine  string            `yaml:"combine"`
+	Behavior Behavior          `yaml:"behavior"`
 
 	names []string // of Queries, sorted
 }
@@ -57,7 +57,8 @@ type Query struct {
 	// Optional says that the rule may go down without this query.
 	Optional bool `yaml:"optional"`
 
-	ages   string      // PromQL for the time of the stalest selector's newest sample, "" when expr has none
+	parsed parser.Expr // of Expr
+	ages   string      // PromQL for the time of the data behind it, "" when it has none
 	expect *expression // of Expect
 }
 
@@ -221,7 +222,7 @@ func (s *Scale) validateQueries(d *source.Decoder, path string, interval, scrape
 			d.FaultAt(at, 0, "%q cannot name a query: it has a meaning in expressions", name)
 		}
 		if parsed := checkPromQL(d, exprAt, q.Expr); parsed != nil {
-			q.ages = ageQuery(parsed)
+			q.parsed = parsed
 			if t := parsed.Type(); t != "vector" && t != "scalar" {
 				d.FaultAt(exprAt, 0, "PromQL: a query must give an instant vector or a scalar, this gives a %s", t)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,10 +30,11 @@ type Scaler struct {
 	log      *slog.Logger
 	acting   bool
 
-	mu     sync.Mutex // guards what follows; groups evaluate one at a time, pages read meanwhile
-	state  State
-	last   *Decision
-	output []Sample
+	mu       sync.Mutex // guards what follows; groups evaluate one at a time, pages read meanwhile
+	state    State
+	last     *Decision
+	recorded *Decision // the last one that the journal has
+	output   []Sample
 }
 
 // ScalerOptions are what a Scaler works with. All but Log are required.
@@ -91,7 +93,7 @@ func (s *Scaler) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err) // stopping: half an observation decides nothing
 	}
 	s.mu.Lock()
-	state, last := s.state, s.last
+	state, recorded := s.state, s.recorded
 	s.mu.Unlock()
 
 	d, next := Decide(s.rule, obs, state)
@@ -99,8 +101,11 @@ func (s *Scaler) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	if d.Result == Applied {
 		next = next.Applied(at, d.From, d.To)
 	}
-	if err == nil && d.Result != Applied && d.Result != Failed && !d.SameAs(last) {
+	if err == nil && d.Result != Applied && d.Result != Failed && !d.SameAs(recorded) {
 		err = s.record(&d)
+	}
+	if obs.TargetError == "" && d.Result != Applied {
+		next.Replicas, next.Known = d.Replicas.Spec, true
 	}
 	s.metrics.decided(&d)
 
@@ -123,7 +128,7 @@ func (s *Scaler) carryOut(ctx context.Context, d *Decision, version string) erro
 	}
 	d.Result = Applying
 	if err := s.record(d); err != nil {
-		d.Result, d.Error = Failed, err.Error()
+		d.Result, d.Error = Unrecorded, err.Error()
 		return err
 	}
 	receipt, err := s.actuator.Apply(ctx, s.rule.Target, actuators.Change{
@@ -150,18 +155,23 @@ func (s *Scaler) record(d *Decision) error {
 		s.metrics.journalErrors.Inc()
 		return fmt.Errorf("scale %s: record decision: %w", s.rule.Name, err)
 	}
+	stored := *d
+	s.mu.Lock()
+	s.recorded = &stored
+	s.mu.Unlock()
 	return nil
 }
 
 // Restore brings a target that has no size of its own after a restart back to the size that the journal remembers, or to
-// initial when it remembers none. It reports the decision, nil when there was nothing to do.
+// initial when it remembers none. It returns the decision, nil when there was nothing to do. A target that refuses the
+// size is part of the decision; the next evaluation finds it at the size that it has.
 func (s *Scaler) Restore(ctx context.Context, at time.Time, initial int) (*Decision, error) {
 	state, err := s.actuator.Observe(ctx, s.rule.Target)
 	if err != nil {
 		return nil, fmt.Errorf("scale %s: restore: %w", s.rule.Name, err)
 	}
 	s.mu.Lock()
-	remembered := s.state.Replicas
+	remembered, known := s.state.Replicas, s.state.Known
 	s.mu.Unlock()
 	if !state.Fresh {
 		return nil, nil
@@ -171,7 +181,7 @@ func (s *Scaler) Restore(ctx context.Context, at time.Time, initial int) (*Decis
 		Replicas: Replicas{Min: s.rule.Min, Max: s.rule.Max}, Result: Applied, Start: true,
 		Text: "the size to start with", Reasons: []Reason{MinReplicas},
 	}
-	if remembered > 0 {
+	if known {
 		d.To, d.Text, d.Reasons = remembered, "the size of before the restart", []Reason{Restored}
 	}
 	if bounded := min(max(d.To, s.rule.Min), s.rule.Max); bounded != d.To {
@@ -184,10 +194,13 @@ func (s *Scaler) Restore(ctx context.Context, at time.Time, initial int) (*Decis
 	if _, err := s.actuator.Apply(ctx, s.rule.Target, actuators.Change{
 		To: d.To, IfVersion: state.Version, DecisionID: d.ID, Reason: d.ReasonText(),
 	}); err != nil {
-		return nil, fmt.Errorf("scale %s: restore %d replicas: %w", s.rule.Name, d.To, err)
+		d.Result, d.Error = Failed, err.Error()
+		d.because(ActuatorError)
+		s.log.Error("restore refused", "replicas", d.To, "err", err)
+		return d, s.record(d)
 	}
 	s.mu.Lock()
-	s.state.Replicas = d.To // not Applied: a restart is no change, so no cooldown begins with it
+	s.state.Replicas, s.state.Known = d.To, true // not Applied: a restart is no change, so no cooldown begins with it
 	s.mu.Unlock()
 	return d, s.record(d)
 }
@@ -200,8 +213,10 @@ func (s *Scaler) samples(d *Decision, st State) []Sample {
 		pairs := append([]string{labels.MetricName, name}, base...)
 		out = append(out, Sample{Labels: labels.FromStrings(append(pairs, more...)...), Value: v, Time: d.Time})
 	}
-	add("flyball_scale_current_replicas", float64(d.Replicas.Spec))
-	add("flyball_scale_ready_replicas", float64(d.Replicas.Ready))
+	if !slices.Contains(d.Reasons, ActuatorError) || d.Result == Failed { // else the target could not be observed
+		add("flyball_scale_current_replicas", float64(d.Replicas.Spec))
+		add("flyball_scale_ready_replicas", float64(d.Replicas.Ready))
+	}
 	add("flyball_scale_desired_replicas", float64(d.To))
 	add("flyball_scale_min_replicas", float64(d.Replicas.Min))
 	add("flyball_scale_max_replicas", float64(d.Replicas.Max))
@@ -213,12 +228,8 @@ func (s *Scaler) samples(d *Decision, st State) []Sample {
 			add("flyball_scale_signal_proposal_replicas", float64(*r.Proposal), "signal", r.Name)
 		}
 	}
-	for _, r := range d.Reasons {
-		switch r {
-		case AboveTarget, BelowTarget, WithinTolerance, StepRule, Restored:
-		default:
-			add("flyball_scale_blocked", 1, "reason", string(r))
-		}
+	for _, r := range d.LimitedBy {
+		add("flyball_scale_blocked", 1, "reason", string(r))
 	}
 	if change := latest(st.LastUp, st.LastDown); !change.IsZero() {
 		add("flyball_scale_last_change_timestamp_seconds", float64(change.UnixMilli())/1000)

@@ -40,7 +40,7 @@ func (a *answers) Query(_ context.Context, expr string, at time.Time) ([]Sample,
 	if a.err != nil {
 		return nil, a.err
 	}
-	if strings.HasPrefix(expr, "max(timestamp(") {
+	if strings.Contains(expr, "timestamp(") {
 		if len(a.values) == 0 {
 			return nil, nil
 		}
@@ -144,18 +144,18 @@ func TestScalerAtTheDefaults(t *testing.T) {
 			"00:10:00 unchanged 7 -> 7 MetricStale",
 			"00:12:00 unchanged 7 -> 7 MetricMissing",
 			"00:16:00 unchanged 7 -> 7 BelowTarget, Stabilized",
-			"00:20:45 applying 7 -> 5 BelowTarget, ScaleDownRate",
-			"00:20:45 applied 7 -> 5 BelowTarget, ScaleDownRate",
-			"00:21:00 unchanged 5 -> 5 BelowTarget, ScaleDownRate",
-			"00:21:45 applying 5 -> 3 BelowTarget, ScaleDownRate",
-			"00:21:45 applied 5 -> 3 BelowTarget, ScaleDownRate",
-			"00:22:00 unchanged 3 -> 3 BelowTarget, ScaleDownRate",
-			"00:22:45 applying 3 -> 2 BelowTarget, ScaleDownRate",
-			"00:22:45 applied 3 -> 2 BelowTarget, ScaleDownRate",
-			"00:23:00 unchanged 2 -> 2 BelowTarget, ScaleDownRate",
-			"00:23:45 applying 2 -> 1 BelowTarget",
-			"00:23:45 applied 2 -> 1 BelowTarget",
-			"00:24:00 unchanged 1 -> 1 WithinTolerance",
+			"00:20:15 applying 7 -> 5 BelowTarget, ScaleDownRate",
+			"00:20:15 applied 7 -> 5 BelowTarget, ScaleDownRate",
+			"00:20:30 unchanged 5 -> 5 BelowTarget, ScaleDownRate",
+			"00:21:15 applying 5 -> 3 BelowTarget, ScaleDownRate",
+			"00:21:15 applied 5 -> 3 BelowTarget, ScaleDownRate",
+			"00:21:30 unchanged 3 -> 3 BelowTarget, ScaleDownRate",
+			"00:22:15 applying 3 -> 2 BelowTarget, ScaleDownRate",
+			"00:22:15 applied 3 -> 2 BelowTarget, ScaleDownRate",
+			"00:22:30 unchanged 2 -> 2 BelowTarget, ScaleDownRate",
+			"00:23:15 applying 2 -> 1 BelowTarget",
+			"00:23:15 applied 2 -> 1 BelowTarget",
+			"00:23:30 unchanged 1 -> 1 WithinTolerance",
 		}
 		if diff := cmp.Diff(want, b.journal.told()); diff != "" {
 			t.Error(diff)
@@ -226,6 +226,39 @@ func TestScalerFailures(t *testing.T) {
 			t.Error("changed what it could not record")
 		}
 	})
+	t.Run("the journal is full for a while", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.data.set(0, nil)
+		b.journal.err = errors.New("no space left on device")
+		for range 3 {
+			if _, err := b.scaler.Eval(t.Context(), time.Now()); err == nil {
+				t.Error("no error while the decision is not written")
+			}
+		}
+		b.journal.err = nil
+		b.eval(t)
+		if told := b.journal.told(); len(told) != 1 || !strings.HasSuffix(told[0], "unchanged 1 -> 1 MetricMissing") {
+			t.Errorf("written: %v", told)
+		}
+	})
+	t.Run("series of a target that cannot be observed", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.fake.Resize(digits, 5)
+		b.data.set(0, nil, 650)
+		b.eval(t)
+		b.fake.FailWith(errors.New("no route"))
+		samples, err := b.scaler.Eval(t.Context(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range samples {
+			switch name := s.Labels.Get(labels.MetricName); {
+			case name == "flyball_scale_desired_replicas" && s.Value != 5,
+				name == "flyball_scale_current_replicas", name == "flyball_scale_ready_replicas":
+				t.Errorf("%s %g", s.Labels, s.Value)
+			}
+		}
+	})
 	t.Run("stopping", func(t *testing.T) {
 		b := newBench(t, act, true, State{})
 		b.data.set(0, nil, 400)
@@ -251,14 +284,35 @@ func (m *meddler) Apply(ctx context.Context, target actuators.Target, c actuator
 func TestScalerRestore(t *testing.T) {
 	act := rule("max: 8", "max: 8\n    mode: act")
 	at := time.Now()
+	t.Run("the target refuses", func(t *testing.T) {
+		b := newBench(t, act, true, State{Replicas: 5, Known: true})
+		b.fake = &actuatortest.Fake{Max: 4}
+		b.scaler.actuator = b.fake
+		d, err := b.scaler.Restore(t.Context(), at, 2)
+		if err != nil || d.Result != Failed || d.ReasonText() != "Restored, ActuatorError" || len(b.journal.kept) != 1 {
+			t.Errorf("%+v %v", d, err)
+		}
+		b.data.set(0, nil, 500) // then it goes on as from any other size
+		if d := b.eval(t); d.Result != Applied || d.To != 4 {
+			t.Errorf("%s %s", d.Result, story(d))
+		}
+	})
+	t.Run("to zero", func(t *testing.T) {
+		b := newBench(t, rule("max: 8", "max: 8\n    mode: act\n    min: 0"), true, State{Known: true})
+		b.fake = &actuatortest.Fake{}
+		b.scaler.actuator = b.fake
+		if d, err := b.scaler.Restore(t.Context(), at, 2); d != nil || err != nil {
+			t.Errorf("%+v %v", d, err)
+		}
+	})
 	for _, tt := range []struct {
 		name string
 		st   State
 		want string
 	}{
-		{"what the journal remembers", State{Replicas: 4, LastUp: at}, "0 -> 4 Restored: the size of before the restart"},
+		{"what the journal remembers", State{Replicas: 4, Known: true, LastUp: at}, "0 -> 4 Restored: the size of before the restart"},
 		{"the size to start with", State{}, "0 -> 2 MinReplicas: the size to start with"},
-		{"no more than max", State{Replicas: 40}, "0 -> 8 Restored: the size of before the restart, 40, within min and max"},
+		{"no more than max", State{Replicas: 40, Known: true}, "0 -> 8 Restored: the size of before the restart, 40, within min and max"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, act, true, tt.st)

@@ -2,13 +2,15 @@ package rules
 
 import (
 	"maps"
+	"slices"
 	"time"
 )
 
 // State is what deciding remembers of a target from one evaluation to the next. It is a value: Decide returns a new one
 // and leaves the old one as it was.
 type State struct {
-	Replicas int       // the size last applied; 0 when none was
+	Replicas int       // the size last known
+	Known    bool      // whether it is
 	LastUp   time.Time // of the last applied change up, zero when there was none
 	LastDown time.Time
 
@@ -30,7 +32,7 @@ type recommendation struct {
 
 // Applied returns the state after a change was carried out.
 func (s State) Applied(at time.Time, from, to int) State {
-	s.Replicas = to
+	s.Replicas, s.Known = to, true
 	switch {
 	case to > from:
 		s.LastUp = at
@@ -39,7 +41,7 @@ func (s State) Applied(at time.Time, from, to int) State {
 	default:
 		return s
 	}
-	s.changes = append(s.changes[:len(s.changes):len(s.changes)], change{at, from, to})
+	s.changes = append(slices.Clip(s.changes), change{at, from, to})
 	return s
 }
 
@@ -50,9 +52,33 @@ func (s State) Replay(d *Decision) State {
 	switch {
 	case d.Result != Applied && d.Result != Applying:
 	case d.Start:
-		s.Replicas = d.To
+		s.Replicas, s.Known = d.To, true
 	default:
 		return s.Applied(d.Time, d.From, d.To)
+	}
+	return s
+}
+
+// notAfter returns the state without what lies in the future: a clock that was set back must not make a cooldown, or a
+// window, longer than it is.
+func (s State) notAfter(now time.Time) State {
+	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince} {
+		if t.After(now) {
+			*t = now
+		}
+	}
+	future := func(t time.Time) bool { return t.After(now) }
+	if slices.ContainsFunc(s.changes, func(c change) bool { return future(c.at) }) {
+		s.changes = slices.DeleteFunc(slices.Clone(s.changes), func(c change) bool { return future(c.at) })
+	}
+	if slices.ContainsFunc(s.recommendations, func(r recommendation) bool { return future(r.at) }) {
+		s.recommendations = slices.DeleteFunc(slices.Clone(s.recommendations), func(r recommendation) bool { return future(r.at) })
+	}
+	for step, t := range s.holdsSince {
+		if future(t) {
+			s.holdsSince = maps.Clone(s.holdsSince)
+			s.holdsSince[step] = now
+		}
 	}
 	return s
 }

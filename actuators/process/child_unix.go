@@ -56,7 +56,7 @@ func startChild(supervisor []string, command rendered, grace time.Duration, out 
 	)
 	killGroup := func() {
 		if g := int(group.Load()); g > 0 {
-			syscall.Kill(-g, syscall.SIGKILL)
+			_ = syscall.Kill(-g, syscall.SIGKILL)
 		}
 	}
 	go func() {
@@ -82,7 +82,7 @@ func startChild(supervisor []string, command rendered, grace time.Duration, out 
 		done: done,
 		stop: func(grace time.Duration) { fmt.Fprintf(control, "stop %s\n", grace) },
 		kill: func() {
-			cmd.Process.Kill()
+			_ = cmd.Process.Kill()
 			killGroup()
 		},
 		cause: func() string { return cause },

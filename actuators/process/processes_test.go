@@ -220,7 +220,7 @@ func TestUpAndDown(t *testing.T) {
 		if want := fmt.Sprintf("cuda:%d", i); f.Device != want {
 			t.Errorf("replica %d has DEVICE=%s, want %s", i, f.Device, want)
 		}
-		if real, _ := filepath.EvalSymlinks(dir); f.Dir != real && f.Dir != dir {
+		if resolved, _ := filepath.EvalSymlinks(dir); f.Dir != resolved && f.Dir != dir {
 			t.Errorf("replica %d runs in %s, want %s", i, f.Dir, dir)
 		}
 		if f.Group != f.PID || f.Session != f.Supervisor || f.Session == us {

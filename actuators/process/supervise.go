@@ -89,11 +89,11 @@ func Supervise(args []string, stdin io.Reader) int {
 			if at := time.Now().Add(after); deadline.IsZero() || at.Before(deadline) {
 				deadline, kill = at, time.After(after)
 			}
-			syscall.Kill(-group, syscall.SIGTERM)
+			_ = syscall.Kill(-group, syscall.SIGTERM)
 		case <-kill:
-			syscall.Kill(-group, syscall.SIGKILL)
+			_ = syscall.Kill(-group, syscall.SIGKILL)
 		case wait := <-exited:
-			syscall.Kill(-group, syscall.SIGKILL)
+			_ = syscall.Kill(-group, syscall.SIGKILL)
 			return status(wait())
 		}
 	}

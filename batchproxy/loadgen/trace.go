@@ -91,8 +91,7 @@ func ReadTrace(r io.Reader, name string) (Trace, error) {
 
 // traceSyntax gives an error of the CSV reader the form that the others have.
 func traceSyntax(name string, err error) error {
-	var syntax *csv.ParseError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*csv.ParseError](err); ok {
 		return fmt.Errorf("%s:%d: column %d: %w", name, syntax.Line, syntax.Column, syntax.Err)
 	}
 	return fmt.Errorf("%s: read trace: %w", name, err)

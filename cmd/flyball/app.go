@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,8 +30,8 @@ import (
 	"flyball/rules/store"
 )
 
-// app is one running flyball. newApp builds each part from those above it; run starts them in that order and stops them
-// in the other; close lets go of what newApp opened.
+// app is one running flyball. newApp takes its addresses; run serves the page, builds each part from those above it,
+// starts them in that order and stops them in the other; close lets go of what was opened.
 type app struct {
 	opts   *runOptions
 	loaded *loaded
@@ -47,41 +48,61 @@ type app struct {
 	proxy         *batchproxy.Proxy
 	scalers       []*rules.Scaler
 
-	ready   chan struct{} // closed when every part runs
+	phase atomic.Int32 // starting, ready, stopping
+
+	mu      sync.Mutex // guards closers
 	closers []func() error
 }
 
-// newApp opens and builds everything and starts nothing. What it opened is closed again when it fails.
-func newApp(l *loaded, o *runOptions) (_ *app, err error) {
-	a := &app{
-		opts: o, loaded: l, metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry(), ready: make(chan struct{}),
-	}
-	defer func() {
-		if err != nil {
-			a.close()
-		}
-	}()
+// Phases of an app's life.
+const (
+	starting int32 = iota
+	ready
+	stopping
+)
+
+// newApp takes the addresses and starts nothing: a second flyball stops here, before it touches anything.
+func newApp(l *loaded, o *runOptions) (*app, error) {
+	a := &app{opts: o, loaded: l, metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry()}
 	a.metrics.MustRegister(versioncollector.NewCollector("flyball"), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, build := range []func() error{a.listen, a.openStore, a.buildProcesses, a.buildExporter, a.buildProxy, a.buildRules, a.buildScrape} {
-		if err := build(); err != nil {
-			return nil, err
-		}
+	if err := a.listen(); err != nil {
+		a.close()
+		return nil, err
 	}
 	return a, nil
 }
 
-// listen comes first: a second flyball stops here, before it touches anything.
 func (a *app) listen() (err error) {
 	if a.webListener, err = listen(a.opts.webAddress(), "web.listen-address"); err != nil {
 		return err
 	}
-	a.closers = append(a.closers, a.webListener.Close)
-	if a.opts.has(roleBatchproxy) && len(a.loaded.Batchproxy.Models) > 0 {
-		if a.proxyListener, err = listen(a.opts.proxyListen, "batchproxy.listen-address"); err != nil {
+	a.onClose(a.webListener.Close)
+	if !a.opts.has(roleBatchproxy) {
+		return nil
+	}
+	if len(a.loaded.Batchproxy.Models) == 0 {
+		if !a.opts.has(roleRules) && !a.opts.has(roleExporter) {
+			return errors.New("--role=batchproxy has nothing to do: the configuration has no batchproxy.models")
+		}
+		return nil
+	}
+	if a.proxyListener, err = listen(a.opts.proxyListen, "batchproxy.listen-address"); err != nil {
+		return err
+	}
+	a.onClose(a.proxyListener.Close)
+	return nil
+}
+
+// build opens and builds the parts, each from those above it.
+func (a *app) build(ctx context.Context) error {
+	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildExporter, a.buildProxy, a.buildRules, a.buildScrape} {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		a.closers = append(a.closers, a.proxyListener.Close)
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -103,14 +124,14 @@ func (a *app) openStore() (err error) {
 	if a.store, err = store.Open(o); err != nil {
 		return err
 	}
-	a.closers = append(a.closers, a.store.Close)
+	a.onClose(a.store.Close)
 	a.journal, err = journal.Open(filepath.Join(c.Storage.Path, "decisions.jsonl"), journal.Options{
 		Log: a.opts.log.With("component", "journal"), Watch: a.opts.tell,
 	})
 	if err != nil {
 		return err
 	}
-	a.closers = append(a.closers, a.journal.Close)
+	a.onClose(a.journal.Close)
 	return nil
 }
 
@@ -193,39 +214,44 @@ func (a *app) buildRules() error {
 	a.journal.Replay(func(d *rules.Decision) { states[d.Target] = states[d.Target].Replay(d) })
 	metrics := rules.NewMetrics(a.metrics)
 	actuator := a.actuators()
+	evaluator := func(r *rules.Scale) rules.Evaluator {
+		s := rules.NewScaler(r, rules.ScalerOptions{
+			Querier: a.store, Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: metrics,
+			Log: a.opts.log.With("component", "rules"), State: states[r.Target.String()], Acting: a.opts.act,
+		})
+		a.scalers = append(a.scalers, s)
+		return s
+	}
 	var groups []store.Group
 	for _, f := range a.loaded.rules {
-		for _, g := range f.Groups {
-			group := store.Group{Name: g.Name, File: f.Name, Interval: time.Duration(g.Interval), Limit: g.Limit, Labels: g.Labels}
-			if g.QueryOffset != nil {
-				offset := time.Duration(*g.QueryOffset)
-				group.QueryOffset = &offset
-			}
-			for _, r := range g.Rules {
-				group.Rules = append(group.Rules, a.storeRule(r, actuator, metrics, states))
-			}
-			groups = append(groups, group)
+		for i := range f.Groups {
+			groups = append(groups, storeGroup(f, &f.Groups[i], evaluator))
 		}
 	}
 	return a.store.SetGroups(groups)
 }
 
-func (a *app) storeRule(r rules.Rule, actuator map[string]actuators.Actuator, metrics *rules.Metrics, states map[string]rules.State) store.Rule {
-	switch {
-	case r.Record != nil:
-		return store.Rule{Record: &store.Record{Name: r.Record.Name, Expr: r.Record.Expr, Labels: r.Record.Labels}}
-	case r.Alert != nil:
-		return store.Rule{Alert: &store.Alert{
-			Name: r.Alert.Name, Expr: r.Alert.Expr, For: time.Duration(r.Alert.For), KeepFiringFor: time.Duration(r.Alert.KeepFiringFor),
-			Labels: r.Alert.Labels, Annotations: r.Alert.Annotations,
-		}}
+// storeGroup is a group of a rule file as the store takes it.
+func storeGroup(f *rules.File, g *rules.Group, evaluator func(*rules.Scale) rules.Evaluator) store.Group {
+	group := store.Group{Name: g.Name, File: f.Name, Interval: time.Duration(g.Interval), Limit: g.Limit, Labels: g.Labels}
+	if g.QueryOffset != nil {
+		offset := time.Duration(*g.QueryOffset)
+		group.QueryOffset = &offset
 	}
-	s := rules.NewScaler(r.Scale, rules.ScalerOptions{
-		Querier: a.store, Actuator: actuator[r.Scale.Target.Kind], Journal: a.journal, Metrics: metrics,
-		Log: a.opts.log.With("component", "rules"), State: states[r.Scale.Target.String()], Acting: a.opts.act,
-	})
-	a.scalers = append(a.scalers, s)
-	return store.Rule{Evaluator: s}
+	for _, r := range g.Rules {
+		switch {
+		case r.Record != nil:
+			group.Rules = append(group.Rules, store.Rule{Record: &store.Record{Name: r.Record.Name, Expr: r.Record.Expr, Labels: r.Record.Labels}})
+		case r.Alert != nil:
+			group.Rules = append(group.Rules, store.Rule{Alert: &store.Alert{
+				Name: r.Alert.Name, Expr: r.Alert.Expr, For: time.Duration(r.Alert.For), KeepFiringFor: time.Duration(r.Alert.KeepFiringFor),
+				Labels: r.Alert.Labels, Annotations: r.Alert.Annotations,
+			}})
+		case r.Scale != nil:
+			group.Rules = append(group.Rules, store.Rule{Evaluator: evaluator(r.Scale)})
+		}
+	}
+	return group
 }
 
 // actuators are the actuators of this process by their kind.
@@ -244,7 +270,7 @@ func (a *app) buildScrape() error {
 	}
 	sc := store.Scrape{
 		Configs: a.loaded.scrape,
-		Self:    []store.Self{{Name: "flyball", Address: a.webListener.Addr().String(), Drop: rules.OutputMetrics()}},
+		Self:    []store.Self{{Name: "flyball", Address: reachable(a.webListener.Addr()), Drop: rules.OutputMetrics()}},
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.loaded.Actuators.Process)) {
 		if path := a.loaded.Actuators.Process[name].MetricsPath; path != "" {
@@ -260,19 +286,37 @@ type part struct {
 	run  func(ctx context.Context) error
 }
 
-// run starts the parts in order, and stops them in the other when ctx ends or one of them fails: the proxy finishes what
-// it has while replicas still answer, the rules stop before replicas do, and the page is there to the end.
+// run serves the page while the parts are built, which takes as long as the store has to read, then runs them. They are
+// stopped in an order when ctx ends or one of them fails: the rules first, so that nobody decides on a load that is being
+// turned away; then the proxy, which finishes what it has while replicas still answer; then the replicas. The page is
+// there to the end.
 func (a *app) run(ctx context.Context) error {
 	web := a.webServer()
-	parts := []part{{"web", func(ctx context.Context) error { return serve(ctx, web, a.webListener) }}}
+	return runParts(ctx, []part{
+		{"web", func(ctx context.Context) error { return serve(ctx, web, a.webListener) }},
+		{"", a.runBuilt},
+	}, func() { a.phase.Store(stopping) })
+}
+
+func (a *app) runBuilt(ctx context.Context) error {
+	built := make(chan error, 1)
+	go func() { built <- a.build(ctx) }()
+	select {
+	case err := <-built:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		// A store that is being opened cannot be interrupted, but it survives the end of the process at any point.
+		a.opts.log.Warn("ended while starting")
+		return nil
+	}
+	var parts []part
 	if a.gpus != nil {
 		parts = append(parts, part{"gpu collector", a.gpus.Run})
 	}
 	if a.processes != nil {
 		parts = append(parts, part{"process actuator", a.processes.Run})
-	}
-	if a.store != nil {
-		parts = append(parts, part{"rules", a.runRules})
 	}
 	if a.proxy != nil {
 		server := a.proxyServer()
@@ -280,11 +324,23 @@ func (a *app) run(ctx context.Context) error {
 			part{"proxy server", func(ctx context.Context) error { return serve(ctx, server, a.proxyListener) }},
 			part{"proxy", a.proxy.Run})
 	}
-	return runParts(ctx, parts, func() { close(a.ready) })
+	if a.store != nil {
+		a.restore(ctx)
+		parts = append(parts, part{"rules", a.store.Run})
+	}
+	a.phase.CompareAndSwap(starting, ready)
+	if len(parts) == 0 { // the exporter without GPUs: the page is all
+		parts = append(parts, part{"exporter", func(ctx context.Context) error {
+			<-ctx.Done()
+			return nil
+		}})
+	}
+	return runParts(ctx, parts, func() { a.phase.Store(stopping) })
 }
 
-// runParts returns the errors of the parts, joined, when all have ended.
-func runParts(ctx context.Context, parts []part, started func()) error {
+// runParts runs all parts until ctx ends or one of them does, which none does by itself; then it calls stopping, ends them
+// one after the other, the last first, and returns their errors, joined.
+func runParts(ctx context.Context, parts []part, stopping func()) error {
 	type running struct {
 		part
 		cancel context.CancelFunc
@@ -292,7 +348,7 @@ func runParts(ctx context.Context, parts []part, started func()) error {
 		err    error
 	}
 	var all []*running
-	ended := make(chan struct{}, len(parts))
+	ended := make(chan *running, len(parts))
 	for _, p := range parts {
 		// Each part has a context of its own, so that they end one after the other.
 		partCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -302,34 +358,35 @@ func runParts(ctx context.Context, parts []part, started func()) error {
 		go func() {
 			defer close(r.done)
 			r.err = r.run(partCtx)
-			ended <- struct{}{}
+			ended <- r
 		}()
 	}
-	started()
+	var errs []error
 	select {
 	case <-ctx.Done():
-	case <-ended:
+	case r := <-ended:
+		if r.err == nil && ctx.Err() == nil {
+			errs = append(errs, fmt.Errorf("%s: ended by itself", r.name))
+		}
 	}
-	var errs []error
+	stopping()
 	for _, r := range slices.Backward(all) {
 		r.cancel()
 		<-r.done
-		if r.err != nil && !errors.Is(r.err, context.Canceled) {
+		switch {
+		case r.err == nil || errors.Is(r.err, context.Canceled):
+		case r.name == "": // parts of its own, which have names
+			errs = append(errs, r.err)
+		default:
 			errs = append(errs, fmt.Errorf("%s: %w", r.name, r.err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// runRules gives targets that came up without a size their first one, then scrapes and evaluates.
-func (a *app) runRules(ctx context.Context) error {
-	if err := a.restore(ctx); err != nil {
-		return err
-	}
-	return a.store.Run(ctx)
-}
-
-func (a *app) restore(ctx context.Context) error {
+// restore gives targets that came up without a size their first one. A target that cannot have it is said in the log and,
+// where it has a rule, in the journal; it must not keep the others, and the proxy, from starting.
+func (a *app) restore(ctx context.Context) {
 	ruled := map[string]bool{}
 	for _, s := range a.scalers {
 		target := s.Rule().Target
@@ -338,7 +395,7 @@ func (a *app) restore(ctx context.Context) error {
 		}
 		ruled[target.Name] = true
 		if _, err := s.Restore(ctx, time.Now(), a.loaded.Actuators.Process[target.Name].Replicas); err != nil {
-			return err
+			a.opts.log.Error("restore", "target", target, "err", err)
 		}
 	}
 	for name, t := range a.loaded.Actuators.Process {
@@ -347,10 +404,9 @@ func (a *app) restore(ctx context.Context) error {
 		}
 		if _, err := a.processes.Apply(ctx, actuators.Target{Kind: process.Kind, Name: name},
 			actuators.Change{To: t.Replicas, Reason: "replicas in the configuration"}); err != nil {
-			return fmt.Errorf("start %s: %w", name, err)
+			a.opts.log.Error("start", "target", name, "err", err)
 		}
 	}
-	return nil
 }
 
 // serve runs a server until ctx ends, and gives the requests in progress a little time.
@@ -379,8 +435,16 @@ func serve(ctx context.Context, server *http.Server, l net.Listener) error {
 	return err
 }
 
-// close lets go of what newApp opened, the last first.
+func (a *app) onClose(f func() error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closers = append(a.closers, f)
+}
+
+// close lets go of what was opened, the last first.
 func (a *app) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	for _, c := range slices.Backward(a.closers) {
 		if err := c(); err != nil && !errors.Is(err, net.ErrClosed) {
 			a.opts.log.Error("close", "err", err)
@@ -389,4 +453,12 @@ func (a *app) close() {
 	a.closers = nil
 }
 
-func (a *app) pageURL() string { return "http://" + a.webListener.Addr().String() + "/" }
+// pageURL is where a person finds the page: an address that stands for all of the machine's is shown as localhost.
+func (a *app) pageURL() string { return "http://" + reachable(a.webListener.Addr()) + "/" }
+
+func reachable(address net.Addr) string {
+	if tcp, ok := address.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		return fmt.Sprintf("localhost:%d", tcp.Port)
+	}
+	return address.String()
+}

@@ -183,24 +183,26 @@ func (o *benchOptions) write(w io.Writer, r loadgen.Report) {
 	}
 }
 
-// briefly is a report in one line.
+// briefly is a report in one line, and one for each example of what went wrong.
 func briefly(r loadgen.Report, now time.Time) string {
+	var line strings.Builder
+	say := func(format string, args ...any) { fmt.Fprintf(&line, format, args...) }
 	c := r.Counts
-	line := fmt.Sprintf("%s  %s answers, %d wrong, %d lost", now.Format(time.TimeOnly), thousands(c.OK+c.Wrong), c.Wrong, r.Lost)
+	say("%s  %s answers, %d wrong, %d lost", now.Format(time.TimeOnly), thousands(c.OK+c.Wrong), c.Wrong, r.Lost)
 	if refused := c.HTTP429 + c.HTTP4xx + c.HTTP5xx + c.HTTPOther; refused > 0 {
-		line += fmt.Sprintf(", %d refused", refused)
+		say(", %d refused", refused)
 	}
 	if c.Saturated > 0 {
-		line += fmt.Sprintf(", %d not sent", c.Saturated)
+		say(", %d not sent", c.Saturated)
 	}
-	line += fmt.Sprintf(", p50 %s, p99 %s", milliseconds(r.Latency.P50), milliseconds(r.Latency.P99))
+	say(", p50 %s, p99 %s", milliseconds(r.Latency.P50), milliseconds(r.Latency.P99))
 	if r.Verdict != "" {
-		line += "; " + r.Verdict
+		say("; %s", r.Verdict)
 	}
 	for _, e := range r.Examples {
-		line += fmt.Sprintf("\n          %s: %s", e.Kind, e.Reason)
+		say("\n          %s: %s", e.Kind, e.Reason)
 	}
-	return line
+	return line.String()
 }
 
 func milliseconds(seconds float64) string { return fmt.Sprintf("%.0f ms", seconds*1000) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -45,7 +46,8 @@ func checkParent(app *kingpin.Application) *kingpin.CmdClause {
 
 func checkRules(stdout io.Writer, paths []string, evaluation, scrape time.Duration) error {
 	reader := rules.Reader{
-		Defaults: rules.Defaults{EvaluationInterval: evaluation, ScrapeInterval: scrape}, CheckTarget: checkKind,
+		Defaults: rules.Defaults{EvaluationInterval: evaluation, ScrapeInterval: scrape}, CheckScale: func(s *rules.Scale) error { return checkKind(s.Target) },
+		CheckGroup: checkGroup,
 	}
 	var faults []error
 	for _, path := range paths {
@@ -59,6 +61,20 @@ func checkRules(stdout io.Writer, paths []string, evaluation, scrape time.Durati
 		}
 	}
 	return source.Join(faults...)
+}
+
+// checkGroup says what Prometheus's engine has against a group: templates, repeated rules.
+func checkGroup(f *rules.File, g *rules.Group) error {
+	return storeGroup(f, g, func(s *rules.Scale) rules.Evaluator { return named(s.Name) }).Validate()
+}
+
+// named stands for a scale rule where only its name matters.
+type named string
+
+func (n named) Name() string { return string(n) }
+
+func (named) Eval(context.Context, time.Time) ([]rules.Sample, error) {
+	return nil, errors.New("a rule that is only checked is not evaluated")
 }
 
 func (l *loaded) summary() string {

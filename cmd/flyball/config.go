@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -80,7 +79,7 @@ type loaded struct {
 
 // load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them.
 func load(path string) (*loaded, error) {
-	text, err := os.ReadFile(path)
+	text, err := source.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration (--config.file): %w", err)
 	}
@@ -92,7 +91,7 @@ func load(path string) (*loaded, error) {
 	l := &loaded{Config: DefaultConfig()}
 	d.Decode(&l.Config)
 	l.validate(d, filepath.Dir(path))
-	reader := rules.Reader{Defaults: l.ruleDefaults(), CheckTarget: l.checkTarget}
+	reader := rules.Reader{Defaults: l.ruleDefaults(), CheckScale: l.checkScale, CheckGroup: checkGroup}
 	var ruleFaults []error
 	for _, file := range l.findRules(d, filepath.Dir(path)) {
 		f, err := reader.ReadFile(file.name)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"flyball/cmd/flyball/web"
 	"flyball/rules"
 	"flyball/rules/journal"
 )
@@ -39,8 +40,11 @@ func explainCommand(app *kingpin.Application, stdout io.Writer) command {
 }
 
 func explain(ctx context.Context, stdout io.Writer, o explainOptions) error {
-	if o.last < 1 {
-		return exitError{exitUsage, fmt.Errorf("--last is %d: expected 1 or more", o.last)}
+	if o.last < 1 || o.last > web.MaxDecisions {
+		return exitError{exitUsage, fmt.Errorf("--last is %d: expected 1 to %d", o.last, web.MaxDecisions)}
+	}
+	if !strings.Contains(o.url, "://") {
+		o.url = "http://" + o.url
 	}
 	until, err := parseTime(o.at, time.Now())
 	if err != nil {
@@ -79,6 +83,9 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		if t.Nanosecond() == 0 && !strings.Contains(text, ".") {
+			t = t.Add(time.Second - 1) // a second holds the decision that was made within it
+		}
 		return t, nil
 	}
 	t, err := time.ParseInLocation(time.TimeOnly, text, now.Location())
@@ -86,7 +93,6 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("--at is %q: expected a time such as %s or 15:04:05", text, time.RFC3339)
 	}
 	y, m, d := now.Date()
-	// A second holds the decision that was made within it.
 	return time.Date(y, m, d, t.Hour(), t.Minute(), t.Second(), 1e9-1, now.Location()), nil
 }
 
@@ -97,7 +103,11 @@ func journalDecisions(path string, f journal.Filter, n int) ([]*rules.Decision, 
 		return nil, err
 	}
 	defer j.Close()
-	return j.Recent(f, n), nil
+	found := j.Recent(f, n)
+	if len(found) == 0 && j.Skipped() > 0 {
+		return nil, fmt.Errorf("%s: %s that are not decisions: is this a journal?", path, plural(j.Skipped(), "line"))
+	}
+	return found, nil
 }
 
 func askDecisions(ctx context.Context, base, rule string, until time.Time, n int) ([]*rules.Decision, error) {

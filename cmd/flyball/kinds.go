@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"flyball/actuators"
 	"flyball/actuators/process"
+	"flyball/rules"
 	"flyball/rules/source"
 )
 
@@ -14,22 +16,24 @@ var actuatorKinds = []string{process.Kind}
 
 // checkKind says what is wrong with the kind of a target.
 func checkKind(t actuators.Target) error {
-	for _, kind := range actuatorKinds {
-		if t.Kind == kind {
-			return nil
-		}
+	if slices.Contains(actuatorKinds, t.Kind) {
+		return nil
 	}
 	return fmt.Errorf("target.kind: no actuator of kind %q: this version has %s%s", t.Kind, strings.Join(actuatorKinds, ", "),
 		source.DidYouMean(t.Kind, actuatorKinds))
 }
 
-// checkTarget says what is wrong with the target of a scale rule.
-func (l *loaded) checkTarget(t actuators.Target) error {
-	if err := checkKind(t); err != nil {
+// checkScale says what is wrong with the target of a scale rule.
+func (l *loaded) checkScale(s *rules.Scale) error {
+	if err := checkKind(s.Target); err != nil {
 		return err
 	}
-	if _, known := l.Actuators.Process[t.Name]; !known {
-		return fmt.Errorf("target.name: no target %q in actuators.process%s", t.Name, source.DidYouMean(t.Name, l.targets()))
+	t, known := l.Actuators.Process[s.Target.Name]
+	if !known {
+		return fmt.Errorf("target.name: no target %q in actuators.process%s", s.Target.Name, source.DidYouMean(s.Target.Name, l.targets()))
+	}
+	if s.Max > t.MaxReplicas {
+		return fmt.Errorf("max: %d, above actuators.process.%s.max_replicas, which is %d", s.Max, s.Target.Name, t.MaxReplicas)
 	}
 	return nil
 }

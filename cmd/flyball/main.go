@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,11 @@ const (
 	nvmlCommand      = "nvml-worker"
 )
 
+// builtVersion is the version of a binary that was not built by the Makefile, which sets it at link time.
+//
+//go:embed VERSION
+var builtVersion string
+
 func main() { os.Exit(run(os.Args[1:])) }
 
 // run is main without the exit, so that tests can call it.
@@ -46,6 +52,9 @@ func run(args []string) int {
 		case nvmlCommand:
 			return nvmlWorker()
 		}
+	}
+	if version.Version == "" {
+		version.Version = strings.TrimSpace(builtVersion)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

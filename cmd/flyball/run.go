@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -94,21 +95,34 @@ func (o *runOptions) run(ctx context.Context) error {
 	if o.print {
 		fmt.Fprintln(o.stdout, a.greeting())
 	}
+	slog.SetDefault(o.log) // for what the standard library logs by itself
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer func() {
+		signal.Stop(hangups)
+		close(hangups)
+	}()
+	go func() {
+		for range hangups {
+			o.log.Warn("SIGHUP: this version does not reload; the configuration is as it was at the start")
+		}
+	}()
 	return a.run(ctx)
 }
 
 // greeting is the first line that a person reads.
 func (a *app) greeting() string {
-	line := fmt.Sprintf("flyball %s   page %s", version.Version, a.pageURL())
+	var line strings.Builder
+	fmt.Fprintf(&line, "flyball %s   page %s", version.Version, a.pageURL())
 	for _, m := range a.loaded.Batchproxy.Models {
 		if a.proxyListener != nil {
-			line += fmt.Sprintf("   model http://%s/v2/models/%s/infer", a.proxyListener.Addr(), m.Name)
+			fmt.Fprintf(&line, "   model http://%s/v2/models/%s/infer", reachable(a.proxyListener.Addr()), m.Name)
 		}
 	}
 	if !a.opts.act {
-		line += "   (observing: --act.enabled lets rules act)"
+		line.WriteString("   (observing: --act.enabled lets rules act)")
 	}
-	return line
+	return line.String()
 }
 
 // tell reports a decision that was recorded: as a line for a person, or as a log entry.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -25,20 +26,32 @@ func (a *app) webServer() *http.Server {
 		web.Text(w, http.StatusOK, "flyball is healthy.\n")
 	})
 	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
-		select {
-		case <-a.ready:
-			web.Text(w, http.StatusOK, "flyball is ready.\n")
-		default:
+		switch a.phase.Load() {
+		case starting:
 			web.Text(w, http.StatusServiceUnavailable, "flyball is starting.\n")
+		case stopping:
+			web.Text(w, http.StatusServiceUnavailable, "flyball is stopping.\n")
+		default:
+			web.Text(w, http.StatusOK, "flyball is ready.\n")
 		}
 	})
+	// What is read for the page is there once the parts are built.
+	built := http.NewServeMux()
 	page := web.Page{Version: version.Version, Acting: a.opts.act, Status: a.status}
-	if a.journal != nil {
-		page.Decisions = decisions{a.journal}
+	if a.opts.has(roleRules) {
+		page.Decisions = decisions{a}
 	}
-	page.Register(mux)
+	page.Register(built)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if a.phase.Load() == starting {
+			w.Header().Set("Retry-After", "1")
+			web.Text(w, http.StatusServiceUnavailable, "flyball is starting.\n")
+			return
+		}
+		built.ServeHTTP(w, r)
+	})
 	return &http.Server{
-		Handler: mux,
+		Handler: mux, ErrorLog: slog.NewLogLogger(a.opts.log.With("component", "web").Handler(), slog.LevelDebug),
 		// What is asked for here is small and quick; a client that takes longer is broken or hostile.
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10,
@@ -52,6 +65,8 @@ func (a *app) proxyServer() *http.Server {
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler: a.proxy, Protocols: protocols,
+		// What clients do wrong with their connections; the requests themselves are counted.
+		ErrorLog: slog.NewLogLogger(a.opts.log.With("component", "batchproxy").Handler(), slog.LevelDebug),
 		// No WriteTimeout: it would cut long answers and streams; the proxy has its own timeout for each model.
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
@@ -66,10 +81,23 @@ func metricsHandler(reg *prometheus.Registry) http.Handler {
 }
 
 // decisions adapts the journal to what the page reads.
-type decisions struct{ j *journal.Journal }
+type decisions struct{ *app }
 
+// Recent implements web.Decisions. A rule that has been quiet for so long that the journal's memory has passed it by
+// answers with its last decision.
 func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
-	return d.j.Recent(journal.Filter{ID: f.ID, Rule: f.Rule, Since: f.Since, Until: f.Until}, n)
+	found := d.journal.Recent(journal.Filter{ID: f.ID, Rule: f.Rule, Since: f.Since, Until: f.Until}, n)
+	if len(found) > 0 || f.Rule == "" {
+		return found
+	}
+	for _, s := range d.scalers {
+		last := s.Last()
+		if s.Name() == f.Rule && last != nil && (f.ID == "" || f.ID == last.ID) &&
+			(f.Since.IsZero() || !last.Time.Before(f.Since)) && (f.Until.IsZero() || !last.Time.After(f.Until)) {
+			return []*rules.Decision{last}
+		}
+	}
+	return nil
 }
 
 // status gathers what the page shows besides decisions.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -217,7 +218,7 @@ func FuzzDecodeV2(f *testing.F) {
 // checkFault: an error of a decoder is the sender's, and short.
 func checkFault(t *testing.T, err error) {
 	t.Helper()
-	f, ok := err.(*fault)
+	f, ok := errors.AsType[*fault](err)
 	if !ok || (f.code != http.StatusBadRequest && f.code != http.StatusRequestEntityTooLarge) {
 		t.Fatalf("%T %v", err, err)
 	}

@@ -74,7 +74,7 @@ func decodeV1(body []byte, maxBatch int) ([]float32, error) {
 		switch name {
 		case "instances":
 			given = true
-			return d.array(func(i int) (err error) {
+			return d.array(func(int) (err error) {
 				if n++; n > maxBatch {
 					return d.skip() // only counted, for the fault
 				}

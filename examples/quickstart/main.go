@@ -49,8 +49,8 @@ func main() {
 
 	// Children are asked to end by this process, not by the terminal: see endWithParent.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	err := o.run(ctx)
-	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "quickstart: %s\n", err)
 		os.Exit(1)
@@ -123,10 +123,12 @@ func (o options) child(ctx context.Context, name string, args ...string) error {
 	cmd.WaitDelay = time.Minute
 	endWithParent(cmd)
 	err := cmd.Run()
-	if ctx.Err() != nil {
-		return nil // asked to end
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && ctx.Err() != nil {
+		if status, _ := exit.Sys().(syscall.WaitStatus); exit.ExitCode() >= 0 || status.Signal() == syscall.SIGTERM {
+			return nil // asked to end, and did
+		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s %s: %w", name, args[0], err)
 	}
 	return nil

@@ -89,8 +89,8 @@ func (c *Collector) Update(ctx context.Context) ([]prometheus.Metric, error) {
 // reading collects the metrics of one update.
 type reading struct{ metrics []prometheus.Metric }
 
-func (r *reading) gauge(desc *prometheus.Desc, v float64, labels ...string) {
-	r.metrics = append(r.metrics, prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...))
+func (r *reading) gauge(desc *prometheus.Desc, v float64) {
+	r.metrics = append(r.metrics, prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v))
 }
 
 func (r *reading) counter(desc *prometheus.Desc, v float64, labels ...string) {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,23 +25,29 @@ type Options struct {
 	ReadOnly bool  // read what there is, beside the process that writes it
 	Log      *slog.Logger
 
-	// Watch is called after each decision was written, in order, without the journal's lock. It must not block.
+	// Watch is called after each decision was written, in their order. It must not block or call the journal.
 	Watch func(*rules.Decision)
 }
 
 // Journal is an open journal. Its methods may be called from several goroutines.
 type Journal struct {
-	path  string
-	opts  Options
-	mu    sync.Mutex // guards what follows
-	file  *os.File
-	size  int64
-	kept  []*rules.Decision            // the newest, oldest first
-	state map[string][]*rules.Decision // by target: the changes that its state is made of
+	path    string
+	skipped int
+	opts    Options
+	mu      sync.Mutex // guards what follows
+	file    *os.File
+	size    int64
+	carried int64                        // bytes of the file that came along from the one before
+	kept    []*rules.Decision            // the newest, oldest first
+	state   map[string][]*rules.Decision // by target: the changes that its state is made of
 }
 
-// stateDecisions are how many changes of a target go along into a new file: more than any policy's period holds.
-const stateDecisions = 100
+// What goes along of each target into a new file: the last change, and of those before it as many as a policy's period or a
+// cooldown could need. A day is longer than any that makes sense.
+const (
+	stateDecisions = 20
+	stateAge       = 24 * time.Hour
+)
 
 // Open opens or makes the journal at path, reads what it holds and cuts off a torn last line. A line that is not a
 // decision but has others after it is skipped and logged: the file has been edited, and the rest still counts.
@@ -87,6 +94,7 @@ func (j *Journal) load() error {
 		whole += int64(len(line))
 		d, err := parse(line)
 		if err != nil {
+			j.skipped++
 			j.opts.Log.Warn("journal: skipped a line that is not a decision", "path", j.path, "line", number, "err", err)
 			continue
 		}
@@ -152,6 +160,8 @@ func (j *Journal) Append(d *rules.Decision) error {
 	}
 	line = append(line, '\n')
 	stored := *d
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	if err := j.append(line, &stored); err != nil {
 		return fmt.Errorf("journal %s: %w", j.path, err)
 	}
@@ -161,13 +171,13 @@ func (j *Journal) Append(d *rules.Decision) error {
 	return nil
 }
 
+// append writes one line; j.mu is held.
 func (j *Journal) append(line []byte, d *rules.Decision) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
 	if j.file == nil || j.opts.ReadOnly {
 		return fs.ErrClosed
 	}
-	if j.size > 0 && j.size+int64(len(line)) > j.opts.MaxBytes {
+	// Twice what goes along into the new file: with very many targets that may be more than the limit.
+	if j.size > 0 && j.size+int64(len(line)) > max(j.opts.MaxBytes, 2*j.carried) {
 		if err := j.rotate(); err != nil {
 			return fmt.Errorf("set aside the full journal: %w", err)
 		}
@@ -192,34 +202,72 @@ func (j *Journal) append(line []byte, d *rules.Decision) error {
 // rotate begins a new file with the changes that the targets' states are made of, and puts it in the old one's place
 // only when it is whole.
 func (j *Journal) rotate() error {
-	fresh, err := os.CreateTemp(filepath.Dir(j.path), filepath.Base(j.path)+".new-*")
+	fresh, size, err := j.writeState()
 	if err != nil {
 		return err
 	}
-	defer os.Remove(fresh.Name()) // gone already when all went well
-	var size int64
-	for _, changes := range j.state {
-		for _, d := range changes[max(0, len(changes)-stateDecisions):] {
-			line, err := json.Marshal(d)
-			if err != nil {
-				fresh.Close()
-				return err
-			}
-			n, err := fresh.Write(append(line, '\n'))
-			if err != nil {
-				fresh.Close()
-				return err
-			}
-			size += int64(n)
-		}
-	}
-	if err := errors.Join(fresh.Chmod(0o644), fresh.Sync(), os.Rename(j.path, j.path+".1"), os.Rename(fresh.Name(), j.path)); err != nil {
+	if err := os.Rename(j.path, j.path+".1"); err != nil {
 		fresh.Close()
+		os.Remove(fresh.Name())
 		return err
 	}
+	if err := os.Rename(fresh.Name(), j.path); err != nil {
+		// The old file is where it was, under the name that a rotation gives it; it goes on there.
+		fresh.Close()
+		os.Remove(fresh.Name())
+		return errors.Join(err, os.Rename(j.path+".1", j.path))
+	}
 	j.file.Close()
-	j.file, j.size = fresh, size
-	return nil
+	j.file, j.size, j.carried = fresh, size, size
+	return syncDir(filepath.Dir(j.path))
+}
+
+// writeState writes the targets' last changes, oldest first, into a new file beside the journal.
+func (j *Journal) writeState() (_ *os.File, size int64, err error) {
+	var all []*rules.Decision
+	for _, changes := range j.state {
+		changes = changes[max(0, len(changes)-stateDecisions):]
+		for i, d := range changes {
+			if i == len(changes)-1 || time.Since(d.Time) < stateAge {
+				all = append(all, d)
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *rules.Decision) int { return a.Time.Compare(b.Time) })
+	fresh, err := os.CreateTemp(filepath.Dir(j.path), filepath.Base(j.path)+".new-*")
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			fresh.Close()
+			os.Remove(fresh.Name())
+		}
+	}()
+	for _, d := range all {
+		line, err := json.Marshal(d)
+		if err != nil {
+			return nil, 0, err
+		}
+		n, err := fresh.Write(append(line, '\n'))
+		if err != nil {
+			return nil, 0, err
+		}
+		size += int64(n)
+	}
+	if err := fresh.Chmod(0o644); err != nil {
+		return nil, 0, err
+	}
+	return fresh, size, fresh.Sync()
+}
+
+// syncDir makes the names of new files survive a power cut.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Replay calls f for each applied decision that is remembered, oldest first for each target.
@@ -255,6 +303,9 @@ func (j *Journal) Recent(f Filter, n int) []*rules.Decision {
 	}
 	return found
 }
+
+// Skipped is how many lines were not decisions when the journal was opened.
+func (j *Journal) Skipped() int { return j.skipped }
 
 // Close flushes and closes the file.
 func (j *Journal) Close() error {

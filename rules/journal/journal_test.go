@@ -132,11 +132,25 @@ func TestTornAndForeignLines(t *testing.T) {
 func TestRotate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "j")
 	j := open(t, path, Options{MaxBytes: 100_000, Memory: 50})
-	for n := 1; n <= 2000; n++ {
-		write(t, j, decision(n, rules.Applied))
+	now := time.Now().Truncate(time.Second)
+	at := func(n int, target string) *rules.Decision {
+		d := decision(n, rules.Applied)
+		d.Time, d.Target, d.Rule = now.Add(time.Duration(n)*time.Second), target, target
+		return d
+	}
+	rotations, size := 0, int64(0)
+	for n := 1; n <= 5000; n++ {
+		write(t, j, at(n, fmt.Sprint("process/", n%5)))
+		if j.size < size {
+			rotations++
+		}
+		size = j.size
 	}
 	if got := len(j.Recent(Filter{}, 1_000_000)); got > 100 || got < 50 {
 		t.Errorf("%d decisions in memory", got)
+	}
+	if rotations < 5 || rotations > 60 {
+		t.Errorf("%d rotations", rotations)
 	}
 	for _, p := range []string{path, path + ".1"} {
 		if info, err := os.Stat(p); err != nil || info.Size() > 150_000 {
@@ -146,11 +160,66 @@ func TestRotate(t *testing.T) {
 	if files, _ := os.ReadDir(filepath.Dir(path)); len(files) != 2 {
 		t.Errorf("left behind: %v", files)
 	}
-	want := replayed(j)
 	j.Close()
-	st := replayed(open(t, path, Options{}))
-	if st.Replicas != want.Replicas || !st.LastUp.Equal(want.LastUp) || st.Replicas != 2001 {
-		t.Errorf("state %+v, want %+v", st, want)
+	j = open(t, path, Options{})
+	states := map[string]rules.State{}
+	j.Replay(func(d *rules.Decision) { states[d.Target] = states[d.Target].Replay(d) })
+	for n := range 5 {
+		st := states[fmt.Sprint("process/", n)]
+		if last := 4995 + n; n > 0 && (st.Replicas != last+1 || !st.LastUp.Equal(now.Add(time.Duration(last)*time.Second))) {
+			t.Errorf("process/%d: %+v", n, st)
+		}
+	}
+	recent := j.Recent(Filter{}, 1000)
+	for i := 1; i < len(recent); i++ {
+		if recent[i].Time.After(recent[i-1].Time) {
+			t.Fatal("not newest first after a rotation")
+		}
+	}
+}
+
+// TestRotateManyTargets: what goes along may be more than the limit; then the file grows rather than being begun anew at
+// every decision.
+func TestRotateManyTargets(t *testing.T) {
+	j := open(t, filepath.Join(t.TempDir(), "j"), Options{MaxBytes: 10_000})
+	rotations, size := 0, int64(0)
+	for n := range 4000 {
+		d := decision(n, rules.Applied)
+		d.Target = fmt.Sprint("process/", n%200)
+		write(t, j, d)
+		if j.size < size {
+			rotations++
+		}
+		size = j.size
+	}
+	if rotations > 100 {
+		t.Errorf("%d rotations for 4000 decisions", rotations)
+	}
+}
+
+// TestRotateFails: a rotation that cannot be done leaves the journal as it was.
+func TestRotateFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path, Options{MaxBytes: 5_000})
+	if err := os.MkdirAll(filepath.Join(path+".1", "in the way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	written := 0
+	for n := range 60 {
+		if j.Append(decision(n, rules.Applied)) == nil {
+			written++
+		}
+	}
+	if written == 60 || written == 0 {
+		t.Fatalf("%d of 60 written", written)
+	}
+	j.Close()
+	j = open(t, path, Options{})
+	if got := len(j.Recent(Filter{}, 1000)); got != written {
+		t.Errorf("%d on the disk of %d written", got, written)
+	}
+	if files, _ := filepath.Glob(path + ".new-*"); len(files) > 0 {
+		t.Errorf("left behind: %v", files)
 	}
 }
 

@@ -61,10 +61,14 @@ func (d *Decoder) Fault(n *yaml.Node, format string, args ...any) {
 	d.add(d.file.errorAt(line, column, fmt.Sprintf(format, args...)))
 }
 
+// add notes a fault, unless there is one at the same place already: what follows from it helps nobody.
 func (d *Decoder) add(e *Error) {
-	if len(d.faults) < maxFaults {
-		d.faults = append(d.faults, e)
+	if len(d.faults) >= maxFaults || e.Line > 0 && slices.ContainsFunc(d.faults, func(o *Error) bool {
+		return o.Line == e.Line && o.Column == e.Column
+	}) {
+		return
 	}
+	d.faults = append(d.faults, e)
 }
 
 // FaultAt notes a fault at a path, offset bytes into its value.
@@ -160,7 +164,7 @@ func (d *Decoder) value(n *yaml.Node, path string, v reflect.Value, depth int) {
 		return
 	}
 	if v.Type() == nodeType {
-		v.Set(reflect.ValueOf(n))
+		v.Set(reflect.ValueOf(d.plain(n, depth)))
 		return
 	}
 	if v.Kind() == reflect.Pointer {
@@ -190,7 +194,7 @@ func (d *Decoder) value(n *yaml.Node, path string, v reflect.Value, depth int) {
 	switch v.Kind() {
 	case reflect.Struct:
 		if v.CanAddr() {
-			if s, ok := v.Addr().Interface().(Defaulter); ok {
+			if s, ok := reflect.TypeAssert[Defaulter](v.Addr()); ok {
 				s.SetDefaults()
 			}
 		}
@@ -210,6 +214,27 @@ func (d *Decoder) value(n *yaml.Node, path string, v reflect.Value, depth int) {
 	default:
 		d.scalar(n, path, v)
 	}
+}
+
+// plain is a copy of a node that needs nothing outside of it: aliases are replaced by what they stand for.
+func (d *Decoder) plain(n *yaml.Node, depth int) *yaml.Node {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+		d.aliased++
+	}
+	if depth > maxDepth || d.aliased > maxAliased {
+		d.Fault(n, "aliases nested more than %d deep, or that stand for more than %d values", maxDepth, maxAliased)
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
+	}
+	copied := *n
+	copied.Anchor, copied.Content = "", make([]*yaml.Node, len(n.Content))
+	for i, c := range n.Content {
+		if depth > 0 && len(d.within) > 0 {
+			d.aliased++
+		}
+		copied.Content[i] = d.plain(c, depth+1)
+	}
+	return &copied
 }
 
 // mapping decodes into a struct.
@@ -266,25 +291,15 @@ func (d *Decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Nod
 		seen[key.Value] = key
 		f(key, value, join(path, key.Value))
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Tag != "!!merge" {
+	for _, m := range merges(n) {
+		if m.Kind != yaml.MappingNode {
+			d.Fault(n, "<< takes a mapping")
 			continue
 		}
-		merged := []*yaml.Node{n.Content[i+1]}
-		if m := resolve(n.Content[i+1]); m.Kind == yaml.SequenceNode {
-			merged = m.Content
-		}
-		for _, m := range merged {
-			m = resolve(m)
-			if m.Kind != yaml.MappingNode {
-				d.Fault(n.Content[i], "<< takes a mapping")
-				continue
-			}
-			for j := 0; j+1 < len(m.Content); j += 2 {
-				if key := m.Content[j]; seen[key.Value] == nil {
-					seen[key.Value] = key
-					f(key, m.Content[j+1], join(path, key.Value))
-				}
+		for j := 0; j+1 < len(m.Content); j += 2 {
+			if key := m.Content[j]; seen[key.Value] == nil && key.Tag != "!!merge" {
+				seen[key.Value] = key
+				f(key, m.Content[j+1], join(path, key.Value))
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Error is one fault in a file.
@@ -34,9 +35,33 @@ func (e *Error) Show() string {
 	if e.Line == 0 || strings.TrimSpace(e.text) == "" {
 		return e.Error()
 	}
+	text, column := window(e.text, max(e.Column-1, 0))
 	margin := fmt.Sprintf("%5d | ", e.Line)
-	return fmt.Sprintf("%s\n%s%s\n%s| %s^", e.Error(), margin, e.text, strings.Repeat(" ", len(margin)-2),
-		strings.Repeat(" ", max(e.Column-1, 0)))
+	return fmt.Sprintf("%s\n%s%s\n%s| %s^", e.Error(), margin, text, strings.Repeat(" ", len(margin)-2), strings.Repeat(" ", column))
+}
+
+// shown is how many characters of a line are shown at the most, before and behind the place.
+const shown = 100
+
+// window cuts a long line to what is around a column, and replaces what a terminal would take for a command.
+func window(line string, column int) (string, int) {
+	runes := []rune(line)
+	from, to := max(0, column-shown), min(len(runes), column+shown)
+	from = min(from, to)
+	text := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, string(runes[from:to]))
+	column -= from
+	if from > 0 {
+		text, column = "..."+text, column+3
+	}
+	if to < len(runes) {
+		text += "..."
+	}
+	return text, column
 }
 
 // Errors are the faults of one or more files.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -22,6 +23,23 @@ type File struct {
 
 // yaml.v3 gives the place of a syntax error only in its text.
 var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+
+// maxBytes bounds a file; 10,000 scale rules are some 5 MB.
+const maxBytes = 16 << 20
+
+// Read reads a file that a person wrote, and refuses one that is too large to be that.
+func Read(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	if err == nil && len(text) > maxBytes {
+		err = fmt.Errorf("read %s: larger than %d MiB", name, maxBytes>>20)
+	}
+	return text, err
+}
 
 // Parse reads one YAML document. The error is of type Errors; an empty file is no error. A second document in the same
 // file would be ignored by YAML decoders, so it is a fault here.
@@ -117,12 +135,12 @@ func (f *File) place(n *yaml.Node, offset int) (line, column int) {
 		if n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 && line != n.Line {
 			start = f.indent(line) // a flow scalar over several lines: each is stripped
 		}
-		if rest := len(text) - start; offset <= rest || line == len(f.lines) {
+		rest := len(text) - start
+		if offset <= rest || line == len(f.lines) {
 			at := min(start+offset, len(text))
 			return line, utf8.RuneCountInString(text[:at]) + 1
-		} else {
-			offset -= rest + 1
 		}
+		offset -= rest + 1
 		line, first = line+1, indent
 	}
 	return n.Line, n.Column
@@ -162,7 +180,8 @@ func (f *File) find(path string) (key, value *yaml.Node, whole bool) {
 	return key, value, true
 }
 
-// entry returns the key and the value of a mapping's entry, nil when there is none.
+// entry returns the key and the value of a mapping's entry, nil when there is none. Its own entries come before those that
+// it merges (<<).
 func entry(mapping *yaml.Node, name string) (key, value *yaml.Node) {
 	if mapping.Kind != yaml.MappingNode {
 		return nil, nil
@@ -172,7 +191,32 @@ func entry(mapping *yaml.Node, name string) (key, value *yaml.Node) {
 			return mapping.Content[i], mapping.Content[i+1]
 		}
 	}
+	for _, merged := range merges(mapping) {
+		for i := 0; i+1 < len(merged.Content); i += 2 {
+			if merged.Kind == yaml.MappingNode && merged.Content[i].Value == name {
+				return merged.Content[i], merged.Content[i+1]
+			}
+		}
+	}
 	return nil, nil
+}
+
+// merges are the values that a mapping merges, in the order in which they count.
+func merges(mapping *yaml.Node) (merged []*yaml.Node) {
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Tag != "!!merge" {
+			continue
+		}
+		value := resolve(mapping.Content[i+1])
+		if value.Kind != yaml.SequenceNode {
+			merged = append(merged, value)
+			continue
+		}
+		for _, item := range value.Content {
+			merged = append(merged, resolve(item))
+		}
+	}
+	return merged
 }
 
 func resolve(n *yaml.Node) *yaml.Node {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/model"
+	"gopkg.in/yaml.v3"
 )
 
 type pet struct {
@@ -118,7 +119,7 @@ home.yml:2:1: a second YAML document: put it in a file of its own
 1 error in 1 file`},
 		{name: "not text", text: "pets: []\nexpr: a\xffb\n", want: `
 home.yml:2:8: not valid UTF-8
-    2 | expr: a` + "\xff" + `b
+    2 | expr: a�b
       |        ^
 1 error in 1 file`},
 		{
@@ -197,6 +198,65 @@ func TestSuggest(t *testing.T) {
 		if got := Suggest(word, known); got != want {
 			t.Errorf("Suggest(%q) = %q, want %q", word, got, want)
 		}
+	}
+}
+
+func TestMergedKeysAreThere(t *testing.T) {
+	f, err := Parse("f", []byte("pets:\n- &base {age: old}\n- {<<: *base, name: tom}\n- {<<: [*base], name: rex}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := f.Decoder()
+	for _, path := range []string{"pets[1].age", "pets[1].name", "pets[2].age"} {
+		if !d.Has(path) {
+			t.Errorf("no %s", path)
+		}
+	}
+	if d.Has("pets[1].tags") {
+		t.Error("tags")
+	}
+	d.FaultAt("pets[1].age", 0, "no number")
+	if got, want := d.Err().(Errors)[0].Error(), "f:2:15: no number"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestNodeNeedsNothingOutside(t *testing.T) {
+	f, err := Parse("f", []byte("pets:\n- &base {name: rex}\nnode: {a: *base, b: [*base]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Pets []pet      `yaml:"pets"`
+		Node *yaml.Node `yaml:"node"`
+	}
+	d := f.Decoder()
+	d.Decode(&v)
+	text, err := yaml.Marshal(v.Node)
+	if want := "{a: {name: rex}, b: [{name: rex}]}\n"; d.Err() != nil || err != nil || string(text) != want {
+		t.Errorf("%v, %v: %s", d.Err(), err, text)
+	}
+	f, err = Parse("f", []byte("node: &a [*a, *a]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d = f.Decoder()
+	d.Decode(&v)
+	if d.Err() == nil {
+		t.Error("an alias of itself was taken")
+	}
+}
+
+func TestLongAndBinaryLines(t *testing.T) {
+	f, err := Parse("f", []byte("expr: "+strings.Repeat("x", 5000)+"\u001b[31m"+strings.Repeat("y", 5000)+"\n"))
+	if err == nil {
+		d := f.Decoder()
+		d.FaultAt("expr", 5002, "no")
+		err = d.Err()
+	}
+	text := err.Error()
+	if len(text) > 500 || strings.Contains(text, "\x1b") {
+		t.Errorf("%d bytes: %q", len(text), text)
 	}
 }
 

@@ -68,8 +68,10 @@ func (g Group) Key() string {
 	return promrules.GroupKey(g.File, g.Name)
 }
 
-// validate reports everything that is wrong with the group.
-func (g Group) validate(p parser.Parser) error {
+// Validate returns everything that Prometheus would refuse about the group, joined. Each fault begins with the path of
+// what is at fault within the group, such as rules[4].
+func (g Group) Validate() error {
+	p := parser.NewParser(parser.Options{})
 	var errs []error
 	if g.Name == "" {
 		errs = append(errs, errors.New("the group has no name"))
@@ -96,10 +98,23 @@ func (g Group) validate(p parser.Parser) error {
 			errs = append(errs, fmt.Errorf("rules[%d]: %w", i, err))
 		}
 	}
-	for i := range errs {
-		errs[i] = fmt.Errorf("group %s: %w", g.Key(), errs[i])
+	for i, r := range g.Rules {
+		if first := slices.IndexFunc(g.Rules, r.repeats); first >= 0 && first < i {
+			errs = append(errs, fmt.Errorf("rules[%d]: %s is the same as rules[%d]: they would write the same series", i, r.name(), first))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// repeats says that two rules write series of the same name and labels.
+func (r Rule) repeats(o Rule) bool {
+	switch {
+	case r.Record != nil && o.Record != nil:
+		return r.Record.Name == o.Record.Name && maps.Equal(r.Record.Labels, o.Record.Labels)
+	case r.Alert != nil && o.Alert != nil:
+		return r.Alert.Name == o.Alert.Name && maps.Equal(r.Alert.Labels, o.Alert.Labels)
+	}
+	return false
 }
 
 func (r Rule) validate(p parser.Parser) []error {

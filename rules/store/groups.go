@@ -149,8 +149,10 @@ func (s *Store) prepare(groups []Group) ([]Group, [][]promrules.Rule, error) {
 		if g.Interval == 0 {
 			g.Interval = s.opts.EvaluationInterval
 		}
-		if err := g.validate(s.parser); err != nil {
-			errs = append(errs, err)
+		if err := g.Validate(); err != nil {
+			for _, fault := range err.(interface{ Unwrap() []error }).Unwrap() {
+				errs = append(errs, fmt.Errorf("group %s: %w", g.Key(), fault))
+			}
 			continue
 		}
 		if seen[g.Key()] {

@@ -230,8 +230,7 @@ func checkDir(dir string) error {
 
 // pathCause is what is wrong, where the path is told already.
 func pathCause(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err
 	}
 	return err

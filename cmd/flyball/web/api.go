@@ -11,8 +11,8 @@ import (
 	"flyball/rules"
 )
 
-// maxDecisions is the most that one answer of the API holds.
-const maxDecisions = 1000
+// MaxDecisions is the most that one answer of the API holds.
+const MaxDecisions = 1000
 
 type answer struct {
 	Status    string `json:"status"`
@@ -27,9 +27,12 @@ func (p Page) listDecisions(w http.ResponseWriter, r *http.Request) {
 	limit := 100
 	var err error
 	if text := q.Get("limit"); text != "" {
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxDecisions {
-			badData(w, "limit", text, fmt.Sprintf("a number from 1 to %d", maxDecisions))
+		if limit, err = strconv.Atoi(text); err != nil || limit < 0 || limit > MaxDecisions {
+			badData(w, "limit", text, fmt.Sprintf("a number from 1 to %d, or 0 for that many", MaxDecisions))
 			return
+		}
+		if limit == 0 { // as in Prometheus's API: no limit of the caller's
+			limit = MaxDecisions
 		}
 	}
 	for name, at := range map[string]*time.Time{"since": &f.Since, "until": &f.Until} {
@@ -62,12 +65,23 @@ func (p Page) oneDecision(w http.ResponseWriter, r *http.Request) {
 	respond(w, http.StatusNotFound, answer{Status: "error", ErrorType: "not_found", Error: fmt.Sprintf("no decision with the id %q is remembered", id)})
 }
 
+// unknown answers what the API does not have: another method than GET, another path.
+func unknown(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		respond(w, http.StatusMethodNotAllowed, answer{Status: "error", ErrorType: "bad_data", Error: fmt.Sprintf("method %s is not allowed here: expected GET", r.Method)})
+		return
+	}
+	respond(w, http.StatusNotFound, answer{Status: "error", ErrorType: "not_found", Error: fmt.Sprintf("no %s in the API of this version", r.URL.Path)})
+}
+
 func badData(w http.ResponseWriter, name, text, expected string) {
 	respond(w, http.StatusBadRequest, answer{Status: "error", ErrorType: "bad_data", Error: fmt.Sprintf("invalid parameter %q: %q: expected %s", name, text, expected)})
 }
 
 func respond(w http.ResponseWriter, code int, a answer) {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(a)
 }

@@ -115,6 +115,7 @@ func (p Page) Register(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("GET /api/v1/flyball/decisions", p.listDecisions)
 	mux.HandleFunc("GET /api/v1/flyball/decisions/{id}", p.oneDecision)
+	mux.HandleFunc("/api/", unknown)
 }
 
 func (p Page) serve(w http.ResponseWriter, r *http.Request, t *template.Template) {
