@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -178,7 +179,7 @@ func (m *model) each(b *batch, parts [][]*request) ([]*request, *failure) {
 		left, failure := m.resolve(b, part)
 		if failure != nil {
 			for _, rest := range parts[i+1:] {
-				left = append(left[:len(left):len(left)], rest...)
+				left = append(slices.Clip(left), rest...)
 			}
 			return left, failure
 		}

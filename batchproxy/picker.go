@@ -30,13 +30,13 @@ func (r *replica) ready(now time.Time) bool {
 // A replica that cannot be reached is left alone for 50 ms, then twice as long each time, up to a second: a restart
 // takes longer than the first, and nobody waits long for one that is back.
 const (
-	benchMin = 50 * time.Millisecond
-	benchMax = time.Second
+	shortestBench = 50 * time.Millisecond
+	longestBench  = time.Second
 )
 
 // refuse puts the replica on the bench.
 func (r *replica) refuse(now time.Time) {
-	r.bench = now.Add(min(benchMin<<min(r.refusals, 10), benchMax))
+	r.bench = now.Add(min(shortestBench<<min(r.refusals, 10), longestBench))
 	r.refusals++
 }
 

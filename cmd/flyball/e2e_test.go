@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -475,72 +477,137 @@ func (i *instance) replicaPIDs() (found []int) {
 	return found
 }
 
-// TestReplicaFaults: whatever befalls a replica, the size is held, the reason is said, and it comes back.
-func TestReplicaFaults(t *testing.T) {
-	// Two replicas that no demand asks for: without the faults they would go down to one.
-	base := []string{"down: {window: 10s, cooldown: 10s", "down: {window: 1s, cooldown: 0s"}
-	perReplica := append(slices.Clone(base),
-		`demand: model:requests:rate5s{model="digits"}`,
-		`demand: {expr: 'rate(modelserver_images_total[5s])', reduce: sum, expect: replicas}`)
-	twoReplicas := []string{"min: 1", "min: 2", "drain: 10s", "drain: 10s\n      replicas: 2"}
+// demand is a metric that a test sets, scraped as a target of the user's own.
+type demand struct {
+	value atomic.Int64
+	*httptest.Server
+}
 
-	serving := func(i *instance, n int) func() bool {
+func newDemand(t *testing.T, v int64) *demand {
+	d := &demand{}
+	d.value.Store(v)
+	d.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "wanted %d\n", d.value.Load())
+	}))
+	t.Cleanup(d.Close)
+	return d
+}
+
+// TestReplicaFaults: whatever befalls a replica, the size is held although the demand asks for less, the reason is said,
+// and when the fault is over the size follows.
+func TestReplicaFaults(t *testing.T) {
+	const patience = 5 * time.Second // several windows and cooldowns of the rule below: enough to go down, were it allowed
+	edits := func(d *demand, query string, more ...string) []string {
+		return append([]string{
+			"down: {window: 10s, cooldown: 10s, policies: [{replicas: 1, period: 10s}]}", "down: {window: 1s, policies: []}",
+			"startup: 2s", "startup: 5m", // what is not ready within 10 minutes is given up, which is not what is tested here
+			`demand: model:requests:rate5s{model="digits"}`, query, "target_per_replica: 130", "target_per_replica: 10",
+			"rule_files:", "scrape_configs: [{job_name: wanted, static_configs: [{targets: ['" + strings.TrimPrefix(d.URL, "http://") + "']}]}]\nrule_files:",
+		}, more...)
+	}
+	const own = "demand: wanted"
+	// The same demand, and a series from each replica that has to be there.
+	const perReplica = "demand: {expr: '0 * modelserver_images_total + scalar(wanted) / 2', reduce: sum, expect: replicas}"
+	ready := func(i *instance, n int) func() bool {
 		return func() bool { return metric(i.web, "flyball_scale_ready_replicas") == float64(n) }
 	}
-	t.Run("killed", func(t *testing.T) {
-		i := newInstance(t, append(slices.Clone(base), twoReplicas...)...)
+	twoServe := func(t *testing.T, query string) (*instance, *demand) {
+		t.Helper()
+		d := newDemand(t, 20)
+		i := newInstance(t, edits(d, query, "drain: 10s", "drain: 10s\n      replicas: 2")...)
 		i.start()
-		i.eventually(20*time.Second, "two serve", serving(i, 2))
-		pids := i.replicaPIDs()
-		if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		i.eventually(10*time.Second, "held while it is away", func() bool { return i.held(rules.InFlight) })
-		i.eventually(20*time.Second, "another one in its place", func() bool {
-			now := i.replicaPIDs()
-			return len(now) == 2 && !slices.Contains(now, pids[0]) && serving(i, 2)()
+		i.eventually(20*time.Second, "two serve, and that is what is in demand", func() bool {
+			return ready(i, 2)() && metric(i.web, "flyball_scale_signal_value") == 20
 		})
+		return i, d
+	}
+	followed := func(t *testing.T, i *instance) {
+		t.Helper()
+		i.eventually(40*time.Second, "down, when the fault is over", func() bool { return len(i.applied(rules.Down)) == 1 })
+	}
+	t.Run("killed", func(t *testing.T) {
+		i, d := twoServe(t, own)
+		pids := i.replicaPIDs()
+		// Killed again and again, so that it is away for as long as the test looks.
+		stop := make(chan struct{})
+		var killing sync.WaitGroup
+		killing.Go(func() {
+			for {
+				for _, pid := range i.replicaPIDs() {
+					if pid != pids[0] {
+						_ = syscall.Kill(pid, syscall.SIGKILL)
+					}
+				}
+				select {
+				case <-stop:
+					return
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		})
+		i.eventually(10*time.Second, "held while it is away", func() bool { return i.held(rules.InFlight) })
+		d.value.Store(5)
+		time.Sleep(patience)
 		i.noChange()
+		close(stop)
+		killing.Wait()
+		followed(t, i)
 	})
 	t.Run("stopped, and the scrape of it fails", func(t *testing.T) {
-		i := newInstance(t, append(slices.Clone(perReplica), twoReplicas...)...)
-		i.start()
-		i.eventually(20*time.Second, "two serve and are scraped", func() bool {
-			ds := i.decisions()
-			return serving(i, 2)() && len(ds) > 0 && ds[len(ds)-1].Queries[0].Series == 2 && ds[len(ds)-1].Queries[0].Fault == ""
-		})
-		pid := i.replicaPIDs()[0]
+		i, d := twoServe(t, perReplica)
+		pid, stopped := i.replicaPIDs()[0], time.Now()
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
 		i.eventually(30*time.Second, "held: a series is missing", func() bool {
 			return slices.ContainsFunc(i.decisions(), func(d rules.Decision) bool {
-				return d.Action == rules.Hold && slices.Contains(d.Reasons, rules.MetricMissing) && strings.Contains(d.Text, "1 series of 2 expected")
+				return d.Time.After(stopped) && d.Action == rules.Hold && slices.Contains(d.Reasons, rules.MetricMissing) && strings.Contains(d.Text, "1 series of 2 expected")
 			})
 		})
+		d.value.Store(5)
 		i.eventually(20*time.Second, "held: it is not ready", func() bool { return i.held(rules.InFlight) })
+		time.Sleep(patience)
+		i.noChange()
 		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		i.eventually(30*time.Second, "it serves again", serving(i, 2))
-		i.noChange()
+		followed(t, i)
 	})
 	t.Run("never ready", func(t *testing.T) {
-		i := newInstance(t, append(slices.Clone(base), "--log.level=warn]", "--log.level=warn, --start-delay=1h]", "drain: 10s", "drain: 1s\n      replicas: 3")...)
+		d := newDemand(t, 5)
+		i := newInstance(t, edits(d, own, "--log.level=warn]", "--log.level=warn, --start-delay=1h]", "drain: 10s", "drain: 1s\n      replicas: 3")...)
 		i.start()
-		i.eventually(20*time.Second, "held: none is ready", func() bool { return i.held(rules.InFlight) })
+		i.eventually(20*time.Second, "held: none is ready", func() bool { return i.held(rules.InFlight) && i.held(rules.BelowTarget) })
+		time.Sleep(patience)
 		i.noChange()
 	})
 	t.Run("crash-looping", func(t *testing.T) {
-		i := newInstance(t, append(slices.Clone(base), "--log.level=warn]", "--no-such-flag]", "drain: 10s", "drain: 1s\n      replicas: 3\n      restart_backoff: {min: 100ms, max: 1s}")...)
+		d := newDemand(t, 5)
+		i := newInstance(t, edits(d, own, "--log.level=warn]", "--no-such-flag]", "drain: 10s", "drain: 1s\n      replicas: 3\n      restart_backoff: {min: 100ms, max: 1s}")...)
 		i.start()
-		i.eventually(20*time.Second, "held: none is ready", func() bool { return i.held(rules.InFlight) })
+		i.eventually(20*time.Second, "held: none is ready", func() bool { return i.held(rules.InFlight) && i.held(rules.BelowTarget) })
 		i.eventually(20*time.Second, "restarts are counted", func() bool { return metric(i.web, "flyball_process_restarts_total") >= 3 })
+		time.Sleep(patience)
 		if !strings.Contains(i.out.String(), "unknown long flag") {
 			t.Errorf("the log does not say why it ends:\n%s", tail(i.out.String(), 2000))
 		}
 		i.noChange()
 	})
+}
+
+// TestSignals: a hangup, which other servers take as an order to reload, does not end it.
+func TestSignals(t *testing.T) {
+	i := newInstance(t)
+	i.start()
+	if err := i.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	i.eventually(10*time.Second, "the hangup is logged", func() bool { return strings.Contains(i.out.String(), "does not reload") })
+	if status("http://"+i.web+"/-/ready") != http.StatusOK {
+		t.Error("not ready after a hangup")
+	}
+	i.eventually(20*time.Second, "a replica serves", func() bool { return len(i.replicaPIDs()) == 1 })
+	i.stop(os.Interrupt)
 }
 
 // noChange says that no size was changed since the start.

@@ -188,7 +188,7 @@ func (s *server) Run(ctx context.Context, ln net.Listener) error {
 	defer cancel()
 	unused.close()
 	err := srv.Shutdown(stopCtx)
-	_ = <-served // http.ErrServerClosed
+	<-served //nolint:errcheck // it is http.ErrServerClosed
 	if err != nil {
 		return errors.Join(fmt.Errorf("requests in flight were cut off after %s: %w", s.opts.ShutdownTimeout, err), srv.Close())
 	}
