@@ -633,6 +633,7 @@ func TestSecondInstance(t *testing.T) {
 		return string(out)
 	}
 	free := func() string { return freePort(t) }
+	dir := filepath.Join(i.state(), "tsdb")
 	for _, tt := range []struct {
 		args []string
 		want string
@@ -647,7 +648,7 @@ func TestSecondInstance(t *testing.T) {
 		},
 		{
 			[]string{"--web.listen-address=" + free(), "--batchproxy.listen-address=" + free(), "--storage.path=" + i.state()},
-			"flyball: data directory " + filepath.Join(i.state(), "tsdb") + " is in use by another process",
+			"flyball: data directory " + dir + " is in use by another process (lock held): stop it, or give another directory; the lock is " + dir + "/lock\n",
 		},
 	} {
 		if got := second(tt.args...); !strings.Contains("\n"+got, "\n"+tt.want) {

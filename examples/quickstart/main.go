@@ -61,19 +61,31 @@ func (o options) run(ctx context.Context) error {
 	if o.days < 1 || o.days > 7 {
 		return fmt.Errorf("--days is %d: expected 1 to 7", o.days)
 	}
-	// When one of them ends, the others do; flyball goes on after the load.
-	g, ctx := errgroup.WithContext(ctx)
+	// The load ends before flyball does, so that no request is turned away at the end. Flyball goes on after the load, and
+	// when it ends there is nothing to put a load on.
+	loading, endLoad := context.WithCancel(ctx)
+	defer endLoad()
+	serving, endServer := context.WithCancel(context.WithoutCancel(ctx))
+	defer endServer()
+	var g errgroup.Group
 	g.Go(func() error {
-		err := o.child(ctx, "flyball", "run", "--config.file="+o.config, "--storage.path="+o.storage, "--act.enabled",
+		defer endLoad()
+		err := o.child(serving, "flyball", "run", "--config.file="+o.config, "--storage.path="+o.storage, "--act.enabled",
 			"--decisions.print", "--log.level="+o.logLevel, "--web.listen-address="+o.web, "--batchproxy.listen-address="+o.proxy)
-		if err == nil && ctx.Err() == nil {
-			err = errors.New("flyball ended")
+		if err == nil && serving.Err() == nil {
+			err = errors.New("flyball ended by itself")
 		}
 		return err
 	})
-	if o.bench {
-		g.Go(func() error { return o.load(ctx) })
-	}
+	g.Go(func() error {
+		defer endServer()
+		var err error
+		if o.bench {
+			err = o.load(loading)
+		}
+		<-loading.Done()
+		return err
+	})
 	return g.Wait()
 }
 
