@@ -1,5 +1,3 @@
-// Command flyball measures model servers, batches and schedules their requests, and decides and carries out how many
-// replicas they have. README.md is where to start; `flyball run` is the only command that goes on running.
 package main
 
 import (

@@ -1,0 +1,15 @@
+// Command flyball measures model servers, merges their requests into batches, and decides and carries out how many
+// replicas they have. README.md is where a user starts; here is where a reader of the code does.
+//
+// Every package below is a part with a configuration of its own, and none of them knows another one: they meet here.
+//
+//	main.go     the command line: one file a command (run, check, explain, bench), exit codes, did-you-mean
+//	config.go   the configuration file, composed of the parts' own, read with every fault at its place
+//	kinds.go    the one list of the kinds of actuators
+//	app.go      builds each part from those above it, runs them in order and stops them in the other
+//	server.go   the page, /metrics and health, which read what the parts say of themselves
+//	web/        the page and the API
+//
+// Two hidden commands are for flyball itself: supervise holds one replica (actuators/process), nvml-worker makes the NVML
+// calls (exporter/gpu). Both are this binary, started again, and end when their parent's pipe closes.
+package main
