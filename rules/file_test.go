@@ -195,7 +195,7 @@ rules.yml:12:12: "min" cannot name a query: it has a meaning in expressions
 rules.yml:13:29: reduce is "sume": expected one of single, sum, max, min, avg (did you mean "sum"?)
    13 |       d: {expr: up, reduce: sume, stale_after: -1s, expect: "'a'"}
       |                             ^
-rules.yml:13:48: "-1s": not a valid duration string: "-1s"
+rules.yml:13:48: stale_after: "-1s" is not a duration: expected one such as 15s, 5m or 1h30m
    13 |       d: {expr: up, reduce: sume, stale_after: -1s, expect: "'a'"}
       |                                                ^
 rules.yml:13:62: expect: expected float64, but got string

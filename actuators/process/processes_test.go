@@ -416,10 +416,11 @@ func TestCrashLoop(t *testing.T) {
 }
 
 func TestSupervisorMissing(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "nothing")
 	m := run(t, testTarget(), nil)
 	m.opts.Supervisor = nil
 	m.start = func(command rendered, grace time.Duration, out output) (*child, error) {
-		return startChild([]string{filepath.Join(t.TempDir(), "nothing")}, command, grace, out)
+		return startChild([]string{missing}, command, grace, out)
 	}
 	m.apply(1)
 	eventually(t, "restart", func() bool { return m.first().Restarts >= 1 })

@@ -49,6 +49,7 @@ type Fault struct {
 	Reason string
 }
 
+// Error returns where and what, as the client is told.
 func (f *Fault) Error() string {
 	if f.Where == "" {
 		return "body: " + f.Reason

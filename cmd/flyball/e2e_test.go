@@ -595,6 +595,47 @@ func TestReplicaFaults(t *testing.T) {
 	})
 }
 
+// TestQuickstart runs what `make run` runs, with the load, and ends it as a person does; then kills it.
+func TestQuickstart(t *testing.T) {
+	i := newInstance(t)
+	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+		i.cmd = exec.Command(built.path("quickstart"), "--bin="+built.dir, "--config.file="+filepath.Join(i.dir, "flyball.yml"),
+			"--demand=../../examples/quickstart/demand.csv", "--storage.path="+i.state(), "--days=1",
+			"--web.listen-address="+i.web, "--batchproxy.listen-address="+i.proxy)
+		i.out = &output{}
+		i.cmd.Stdout, i.cmd.Stderr = i.out, i.out
+		if err := i.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		cmd, ended := i.cmd, make(chan struct{})
+		i.ended = ended
+		go func() {
+			defer close(ended)
+			i.err = cmd.Wait()
+		}()
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			<-ended
+		})
+		i.eventually(40*time.Second, "requests are answered", func() bool { return metric(i.web, "flyball_batchproxy_requests_total") > 100 })
+		i.stop(end)
+		if end == syscall.SIGKILL {
+			break
+		}
+		if i.err != nil {
+			t.Errorf("Ctrl-C: %v\n%s", i.err, i.out)
+		}
+		for _, want := range []string{"flyball 0.1.0   page http://" + i.web, "load   real LLM demand", " 0 wrong, 0 lost, p50 "} {
+			if !strings.Contains(i.out.String(), want) {
+				t.Errorf("no %q in:\n%s", want, i.out)
+			}
+		}
+		if strings.Contains(i.out.String(), "refused") {
+			t.Errorf("requests were turned away at the end:\n%s", i.out)
+		}
+	}
+}
+
 // TestSignals: a hangup, which other servers take as an order to reload, does not end it.
 func TestSignals(t *testing.T) {
 	i := newInstance(t)

@@ -104,7 +104,7 @@ func (o options) load(ctx context.Context) error {
 				return nil // ended before it was ready; the child that failed says why
 			}
 		}
-		fmt.Printf("load   real LLM demand (ServeGen, Apache-2.0), a day in 2 minutes, %d days, 78 to 455 requests/s, real digits, answers checked\n", o.days)
+		fmt.Printf("load   real LLM demand (ServeGen, Apache-2.0), a day in 2 minutes, %d days, 78 to 455 requests/s, real digits, answers checked; Ctrl-C ends everything\n", o.days)
 		err := o.child(ctx, "flyball", "bench", "http://"+o.proxy, "--reference-url=http://"+reference, "--trace="+o.demand,
 			fmt.Sprintf("--speedup=%d", speedup), fmt.Sprintf("--duration=%s", time.Duration(o.days)*24*time.Hour/speedup),
 			fmt.Sprintf("--report-every=%s", 24*time.Hour/speedup), "--brief")

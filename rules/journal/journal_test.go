@@ -223,6 +223,50 @@ func TestRotateFails(t *testing.T) {
 	}
 }
 
+// TestRotateKeepsAnOldSize: the last change of a target goes along however old it is: it is the size to restore.
+func TestRotateKeepsAnOldSize(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path, Options{MaxBytes: 5_000})
+	old := decision(7, rules.Applied)
+	old.Target, old.Rule, old.Time = "process/quiet", "quiet", time.Now().Add(-30*24*time.Hour)
+	write(t, j, old)
+	for n := range 100 {
+		d := decision(n, rules.Applied)
+		d.Time = time.Now()
+		write(t, j, d)
+	}
+	if _, err := os.Stat(path + ".1"); err != nil {
+		t.Fatal("it was not rotated")
+	}
+	j.Close()
+	var st rules.State
+	open(t, path, Options{}).Replay(func(d *rules.Decision) {
+		if d.Target == "process/quiet" {
+			st = st.Replay(d)
+		}
+	})
+	if st.Replicas != 8 {
+		t.Errorf("the size after a rotation: %+v", st)
+	}
+}
+
+// TestTornTailIsCutOff: what is written next must not follow half a line.
+func TestTornTailIsCutOff(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path, Options{})
+	write(t, j, decision(1, rules.Applied))
+	j.Close()
+	whole, _ := os.ReadFile(path)
+	torn := append(bytes.Clone(whole), `{"id": "`+strings.Repeat("x", 5000)...)
+	if err := os.WriteFile(path, torn, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	open(t, path, Options{})
+	if got, _ := os.ReadFile(path); !bytes.Equal(got, whole) {
+		t.Errorf("%d bytes after opening, %d are whole", len(got), len(whole))
+	}
+}
+
 func TestReadOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "j")
 	writer := open(t, path, Options{})

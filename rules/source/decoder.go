@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"gopkg.in/yaml.v3"
 )
 
@@ -135,6 +136,7 @@ func join(path, name string) string {
 var (
 	nodeType            = reflect.TypeFor[*yaml.Node]()
 	textUnmarshalerType = reflect.TypeFor[encoding.TextUnmarshaler]()
+	durationType        = reflect.TypeFor[model.Duration]()
 )
 
 // oldUnmarshaler is the interface of yaml.v2, which model.Duration and others have; yaml.v3 still calls it.
@@ -180,11 +182,11 @@ func (d *Decoder) value(n *yaml.Node, path string, v reflect.Value, depth int) {
 			target.DecodeNode(d, n, path)
 			return
 		case yaml.Unmarshaler, oldUnmarshaler:
-			d.leaf(n, v)
+			d.leaf(n, path, v)
 			return
 		}
 		if v.Addr().Type().Implements(textUnmarshalerType) {
-			d.leaf(n, v)
+			d.leaf(n, path, v)
 			return
 		}
 	}
@@ -306,10 +308,17 @@ func (d *Decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Nod
 }
 
 // leaf decodes by the type's own unmarshaler.
-func (d *Decoder) leaf(n *yaml.Node, v reflect.Value) {
-	if err := n.Decode(v.Addr().Interface()); err != nil {
-		d.Fault(n, "%q: %s", n.Value, plain(err))
+func (d *Decoder) leaf(n *yaml.Node, path string, v reflect.Value) {
+	err := n.Decode(v.Addr().Interface())
+	if err == nil {
+		return
 	}
+	key := path[strings.LastIndexByte(path, '.')+1:]
+	if v.Type() == durationType {
+		d.Fault(n, "%s: %q is not a duration: expected one such as 15s, 5m or 1h30m", key, n.Value)
+		return
+	}
+	d.Fault(n, "%s: %q: %s", key, n.Value, plain(err))
 }
 
 func (d *Decoder) scalar(n *yaml.Node, path string, v reflect.Value) {

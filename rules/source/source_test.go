@@ -98,7 +98,7 @@ home.yml:6:7: expr is a list: expected a text
       |       ^
 5 errors in 1 file`},
 		{name: "duration", text: "pets: [{every: 5 minutes}]", want: `
-home.yml:1:16: "5 minutes": unknown unit " minutes" in duration "5 minutes"
+home.yml:1:16: every: "5 minutes" is not a duration: expected one such as 15s, 5m or 1h30m
     1 | pets: [{every: 5 minutes}]
       |                ^
 1 error in 1 file`},
