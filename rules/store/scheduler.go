@@ -172,12 +172,14 @@ func (r *runner) adopt(old *runner) {
 	}
 }
 
-// quietHandler drops the line that Prometheus writes at each evaluation of a rule that fails, once a second at an interval
-// of 1 s; report says it once. Everything else passes.
+// quietHandler drops two lines of Prometheus's: the one at each evaluation of a rule that fails, once a second at an
+// interval of 1 s, which report says once; and the warning of a lock file after kill -9, which nobody has to act on (a lock
+// that is held is an error). Everything else passes.
 type quietHandler struct{ slog.Handler }
 
 func (h quietHandler) Handle(ctx context.Context, r slog.Record) error {
-	if r.Message == "Evaluating rule failed" {
+	switch r.Message {
+	case "Evaluating rule failed", "A lockfile from a previous execution already existed. It was replaced":
 		return nil
 	}
 	return h.Handler.Handle(ctx, r)

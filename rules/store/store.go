@@ -66,7 +66,7 @@ func Open(opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := tsdb.Open(opts.Dir, opts.Logger.With("component", "tsdb"), opts.Registerer, opts.tsdbOptions(), nil)
+	db, err := tsdb.Open(opts.Dir, slog.New(quietHandler{opts.Logger.With("component", "tsdb").Handler()}), opts.Registerer, opts.tsdbOptions(), nil)
 	if err != nil {
 		return nil, openError(opts.Dir, err)
 	}
