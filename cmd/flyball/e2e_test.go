@@ -496,7 +496,6 @@ func newDemand(t *testing.T, v int64) *demand {
 // TestReplicaFaults: whatever befalls a replica, the size is held although the demand asks for less, the reason is said,
 // and when the fault is over the size follows.
 func TestReplicaFaults(t *testing.T) {
-	const patience = 5 * time.Second // several windows and cooldowns of the rule below: enough to go down, were it allowed
 	edits := func(d *demand, query string, more ...string) []string {
 		return append([]string{
 			"down: {window: 10s, cooldown: 10s, policies: [{replicas: 1, period: 10s}]}", "down: {window: 1s, policies: []}",
@@ -547,7 +546,7 @@ func TestReplicaFaults(t *testing.T) {
 		})
 		i.eventually(10*time.Second, "held while it is away", func() bool { return i.held(rules.InFlight) })
 		d.value.Store(5)
-		time.Sleep(patience)
+		i.decides()
 		i.noChange()
 		close(stop)
 		killing.Wait()
@@ -566,7 +565,7 @@ func TestReplicaFaults(t *testing.T) {
 		})
 		d.value.Store(5)
 		i.eventually(20*time.Second, "held: it is not ready", func() bool { return i.held(rules.InFlight) })
-		time.Sleep(patience)
+		i.decides()
 		i.noChange()
 		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 			t.Fatal(err)
@@ -578,7 +577,7 @@ func TestReplicaFaults(t *testing.T) {
 		i := newInstance(t, edits(d, own, "--log.level=warn]", "--log.level=warn, --start-delay=1h]", "drain: 10s", "drain: 1s\n      replicas: 3")...)
 		i.start()
 		i.eventually(20*time.Second, "held: none is ready", func() bool { return i.held(rules.InFlight) && i.held(rules.BelowTarget) })
-		time.Sleep(patience)
+		i.decides()
 		i.noChange()
 	})
 	t.Run("crash-looping", func(t *testing.T) {
@@ -587,7 +586,7 @@ func TestReplicaFaults(t *testing.T) {
 		i.start()
 		i.eventually(20*time.Second, "held: none is ready", func() bool { return i.held(rules.InFlight) && i.held(rules.BelowTarget) })
 		i.eventually(20*time.Second, "restarts are counted", func() bool { return metric(i.web, "flyball_process_restarts_total") >= 3 })
-		time.Sleep(patience)
+		i.decides()
 		if !strings.Contains(i.out.String(), "unknown long flag") {
 			t.Errorf("the log does not say why it ends:\n%s", tail(i.out.String(), 2000))
 		}
@@ -649,6 +648,14 @@ func TestSignals(t *testing.T) {
 	}
 	i.eventually(20*time.Second, "a replica serves", func() bool { return len(i.replicaPIDs()) == 1 })
 	i.stop(os.Interrupt)
+}
+
+// decides waits for five more evaluations of the rule, a second apart: several of its windows, enough to go down in, were
+// it allowed.
+func (i *instance) decides() {
+	i.t.Helper()
+	until := metric(i.web, "flyball_scale_decisions_total") + 5
+	i.eventually(30*time.Second, "five more decisions", func() bool { return metric(i.web, "flyball_scale_decisions_total") >= until })
 }
 
 // noChange says that no size was changed since the start.
