@@ -36,6 +36,7 @@ type Journal struct {
 	opts    Options
 	mu      sync.Mutex // guards what follows
 	file    *os.File
+	sync    func() error // flushes file to the disk
 	size    int64
 	carried int64                        // bytes of the file that came along from the one before
 	kept    []*rules.Decision            // the newest, oldest first
@@ -70,6 +71,7 @@ func Open(path string, opts Options) (*Journal, error) {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}
 	j := &Journal{path: path, opts: opts, file: file, state: map[string][]*rules.Decision{}}
+	j.sync = func() error { return j.file.Sync() }
 	if err := j.load(); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
@@ -194,7 +196,7 @@ func (j *Journal) append(line []byte, d *rules.Decision) error {
 	j.size += int64(n)
 	j.remember(d)
 	if d.Result == rules.Applying || d.Result == rules.Applied {
-		return j.file.Sync()
+		return j.sync()
 	}
 	return nil
 }

@@ -267,6 +267,29 @@ func TestTornTailIsCutOff(t *testing.T) {
 	}
 }
 
+// TestChangesAreOnTheDisk: what changes a size is flushed before Append returns, a hold is not worth the wait.
+func TestChangesAreOnTheDisk(t *testing.T) {
+	j := open(t, filepath.Join(t.TempDir(), "j"), Options{})
+	flushed := 0
+	j.sync = func() error {
+		flushed++
+		return nil
+	}
+	for _, tt := range []struct {
+		result rules.Result
+		want   int
+	}{{rules.Unchanged, 0}, {rules.Observed, 0}, {rules.Applying, 1}, {rules.Applied, 2}, {rules.Unchanged, 2}} {
+		write(t, j, decision(1, tt.result))
+		if flushed != tt.want {
+			t.Errorf("%s: flushed %d times, want %d", tt.result, flushed, tt.want)
+		}
+	}
+	j.sync = func() error { return errors.New("input/output error") }
+	if err := j.Append(decision(2, rules.Applying)); err == nil {
+		t.Error("a change that is not on the disk was taken for recorded")
+	}
+}
+
 func TestReadOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "j")
 	writer := open(t, path, Options{})
