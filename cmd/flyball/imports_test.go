@@ -31,7 +31,7 @@ func TestImports(t *testing.T) {
 		"flyball/rules/journal":               {"flyball/rules"},
 		"flyball/rules/peertest":              {},
 		"flyball/rules/source":                {},
-		"flyball/rules/store":                 {"flyball/rules"},
+		"flyball/rules/store":                 {"flyball/rules", "flyball/rules/source"},
 	}
 	// What may link which heavy package, directly or not.
 	mayLink := map[string][]string{
