@@ -96,7 +96,7 @@ func (a *app) listen() (err error) {
 
 // build opens and builds the parts, each from those above it.
 func (a *app) build(ctx context.Context) error {
-	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildExporter, a.buildProxy, a.buildRules, a.buildScrape} {
+	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildExporter, a.buildProxy, a.buildRules, a.buildScrape, a.buildAlerting} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -278,6 +278,14 @@ func (a *app) buildScrape() error {
 		}
 	}
 	return a.store.ApplyScrape(sc)
+}
+
+// buildAlerting has the store send alerts to the Alertmanagers of the configuration.
+func (a *app) buildAlerting() error {
+	if a.store == nil {
+		return nil
+	}
+	return a.store.ApplyAlerting(a.loaded.alerting)
 }
 
 // part is something that runs until its context ends.
