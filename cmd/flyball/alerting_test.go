@@ -88,3 +88,24 @@ func TestAlerting(t *testing.T) {
 		t.Errorf("it ends by itself after %s, want four minutes, less the time that it took", ends)
 	}
 }
+
+// TestExampleAlerting holds the example to its word: it is accepted, and each of its alerts has what the routes go by.
+func TestExampleAlerting(t *testing.T) {
+	l, err := load("../../examples/alertmanager/flyball.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.alerting.Len() != 1 {
+		t.Errorf("%d configurations of Alertmanagers", l.alerting.Len())
+	}
+	for _, g := range l.rules[0].Groups {
+		for _, r := range g.Rules {
+			if r.Alert == nil {
+				continue
+			}
+			if a := r.Alert; a.Labels["severity"] == "" || g.Labels["team"] == "" || a.Annotations["summary"] == "" || a.Annotations["description"] == "" {
+				t.Errorf("%s lacks a severity, a team, a summary or a description", a.Name)
+			}
+		}
+	}
+}
