@@ -35,6 +35,8 @@ type Store struct {
 	scraper     *scraper
 	empty       bool // when it was opened: there is no state of alerts to restore
 
+	places chan struct{} // taken by each answer of the API
+
 	use    sync.RWMutex // held for reading by each query, for writing by Close
 	closed bool         // guarded by use
 
@@ -89,6 +91,7 @@ func Open(opts Options) (*Store, error) {
 			NoStepSubqueryIntervalFn: func(int64) int64 { return opts.EvaluationInterval.Milliseconds() },
 		}),
 		metrics: m,
+		places:  make(chan struct{}, opts.APIConcurrency),
 		empty:   db.Head().NumSeries() == 0 && len(db.Blocks()) == 0,
 	}
 	s.ruleOptions = &promrules.ManagerOptions{
