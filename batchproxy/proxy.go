@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,6 +46,8 @@ type Proxy struct {
 	names     []string // of the models, in the order of the configuration
 	buffers   buffers
 	copies    copies
+
+	successor atomic.Pointer[Proxy] // takes the requests from when it is set
 
 	base context.Context // ends when the drain is over: what is still in flight then is given up
 	stop context.CancelFunc
@@ -136,6 +139,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if t, ok := p.transport.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
+	if last := p.last(); last != p {
+		for _, name := range p.names {
+			if last.models[name] == nil {
+				p.metrics.forget(name)
+			}
+		}
+	}
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
@@ -188,10 +198,12 @@ func (p *Proxy) isDraining() bool {
 // drain refuses new requests and waits for those that were admitted.
 func (p *Proxy) drain() {
 	p.mu.Lock()
-	p.draining = true
 	active := p.active
-	if active == 0 {
-		close(p.idle)
+	if !p.draining {
+		p.draining = true
+		if active == 0 {
+			close(p.idle)
+		}
 	}
 	p.mu.Unlock()
 	p.logger.Info("draining", "requests", active)
@@ -252,6 +264,30 @@ func (p *Proxy) Drain(ctx context.Context, target, address string) error {
 	return nil
 }
 
+// Replace has every request from now on served by another proxy, that of a new configuration, which must be running; those
+// admitted before are finished here. No request is refused between the two. Run is ended as ever, and drains. It may be called
+// once.
+func (p *Proxy) Replace(next *Proxy) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.successor.Store(next)
+	p.draining = true
+	if p.active == 0 {
+		close(p.idle)
+	}
+}
+
+// last is the proxy that takes the requests now.
+func (p *Proxy) last() *Proxy {
+	for {
+		next := p.successor.Load()
+		if next == nil {
+			return p
+		}
+		p = next
+	}
+}
+
 // Models is the state of every model, in the order of the configuration.
 func (p *Proxy) Models() []ModelStatus {
 	out := make([]ModelStatus, 0, len(p.names))
@@ -264,6 +300,13 @@ func (p *Proxy) Models() []ModelStatus {
 // ServeHTTP implements http.Handler.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
+	entered := p.enter()
+	if entered {
+		defer p.leave()
+	} else if next := p.successor.Load(); next != nil {
+		next.ServeHTTP(w, r)
+		return
+	}
 	switch r.URL.Path {
 	case "/v2/health/live":
 		writeJSON(w, http.StatusOK, `{"live":true}`)
@@ -295,13 +338,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if counted {
 		defer func() { d.answered(code, time.Since(start)) }()
 	}
-	if !p.enter() {
+	if !entered {
 		p.metrics.shed.WithLabelValues(m.config.Name, "draining").Inc()
 		w.Header().Set("Connection", "close") // or its next request may meet the end of the connection
 		code = writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
 		return
 	}
-	defer p.leave()
 	if !counted || !to.infer || len(r.Header["Inference-Header-Content-Length"]) > 0 {
 		code = m.pass(w, r, d, counted)
 		return

@@ -210,14 +210,14 @@ func (a *app) buildRules() error {
 	if a.store == nil {
 		return nil
 	}
-	states := map[string]rules.State{}
-	a.journal.Replay(func(d *rules.Decision) { states[d.Target] = states[d.Target].Replay(d) })
+	memory := &rules.Memory{}
+	a.journal.Replay(memory.Replay)
 	metrics := rules.NewMetrics(a.metrics)
 	actuator := a.actuators()
 	evaluator := func(r *rules.Scale) rules.Evaluator {
 		s := rules.NewScaler(r, rules.ScalerOptions{
 			Querier: a.store, Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: metrics,
-			Log: a.opts.log.With("component", "rules"), State: states[r.Target.String()], Acting: a.opts.act,
+			Log: a.opts.log.With("component", "rules"), Memory: memory, Acting: a.opts.act,
 		})
 		a.scalers = append(a.scalers, s)
 		return s
@@ -228,6 +228,7 @@ func (a *app) buildRules() error {
 			groups = append(groups, storeGroup(f, &f.Groups[i], evaluator))
 		}
 	}
+	metrics.Show(a.scalers)
 	return a.store.SetGroups(groups)
 }
 

@@ -29,6 +29,7 @@ func TestImports(t *testing.T) {
 		"flyball/exporter/host":               {"flyball/exporter"},
 		"flyball/rules":                       {"flyball/actuators", "flyball/forecast", "flyball/rules/source"},
 		"flyball/rules/journal":               {"flyball/rules"},
+		"flyball/rules/peertest":              {},
 		"flyball/rules/promapi":               {},
 		"flyball/rules/source":                {},
 		"flyball/rules/store":                 {"flyball/rules", "flyball/rules/promapi"},
