@@ -252,14 +252,9 @@ func (s *Store) read(ctx context.Context, sel promapi.Selection, f func(context.
 // done is called. The rules never wait here: they query the engine themselves.
 func (s *Store) enter(ctx context.Context) (_ context.Context, done func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.QueryTimeout)
-	select {
-	case s.places <- struct{}{}:
-	case <-ctx.Done():
-		defer cancel()
-		if errors.Is(ctx.Err(), context.Canceled) {
-			return nil, nil, apiError(promql.ErrQueryCanceled("query queue"))
-		}
-		return nil, nil, apiError(promql.ErrQueryTimeout("query queue"))
+	if err := s.wait(ctx); err != nil {
+		cancel()
+		return nil, nil, err
 	}
 	s.use.RLock()
 	done = func() {
@@ -272,6 +267,20 @@ func (s *Store) enter(ctx context.Context) (_ context.Context, done func(), err 
 		return nil, nil, &promapi.Error{Type: promapi.Unavailable, Err: ErrClosed}
 	}
 	return ctx, done, nil
+}
+
+func (s *Store) wait(ctx context.Context) error {
+	if ctx.Err() == nil {
+		select {
+		case s.places <- struct{}{}:
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return apiError(promql.ErrQueryCanceled("query queue"))
+	}
+	return apiError(promql.ErrQueryTimeout("query queue"))
 }
 
 // matchers parses selectors, each of which must select something.

@@ -69,7 +69,7 @@ type question func(*http.Request, PrometheusStore) (*promapi.Result, error)
 // Register adds the API to a mux. Answers from a kilobyte on are compressed for clients that take it.
 func (p Prometheus) Register(mux *http.ServeMux) {
 	compress, err := gzhttp.NewWrapper(gzhttp.EnableZstd(false)) // as Prometheus; and its encoders want megabytes
-	if err != nil { // these options are fine, or no test passes
+	if err != nil {                                              // these options are fine, or no test passes
 		panic(err)
 	}
 	for path, ask := range map[string]question{
