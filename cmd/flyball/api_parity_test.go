@@ -98,7 +98,7 @@ var parities = []parity{
 	{path: "query", params: "query=queue_depth&time=E&timeout=soon"},
 	{path: "query", params: "query=queue_depth&time=E&timeout=1e30"},
 	{path: "query", params: "query=queue_depth&time=E&lookback_delta=x", all: newInThree, want: `400 bad_data error parsing lookback delta duration: cannot parse "x" to a valid duration`},
-	{path: "query", params: "query=sum(queue_depth)&time=E&timeout=0s"},
+	{path: "query", params: "query=sum(queue_depth)&time=E&timeout=0s", message: byChance},
 	{method: "PUT", path: "query", params: "query=1", message: "Prometheus answers 405 as text", all: "Prometheus answers 405 as text", want: `405 bad_data`},
 	{path: "query", params: "query=queue_depth&time=NaN", all: refusedHere, want: `400 bad_data invalid parameter "time": invalid time value for 'time': cannot parse "NaN" to a valid timestamp`},
 	{path: "query", params: "query=queue_depth&time=E&limit=x", all: newInThree, want: `400 bad_data invalid parameter "limit": strconv.Atoi: parsing "x": invalid syntax`},
