@@ -115,26 +115,18 @@ func newAlerter(opts Options, sdMetrics *discovery.SDMetrics) (*alerter, error) 
 }
 
 // ApplyAlerting makes these the Alertmanagers that alerts are sent to, all or nothing. What did not change goes on
-// undisturbed. Before Run it only takes note.
+// undisturbed. Before Run it only takes note. It takes a second where an Alertmanager is taken away that does not answer.
 func (s *Store) ApplyAlerting(alerting Alerting) error {
-	p, err := s.prepareAlerting(alerting)
+	if s.isClosed() {
+		return ErrClosed
+	}
+	p, err := s.alerter.prepare(*s.global.Load(), alerting)
 	if err != nil {
 		return err
 	}
-	return s.commitAlerting(p)
+	_, err = s.alerter.change(p)
+	return err
 }
-
-// prepareAlerting checks everything that could fail, and touches nothing.
-func (s *Store) prepareAlerting(alerting Alerting) (*preparedAlerting, error) {
-	if s.isClosed() {
-		return nil, ErrClosed
-	}
-	return s.alerter.prepare(alerting)
-}
-
-// commitAlerting puts into effect what prepareAlerting returned. An error means that what was in effect before still is. It
-// takes a second where an Alertmanager is taken away that does not answer.
-func (s *Store) commitAlerting(p *preparedAlerting) error { return s.alerter.commit(p) }
 
 // Alertmanagers returns where alerts are sent to at present.
 func (s *Store) Alertmanagers() Alertmanagers {
@@ -153,12 +145,13 @@ func urls(list []*url.URL) []string {
 	return slices.Compact(texts)
 }
 
-func (a *alerter) prepare(alerting Alerting) (*preparedAlerting, error) {
+// prepare checks everything that could fail, and touches nothing.
+func (a *alerter) prepare(global Global, alerting Alerting) (*preparedAlerting, error) {
 	cfg, err := config.Load("", a.logger)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the alerting configuration: %w", err)
 	}
-	cfg.GlobalConfig.ExternalLabels = a.opts.ExternalLabels
+	cfg.GlobalConfig.ExternalLabels = global.ExternalLabels
 	cfg.AlertingConfig.AlertRelabelConfigs = alerting.relabel
 	p := &preparedAlerting{config: cfg, discovery: map[string]discovery.Configs{}}
 	a.mu.Lock()
@@ -225,21 +218,29 @@ func (p *preparedAlerting) slash(next preparedAlertmanager) bool {
 	return slash
 }
 
-func (a *alerter) commit(p *preparedAlerting) error {
+// change takes over what prepare returned, or keeps what there was. undo goes back to that.
+func (a *alerter) change(p *preparedAlerting) (undo func() error, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	before := a.applied
+	undo = func() error {
+		if before == nil {
+			before = &preparedAlerting{config: &config.Config{}}
+		}
+		_, err := a.change(before)
+		return err
+	}
 	if !a.open {
 		a.applied = p
-		return nil
+		return undo, nil
 	}
-	before := a.applied
 	if err := a.apply(p); err != nil {
 		if before != nil {
 			err = errors.Join(err, a.apply(before))
 		}
-		return err
+		return nil, err
 	}
-	return nil
+	return undo, nil
 }
 
 // apply puts the configuration into effect; mu is held. The notifier comes before discovery, which may send Alertmanagers

@@ -410,7 +410,7 @@ func TestAlertmanagerHangs(t *testing.T) {
 			case "discovery":
 				find(good.address())
 			default: // until Run ends, which then waits no longer than drain
-				p, err := s.prepareAlerting(next)
+				p, err := s.Prepare(Config{Groups: []Group{always("Always")}, Alerting: next})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -420,7 +420,7 @@ func TestAlertmanagerHangs(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				go func() { done <- s.commitAlerting(p) }()
+				go func() { done <- p.Commit() }()
 				until(t, "the notifier is busy", func() bool { return bad.asked() == 2 })
 				last := s.Groups()[0].LastEvaluation
 				until(t, "evaluations meanwhile", func() bool { return s.Groups()[0].LastEvaluation.Sub(last) >= time.Second })

@@ -27,6 +27,7 @@ type Options struct {
 	QueryTimeout       time.Duration // the longest that one query may take
 	MaxSamples         int           // how many samples one query may hold at once
 	LookbackDelta      time.Duration // how old the last sample of a series may be to count as its present value
+	APIConcurrency     int           // how many answers of Prometheus's API are made and written at once; more wait, at most QueryTimeout
 
 	Logger     *slog.Logger          // nil: no logs
 	Registerer prometheus.Registerer // for Prometheus's own prometheus_* metrics, a registry apart from ours; nil: not exposed
@@ -43,6 +44,7 @@ func DefaultOptions() Options {
 		QueryTimeout:       10 * time.Second, // less than an interval, so that one bad query costs one evaluation
 		MaxSamples:         5_000_000,        // at 16 bytes a sample one query stays below 80 MB
 		LookbackDelta:      5 * time.Minute,  // Prometheus's; users' queries expect it
+		APIConcurrency:     4,                // of 80 MB each at worst; two to a core of a small machine. Prometheus: 20
 		ResendDelay:        time.Minute,      // Prometheus's; Alertmanager's own times are made for it
 	}
 }
@@ -82,6 +84,12 @@ func (o *Options) normalize() error {
 	}
 	if o.MaxSamples == 0 {
 		o.MaxSamples = d.MaxSamples
+	}
+	if o.APIConcurrency == 0 {
+		o.APIConcurrency = d.APIConcurrency
+	}
+	if o.APIConcurrency < 0 {
+		return fmt.Errorf("api_concurrency: %d is not a number of answers: give 1 or more", o.APIConcurrency)
 	}
 	if o.MaxSamples < 0 {
 		return fmt.Errorf("max_samples: %d is not a number of samples: give 1 or more", o.MaxSamples)

@@ -1,0 +1,81 @@
+package store
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Config is what a Store may be told anew while it runs.
+type Config struct {
+	Global
+	Groups   []Group  // what to evaluate
+	Scrape   Scrape   // what to scrape
+	Alerting Alerting // where to send alerts
+}
+
+// Global are the settings that the parts of a Config share.
+type Global struct {
+	ScrapeInterval     time.Duration // of the jobs that give none; 0: that of DefaultOptions
+	EvaluationInterval time.Duration // of the groups that give none, and of subqueries without a step; 0: that of DefaultOptions
+	ExternalLabels     labels.Labels // on alerts that are sent, in their templates, and part of the seed that spreads scrapes over the interval
+}
+
+func (g Global) normalize() Global {
+	d := DefaultOptions()
+	if g.ScrapeInterval == 0 {
+		g.ScrapeInterval = d.ScrapeInterval
+	}
+	if g.EvaluationInterval == 0 {
+		g.EvaluationInterval = d.EvaluationInterval
+	}
+	return g
+}
+
+// Prepared is a Config that was checked and is ready to be taken over.
+type Prepared struct {
+	store  *Store
+	global Global
+	groups *preparedGroups
+	scrape *prepared
+	alerts *preparedAlerting
+}
+
+// Prepare checks a whole configuration and changes nothing. The error joins every fault.
+func (s *Store) Prepare(c Config) (*Prepared, error) {
+	if s.isClosed() {
+		return nil, ErrClosed
+	}
+	p := &Prepared{store: s, global: c.normalize()}
+	var errs [3]error
+	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups)
+	p.scrape, errs[1] = s.scraper.prepare(p.global, c.Scrape)
+	p.alerts, errs[2] = s.alerter.prepare(p.global, c.Alerting)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Commit takes a prepared configuration over: what did not change goes on undisturbed; see SetGroups, ApplyScrape and
+// ApplyAlerting. It fails only where Prometheus's notifier or scraper does, which keep what they had then, and so does
+// everything else. It takes a second longer where an Alertmanager is taken away that does not answer.
+func (p *Prepared) Commit() error {
+	s := p.store
+	s.reload.Lock()
+	defer s.reload.Unlock()
+	if s.isClosed() {
+		return ErrClosed
+	}
+	undo, err := s.alerter.change(p.alerts)
+	if err != nil {
+		return err
+	}
+	if err := s.scraper.change(p.scrape); err != nil {
+		return errors.Join(err, undo())
+	}
+	s.global.Store(&p.global)
+	s.changeGroups(p.groups)
+	return nil
+}
