@@ -1,20 +1,14 @@
 package main
 
 import (
-	"context"
 	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/common/version"
 
-	"flyball/actuators/process"
 	"flyball/cmd/flyball/web"
-	"flyball/rules"
-	"flyball/rules/journal"
-	"flyball/rules/store"
 )
 
 // webServer serves the page, /metrics, health and the API.
@@ -37,11 +31,7 @@ func (a *app) webServer() *http.Server {
 	})
 	// What is read for the page is there once the parts are built.
 	built := http.NewServeMux()
-	page := web.Page{Version: version.Version, Acting: a.opts.act, Status: a.status}
-	if a.opts.has(roleRules) {
-		page.Decisions = decisions{a}
-	}
-	page.Register(built)
+	a.page().Register(built)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if a.phase.Load() == starting {
 			w.Header().Set("Retry-After", "1")
@@ -78,82 +68,4 @@ func metricsHandler(reg *prometheus.Registry) http.Handler {
 		EnableOpenMetrics: true,
 		Registry:          reg,
 	})
-}
-
-// decisions adapts the journal to what the page reads.
-type decisions struct{ *app }
-
-// Recent implements web.Decisions. A rule that has been quiet for so long that the journal's memory has passed it by
-// answers with its last decision.
-func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
-	found := d.journal.Recent(journal.Filter{ID: f.ID, Rule: f.Rule, Since: f.Since, Until: f.Until}, n)
-	if len(found) > 0 || f.Rule == "" {
-		return found
-	}
-	for _, s := range d.scalers {
-		last := s.Last()
-		if s.Name() == f.Rule && last != nil && (f.ID == "" || f.ID == last.ID) &&
-			(f.Since.IsZero() || !last.Time.Before(f.Since)) && (f.Until.IsZero() || !last.Time.After(f.Until)) {
-			return []*rules.Decision{last}
-		}
-	}
-	return nil
-}
-
-// status gathers what the page shows besides decisions.
-func (a *app) status(context.Context) web.Status {
-	var s web.Status
-	if a.proxy != nil {
-		for _, m := range a.proxy.Models() {
-			s.Models = append(s.Models, web.Model{Name: m.Name, Ready: m.Ready, Queued: m.Queued, Running: m.Running})
-		}
-	}
-	for _, sc := range a.scalers {
-		rule := web.Rule{Name: sc.Name(), Target: sc.Rule().Target.String(), Acts: sc.Acts(), Last: sc.Last()}
-		s.Rules = append(s.Rules, rule)
-	}
-	if a.processes != nil {
-		for _, name := range a.loaded.targets() {
-			for _, r := range a.processes.Replicas(name) {
-				s.Replicas = append(s.Replicas, replica(name, r))
-			}
-		}
-	}
-	if a.store != nil {
-		s.Groups, s.Targets = groups(a.store.Groups()), targets(a.store.Targets())
-		for _, alert := range a.store.Alerts() {
-			s.Alerts = append(s.Alerts, web.Alert{Labels: alert.Labels.String(), State: alert.State, Since: alert.ActiveAt, Value: alert.Value})
-		}
-	}
-	return s
-}
-
-func replica(target string, r process.ReplicaStatus) web.Replica {
-	return web.Replica{
-		Target: target, Index: r.Index, Address: r.Address, PID: r.PID, State: string(r.State), Since: r.Since,
-		Restarts: r.Restarts, LastExit: r.LastExit,
-	}
-}
-
-func groups(all []store.GroupStatus) (out []web.Group) {
-	for _, g := range all {
-		group := web.Group{Name: g.Name, File: g.File, Interval: g.Interval, Last: g.LastEvaluation, Duration: g.Duration}
-		for _, r := range g.Rules {
-			if r.LastError != "" {
-				group.Errors = append(group.Errors, r.Name+": "+r.LastError)
-			}
-		}
-		group.Rules = len(g.Rules)
-		out = append(out, group)
-	}
-	return out
-}
-
-func targets(all []store.Target) (out []web.Target) {
-	for _, t := range all {
-		out = append(out, web.Target{
-			Job: t.Job, URL: t.URL, Health: t.Health, Error: t.LastError, Last: t.LastScrape, Duration: t.LastScrapeDuration,
-		})
-	}
-	return out
 }
