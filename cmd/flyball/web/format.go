@@ -23,7 +23,7 @@ func (s *site) functions() template.FuncMap {
 		"zone":  func(t time.Time) string { return t.Format("MST") },
 		"age":   func(seconds float64) string { return short(time.Duration(seconds * float64(time.Second))) },
 		"late":  func(g Group) bool { return late(g, s.now()) },
-		"short": short, "figure": figure, "seconds": seconds, "percent": percent, "known": func(v float64) bool { return !math.IsNaN(v) },
+		"short": short, "figure": figure, "seconds": seconds, "percent": percent, "positive": func(v float64) bool { return v > 0 }, // gt takes NaN for more
 		"stages": stages, "stepState": stepState, "outcome": outcome, "meaning": meaning, "faulty": faulty, "badness": badness,
 		"graphLink": graphLink, "spark": spark, "pairs": pairs, "deref": func(v *float64) float64 { return *v },
 		"full": full, "name": name,

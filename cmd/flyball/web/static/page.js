@@ -14,14 +14,13 @@
   // morph makes an element like another one. Elements with an id are the same ones as before wherever they are; what a
   // person did (open, typed, selected) stays, and so does what a script drew (data-keep).
   function morph(old, fresh) {
-    if (old.isEqualNode(fresh)) return;
+    if (old.isEqualNode(fresh) || old.hasAttribute('data-keep')) return;
     for (const {name} of [...old.attributes]) {
       if (!fresh.hasAttribute(name) && !(name === 'open' || name === 'tabindex')) old.removeAttribute(name);
     }
     for (const {name, value} of fresh.attributes) {
       if (name !== 'open' && old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
-    if (old.hasAttribute('data-keep')) return;
     const ids = new Set([...fresh.children].map((c) => c.id).filter(Boolean));
     for (const child of [...old.children]) if (child.id && !ids.has(child.id)) child.remove();
     const known = new Map([...old.children].filter((c) => c.id).map((c) => [c.id, c]));
@@ -372,7 +371,7 @@
   window.addEventListener('resize', reachable);
 
   const linked = document.querySelector('details[data-decision][open]');
-  if (linked) linked.scrollIntoView({block: 'center'});
+  if (linked) linked.closest('tr').scrollIntoView({block: 'center', inline: 'start'});
   reachable();
   charts();
   graph();
