@@ -1,87 +1,174 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"math"
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/prometheus/prometheus/model/labels"
-
-	"flyball/cmd/flyball/web"
-	"flyball/rules"
+	"flyball/rules/peertest"
 )
 
-// modelSeries answers what is asked of models by a part of the expression, and counts how often it is asked.
-type modelSeries struct {
-	values map[string]map[string]float64
-	asked  int
-	err    error
+// figuresEnv names the environment variable that says how long TestStoreFigures measures.
+const figuresEnv = "FLYBALL_FIGURES"
+
+// What must hold for the embedded store at 10,000 series each 15 s.
+const (
+	maxStoreRSS = 140.0 // MB
+	maxStoreCPU = 2.0   // percent of a core
+)
+
+// TestStoreFigures measures flyball and Debian's Prometheus, which scrape the same target at the same time, and fails
+// where flyball takes more than it may. It runs for minutes, and so only where FLYBALL_FIGURES=5m or the like asks for it:
+// .ci/figures-store does.
+func TestStoreFigures(t *testing.T) {
+	text := os.Getenv(figuresEnv)
+	if text == "" {
+		t.Skipf("measures for minutes: %s=5m asks for it", figuresEnv)
+	}
+	length, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("%s: %v", figuresEnv, err)
+	}
+	page := httptest.NewServer(newLoadPage(10_000))
+	defer page.Close()
+	target := strings.TrimPrefix(page.URL, "http://")
+	config := fmt.Sprintf("global: {scrape_interval: 15s, evaluation_interval: 15s}\nscrape_configs:\n- job_name: load\n  static_configs: [{targets: [%q]}]\n", target)
+
+	reference := peertest.Prometheus(t, config)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "flyball.yml")
+	if err := os.WriteFile(file, []byte(config+"exporter: {collectors: {gpu: false}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	web := freePort(t)
+	ours := exec.Command(built.path("flyball"), "run", "--config.file="+file, "--storage.path="+filepath.Join(dir, "data"), "--role=rules",
+		"--web.listen-address="+web, "--log.level=error")
+	ours.Stderr = os.Stderr
+	if err := ours.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = ours.Process.Signal(syscall.SIGTERM)
+		_ = ours.Wait()
+	})
+	// From the first scrapes on: making the series costs once what a scrape costs later many times over.
+	for _, base := range []string{reference.URL, "http://" + web} {
+		scraped(t, base)
+	}
+	processes := []*measured{{name: "flyball", pid: ours.Process.Pid}, {name: "Prometheus 2.42 (Debian)", pid: reference.PID()}}
+	for _, p := range processes {
+		p.begin(t)
+	}
+	time.Sleep(length)
+	var table strings.Builder
+	fmt.Fprintf(&table, "%d series, scraped each 15 s, for %s\n%-26s %10s %10s %10s\n", 10_000, length, "", "RSS", "highest", "CPU")
+	for _, p := range processes {
+		p.end(t)
+		fmt.Fprintf(&table, "%-26s %7.0f MB %7.0f MB %9.2f%%\n", p.name, p.rss, p.highest, p.cpu)
+	}
+	fmt.Println(table.String())
+	if p := processes[0]; p.highest > maxStoreRSS || p.cpu > maxStoreCPU {
+		t.Errorf("flyball may take %.0f MB and %.1f %% of a core", maxStoreRSS, maxStoreCPU)
+	}
 }
 
-func (q *modelSeries) Query(_ context.Context, expr string, at time.Time) (out []rules.Sample, _ error) {
-	q.asked++
-	for part, values := range q.values {
-		if strings.HasPrefix(expr, part) {
-			for model, v := range values {
-				out = append(out, rules.Sample{Labels: labels.FromStrings("model", model), Value: v, Time: at})
+// scraped waits until a server has the page's series.
+func scraped(t *testing.T, base string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		response, err := http.Get(base + "/api/v1/query?query=count(load_value)")
+		if err == nil {
+			var body bytes.Buffer
+			_, _ = body.ReadFrom(response.Body)
+			response.Body.Close()
+			if strings.Contains(body.String(), `"10000"`) {
+				return
 			}
 		}
+		if time.Now().After(end) {
+			t.Fatalf("%s has no samples after a minute", base)
+		}
 	}
-	return out, q.err
 }
 
-func (q *modelSeries) QueryRange(_ context.Context, _ string, start, end time.Time, step time.Duration) ([]web.Series, error) {
-	return []web.Series{{Labels: labels.FromStrings("model", "m"), Points: []web.Point{{Time: start, Value: float64(end.Sub(start) / step)}}}}, q.err
+// measured is a process between two looks at /proc.
+type measured struct {
+	name              string
+	pid               int
+	since             time.Time
+	ticks             float64
+	rss, highest, cpu float64 // MB, MB, percent of a core
 }
 
-func TestFigures(t *testing.T) {
-	q := &modelSeries{values: map[string]map[string]float64{
-		"sum by (model) (rate(flyball_batchproxy_requests_total[": {"m": 100, "idle": 0},
-		"histogram_quantile(0.5,":                                 {"m": 0.08, "idle": math.NaN()},
-		"histogram_quantile(0.99,":                                {"m": 0.24},
-		"sum by (model) (rate(flyball_batchproxy_batch_size_sum":  {"m": 4.5},
-		"sum by (model) (flyball_batchproxy_requests_waiting)":    {"m": 3},
-		"sum by (model) (flyball_batchproxy_requests_running)":    {"m": 7},
-		"sum by (model) (flyball_batchproxy_replicas_ready)":      {"m": 2, "idle": 1},
-	}}
-	f := newFigures(q, 15*time.Second)
-	if f.window != time.Minute || newFigures(q, time.Second).window != 15*time.Second {
-		t.Errorf("window %s", f.window)
-	}
-	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	got, err := f.at(t.Context(), now)
+func (m *measured) begin(t *testing.T) { m.since, m.ticks = time.Now(), m.cpuTicks(t) }
+
+func (m *measured) end(t *testing.T) {
+	const ticksPerSecond = 100 // on Linux, for all programs
+	m.cpu = (m.cpuTicks(t) - m.ticks) / ticksPerSecond / time.Since(m.since).Seconds() * 100
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []web.Model{
-		{Name: "idle", Ready: 1, Rate: 0, Errors: math.NaN(), P50: math.NaN(), P99: math.NaN(), BatchSize: math.NaN()},
-		{
-			Name: "m", Ready: 2, Queued: 3, Running: 7, Rate: 100, Errors: 0, P50: 0.08, P99: 0.24, BatchSize: 4.5,
-			Demand: []web.Point{{Time: now.Add(-10 * time.Minute), Value: 60}},
-		},
-	}
-	if diff := cmp.Diff(want, []web.Model{got.model("idle"), got.model("m")}, cmpopts.EquateNaNs()); diff != "" {
-		t.Error(diff)
-	}
-	if diff := cmp.Diff([]string{"idle", "m"}, got.names); diff != "" {
-		t.Error(diff)
-	}
-	once := q.asked
-	for _, age := range []time.Duration{0, 500 * time.Millisecond, 999 * time.Millisecond} {
-		if _, err := f.at(t.Context(), now.Add(age)); err != nil || q.asked != once {
-			t.Errorf("asked %d times within a second, expected %d", q.asked, once)
+	for line := range strings.Lines(string(status)) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		kib, _ := strconv.ParseFloat(fields[1], 64)
+		switch fields[0] {
+		case "VmRSS:":
+			m.rss = kib * 1024 / 1e6
+		case "VmHWM:":
+			m.highest = kib * 1024 / 1e6
 		}
 	}
-	q.err = errors.New("the store is down")
-	if _, err := f.at(t.Context(), now.Add(time.Second)); err == nil || !strings.Contains(err.Error(), "the store is down") || q.asked == once {
-		t.Errorf("a second later: %v", err)
+}
+
+// cpuTicks is the time that the process has used, its own and the kernel's for it.
+func (m *measured) cpuTicks(t *testing.T) float64 {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.pid))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got, err := newFigures(nil, time.Second).at(t.Context(), now); err != nil || got.names != nil || !math.IsNaN(got.model("m").Rate) {
-		t.Errorf("without a store: %v, %v", got, err)
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return user + system
+}
+
+// newLoadPage serves n series: half of them counters that grow, a quarter gauges that move, the rest constant.
+func newLoadPage(n int) http.Handler {
+	series := make([]string, n)
+	for i := range series {
+		series[i] = fmt.Sprintf(`load_value{model="model-%d",replica="replica-%d",zone="zone-%d",path="/v2/models/model-%d/infer"} `, i%40, i/40, i%3, i%40)
 	}
+	begun := time.Now()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		b := append(make([]byte, 0, 1<<20), "# HELP load_value A series of the measurement.\n# TYPE load_value untyped\n"...)
+		seconds := time.Since(begun).Seconds()
+		for i, name := range series {
+			b = append(b, name...)
+			switch i % 4 {
+			case 0, 1:
+				b = strconv.AppendInt(b, int64(seconds*float64(i%97)), 10)
+			case 2:
+				b = strconv.AppendFloat(b, rand.Float64()*100, 'f', 3, 64)
+			default:
+				b = append(b, '1')
+			}
+			b = append(b, '\n')
+		}
+		_, _ = w.Write(b)
+	})
 }

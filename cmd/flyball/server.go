@@ -7,8 +7,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/version"
 
 	"flyball/cmd/flyball/web"
+	"flyball/rules/store"
 )
 
 // webServer serves the page, /metrics, health and the API.
@@ -32,6 +34,7 @@ func (a *app) webServer() *http.Server {
 	// What is read for the page is there once the parts are built.
 	built := http.NewServeMux()
 	a.page().Register(built)
+	web.Prometheus{Store: a.prometheusStore, Build: buildInfo()}.Register(built)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if a.phase.Load() == starting {
 			w.Header().Set("Retry-After", "1")
@@ -48,13 +51,28 @@ func (a *app) webServer() *http.Server {
 	}
 }
 
+// prometheusStore is what answers Prometheus's API: nothing where this process has no store.
+func (a *app) prometheusStore() web.PrometheusStore {
+	if a.store == nil {
+		return nil
+	}
+	return a.store
+}
+
+func buildInfo() web.BuildInfo {
+	return web.BuildInfo{
+		Version: store.PrometheusVersion(), Revision: version.GetRevision(), Branch: version.Branch,
+		BuildUser: version.BuildUser, BuildDate: version.BuildDate, GoVersion: version.GoVersion, Flyball: version.Version,
+	}
+}
+
 // proxyServer serves the batching proxy, over HTTP/1 and HTTP/2 without TLS.
 func (a *app) proxyServer() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler: a.proxy, Protocols: protocols,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.live.Load().proxy.ServeHTTP(w, r) }), Protocols: protocols,
 		// What clients do wrong with their connections; the requests themselves are counted.
 		ErrorLog: slog.NewLogLogger(a.opts.log.With("component", "batchproxy").Handler(), slog.LevelDebug),
 		// No WriteTimeout: it would cut long answers and streams; the proxy has its own timeout for each model.

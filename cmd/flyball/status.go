@@ -20,11 +20,33 @@ import (
 func (a *app) page() web.Page {
 	page := web.Page{Version: version.Version, ConfigFile: a.opts.configFile, Acting: a.opts.act}
 	if a.opts.has(roleRules) {
-		page.Decisions, page.Queries = decisions{a}, queries{a}
+		page.Decisions, page.Queries, page.Brake = decisions{a}, queries{a}, brake{a}
 	}
-	f := newFigures(page.Queries, time.Duration(a.loaded.Global.ScrapeInterval))
+	f := &figures{queries: page.Queries}
 	page.Status = func(ctx context.Context) web.Status { return a.status(ctx, f) }
 	return page
+}
+
+// brake is the brake that the page stops acting with.
+type brake struct{ *app }
+
+// Frozen implements web.Brake.
+func (b brake) Frozen() (rules.Freeze, bool) { return b.app.brake.Frozen() }
+
+// Freeze implements web.Brake.
+func (b brake) Freeze(by, why string) error {
+	err := b.app.brake.Freeze(by, why)
+	b.opts.log.Warn("acting is frozen", "by", by, "why", why, "err", err)
+	return err
+}
+
+// Release implements web.Brake.
+func (b brake) Release() error {
+	err := b.app.brake.Release()
+	if err == nil {
+		b.opts.log.Warn("acting is released")
+	}
+	return err
 }
 
 // queries adapts the store to what the page asks of it.
@@ -61,7 +83,7 @@ func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
 	if len(found) > 0 || f.Rule == "" {
 		return found
 	}
-	for _, s := range d.scalers {
+	for _, s := range d.live.Load().scalers {
 		last := s.Last()
 		if s.Name() == f.Rule && last != nil && (f.ID == "" || f.ID == last.ID) &&
 			(f.Since.IsZero() || !last.Time.Before(f.Since)) && (f.Until.IsZero() || !last.Time.After(f.Until)) {
@@ -73,12 +95,13 @@ func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
 
 // status gathers what the page shows besides decisions.
 func (a *app) status(ctx context.Context, f *figures) web.Status {
-	s := a.models(ctx, f)
-	for _, sc := range a.scalers {
+	now := a.live.Load()
+	s := now.models(ctx, f)
+	for _, sc := range now.scalers {
 		s.Rules = append(s.Rules, web.Rule{Name: sc.Name(), Target: sc.Rule().Target.String(), Acts: sc.Acts(), Last: sc.Last()})
 	}
 	if a.processes != nil {
-		for _, name := range a.loaded.targets() {
+		for _, name := range now.targets() {
 			for _, r := range a.processes.Replicas(name) {
 				s.Replicas = append(s.Replicas, replica(name, r))
 			}
@@ -92,18 +115,18 @@ func (a *app) status(ctx context.Context, f *figures) web.Status {
 }
 
 // models are those of the proxy in this process, with its live counts, and those that the store has from elsewhere.
-func (a *app) models(ctx context.Context, f *figures) web.Status {
-	found, err := f.at(ctx, time.Now())
-	s := web.Status{Window: f.window}
+func (l *live) models(ctx context.Context, f *figures) web.Status {
+	found, err := f.at(ctx, time.Now(), time.Duration(l.Global.ScrapeInterval))
+	s := web.Status{Window: found.window}
 	if err != nil {
 		s.ModelError = err.Error()
 	}
-	if a.proxy != nil {
-		for _, live := range a.proxy.Models() {
-			m := found.model(live.Name)
-			m.Ready, m.Queued, m.Running = live.Ready, live.Queued, live.Running
-			for _, c := range a.loaded.Batchproxy.Models {
-				if c.Name != live.Name {
+	if l.proxy != nil {
+		for _, counts := range l.proxy.Models() {
+			m := found.model(counts.Name)
+			m.Ready, m.Queued, m.Running = counts.Ready, counts.Queued, counts.Running
+			for _, c := range l.Batchproxy.Models {
+				if c.Name != counts.Name {
 					continue
 				}
 				m.MaxBatch = c.Batch.MaxSize

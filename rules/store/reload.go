@@ -45,7 +45,7 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 	if s.isClosed() {
 		return nil, ErrClosed
 	}
-	p := &Prepared{store: s, global: c.Global.normalize()}
+	p := &Prepared{store: s, global: c.normalize()}
 	var errs [2]error
 	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups)
 	p.scrape, errs[1] = s.scraper.prepare(p.global, c.Scrape)

@@ -36,6 +36,8 @@ type Store struct {
 	scraper     *scraper
 	empty       bool // when it was opened: there is no state of alerts to restore
 
+	places chan struct{} // taken by each answer of the API
+
 	use    sync.RWMutex // held for reading by each query, for writing by Close
 	closed bool         // guarded by use
 
@@ -79,6 +81,7 @@ func Open(opts Options) (*Store, error) {
 		db:      db,
 		parser:  p,
 		metrics: m,
+		places:  make(chan struct{}, opts.APIConcurrency),
 		empty:   db.Head().NumSeries() == 0 && len(db.Blocks()) == 0,
 	}
 	s.global.Store(&Global{opts.ScrapeInterval, opts.EvaluationInterval, opts.ExternalLabels})

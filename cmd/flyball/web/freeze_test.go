@@ -103,19 +103,19 @@ func TestFreeze(t *testing.T) {
 		p.Brake = b
 		r := httptest.NewRequest(http.MethodPost, "/-/freeze?why=x", nil)
 		r.SetBasicAuth("ada", "secret")
-		if do(p, r); b.freeze == nil || b.freeze.By != "ada" || b.freeze.Why != "x" {
+		if answerOf(p, r); b.freeze == nil || b.freeze.By != "ada" || b.freeze.Why != "x" {
 			t.Errorf("%+v", b.freeze)
 		}
 	})
 	t.Run("an error", func(t *testing.T) {
 		p.Brake = &brake{err: errors.New("acting is frozen, but a restart will not know of it: disk full")}
-		if w := do(p, httptest.NewRequest(http.MethodPost, "/-/freeze", nil)); w.Code != 500 || !strings.Contains(w.Body.String(), "disk full") {
+		if w := answerOf(p, httptest.NewRequest(http.MethodPost, "/-/freeze", nil)); w.Code != 500 || !strings.Contains(w.Body.String(), "disk full") {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	})
 	t.Run("nothing acts", func(t *testing.T) {
 		p.Brake = nil
-		if w := do(p, httptest.NewRequest(http.MethodPost, "/-/freeze", nil)); w.Code != 404 || !strings.Contains(w.Body.String(), "role rules") {
+		if w := answerOf(p, httptest.NewRequest(http.MethodPost, "/-/freeze", nil)); w.Code != 404 || !strings.Contains(w.Body.String(), "role rules") {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	})

@@ -29,10 +29,10 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // get asks a page whose clock stands at noon.
 func get(t *testing.T, p Page, url string) *httptest.ResponseRecorder {
 	t.Helper()
-	return do(p, httptest.NewRequest(http.MethodGet, url, nil))
+	return answerOf(p, httptest.NewRequest(http.MethodGet, url, nil))
 }
 
-func do(p Page, r *http.Request) *httptest.ResponseRecorder {
+func answerOf(p Page, r *http.Request) *httptest.ResponseRecorder {
 	mux := http.NewServeMux()
 	p.register(mux, func() time.Time { return noon })
 	w := httptest.NewRecorder()
@@ -329,7 +329,7 @@ func TestSize(t *testing.T) {
 	p.Decisions, p.Status = k, func(context.Context) Status { return many }
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header.Set("Accept-Encoding", "br;q=1.0, gzip;q=0.8")
-	w := do(p, r)
+	w := answerOf(p, r)
 	if w.Header().Get("Content-Encoding") != "gzip" {
 		t.Fatalf("the page is not compressed: %v", w.Header())
 	}
@@ -350,7 +350,7 @@ func TestSize(t *testing.T) {
 	for _, l := range loads {
 		r := httptest.NewRequest(http.MethodGet, l[1], nil)
 		r.Header.Set("Accept-Encoding", "gzip")
-		w := do(p, r)
+		w := answerOf(p, r)
 		if w.Code != http.StatusOK || w.Header().Get("Content-Encoding") != "gzip" || w.Header().Get("Cache-Control") != "public, max-age=31536000, immutable" {
 			t.Errorf("%s: %d %v", l[1], w.Code, w.Header())
 		}

@@ -19,8 +19,6 @@ import (
 // the page, and at most once a second however many do.
 type figures struct {
 	queries web.Queries // nil: there are none
-	window  time.Duration
-	exprs   map[string]string
 
 	mu     sync.Mutex // guards what follows, and has those who ask wait for one answer
 	asked  time.Time
@@ -30,6 +28,7 @@ type figures struct {
 
 // modelFigures are the values of each query by model.
 type modelFigures struct {
+	window time.Duration // that the rates are over; 0: there are none
 	names  []string
 	values map[string]map[string]float64 // by query, then model
 	demand map[string][]web.Point
@@ -41,32 +40,28 @@ const (
 	demandPoints = 60
 )
 
-func newFigures(q web.Queries, scrapeInterval time.Duration) *figures {
-	if q == nil {
-		return &figures{}
-	}
-	// Four scrapes, so that a rate survives one that failed; but a latency's 99th percentile needs a few requests.
-	window := max(4*scrapeInterval, 15*time.Second)
+// modelQueries are what is asked of each model, over a window.
+func modelQueries(window time.Duration) map[string]string {
 	w := model.Duration(window).String()
-	sum := func(name, by string) string {
+	rate := func(name, by string) string {
 		return "sum by (" + by + ") (rate(flyball_batchproxy_" + name + "[" + w + "]))"
 	}
-	waiting := func(name string) string { return "sum by (model) (flyball_batchproxy_" + name + ")" }
-	return &figures{queries: q, window: window, exprs: map[string]string{
-		"rate":    sum("requests_total", "model"),
-		"errors":  sum(`requests_total{code=~"5.."}`, "model") + " / " + sum("requests_total", "model"),
-		"p50":     "histogram_quantile(0.5, " + sum("request_duration_seconds_bucket", "model, le") + ")",
-		"p99":     "histogram_quantile(0.99, " + sum("request_duration_seconds_bucket", "model, le") + ")",
-		"batch":   sum("batch_size_sum", "model") + " / " + sum("batch_size_count", "model"),
-		"waiting": waiting("requests_waiting"),
-		"running": waiting("requests_running"),
-		"ready":   waiting("replicas_ready"),
-		"demand":  sum("arrivals_total", "model"),
-	}}
+	sum := func(name string) string { return "sum by (model) (flyball_batchproxy_" + name + ")" }
+	return map[string]string{
+		"rate":    rate("requests_total", "model"),
+		"errors":  rate(`requests_total{code=~"5.."}`, "model") + " / " + rate("requests_total", "model"),
+		"p50":     "histogram_quantile(0.5, " + rate("request_duration_seconds_bucket", "model, le") + ")",
+		"p99":     "histogram_quantile(0.99, " + rate("request_duration_seconds_bucket", "model, le") + ")",
+		"batch":   rate("batch_size_sum", "model") + " / " + rate("batch_size_count", "model"),
+		"waiting": sum("requests_waiting"),
+		"running": sum("requests_running"),
+		"ready":   sum("replicas_ready"),
+		"demand":  rate("arrivals_total", "model"),
+	}
 }
 
 // at returns the figures of now, or those of less than a second ago. With an error come those that could be had.
-func (f *figures) at(ctx context.Context, now time.Time) (modelFigures, error) {
+func (f *figures) at(ctx context.Context, now time.Time, scrapeInterval time.Duration) (modelFigures, error) {
 	if f.queries == nil {
 		return modelFigures{}, nil
 	}
@@ -78,20 +73,22 @@ func (f *figures) at(ctx context.Context, now time.Time) (modelFigures, error) {
 	// Who asked first may go; the others want the answer.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	f.answer, f.err = f.ask(ctx, now)
+	// Four scrapes, so that a rate survives one that failed; but a latency's 99th percentile needs a few requests.
+	f.answer, f.err = f.ask(ctx, now, max(4*scrapeInterval, 15*time.Second))
 	f.asked = now
 	return f.answer, f.err
 }
 
-func (f *figures) ask(ctx context.Context, now time.Time) (modelFigures, error) {
-	found := modelFigures{values: map[string]map[string]float64{}, demand: map[string][]web.Point{}}
+func (f *figures) ask(ctx context.Context, now time.Time, window time.Duration) (modelFigures, error) {
+	exprs := modelQueries(window)
+	found := modelFigures{window: window, values: map[string]map[string]float64{}, demand: map[string][]web.Point{}}
 	known := func(name string) {
 		if name != "" && !slices.Contains(found.names, name) {
 			found.names = append(found.names, name)
 		}
 	}
-	for _, query := range slices.Sorted(maps.Keys(f.exprs)) {
-		expr := f.exprs[query]
+	for _, query := range slices.Sorted(maps.Keys(exprs)) {
+		expr := exprs[query]
 		samples, err := f.queries.Query(ctx, expr, now)
 		if err != nil {
 			return found, fmt.Errorf("%s: %w", query, err)
@@ -102,7 +99,7 @@ func (f *figures) ask(ctx context.Context, now time.Time) (modelFigures, error) 
 		}
 	}
 	slices.Sort(found.names)
-	series, err := f.queries.QueryRange(ctx, f.exprs["demand"], now.Add(-demandTime), now, demandTime/demandPoints)
+	series, err := f.queries.QueryRange(ctx, exprs["demand"], now.Add(-demandTime), now, demandTime/demandPoints)
 	if err != nil {
 		return found, fmt.Errorf("demand: %w", err)
 	}
