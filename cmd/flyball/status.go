@@ -31,18 +31,18 @@ func (a *app) page() web.Page {
 type brake struct{ *app }
 
 // Frozen implements web.Brake.
-func (b brake) Frozen() (rules.Freeze, bool) { return b.app.brake.Frozen() }
+func (b brake) Frozen() (rules.Freeze, bool) { return b.brake.Frozen() }
 
 // Freeze implements web.Brake.
 func (b brake) Freeze(by, why string) error {
-	err := b.app.brake.Freeze(by, why)
+	err := b.brake.Freeze(by, why)
 	b.opts.log.Warn("acting is frozen", "by", by, "why", why, "err", err)
 	return err
 }
 
 // Release implements web.Brake.
 func (b brake) Release() error {
-	err := b.app.brake.Release()
+	err := b.brake.Release()
 	if err == nil {
 		b.opts.log.Warn("acting is released")
 	}

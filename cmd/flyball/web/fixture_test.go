@@ -223,7 +223,8 @@ func fullStatus() Status {
 			{Name: "llama", Targets: []string{"process/llama"}, Rate: math.NaN(), Errors: math.NaN(), P50: math.NaN(), P99: math.NaN(), BatchSize: math.NaN()},
 		},
 		Rules: []Rule{
-			{Name: "llama", Target: "process/llama", Last: hold()}, {Name: "new", Target: "process/new"},
+			{Name: "llama", Target: "process/llama", Last: hold()},
+			{Name: "new", Target: "process/new"},
 			{Name: "digits", Target: "process/digits", Acts: true, Last: decision()},
 		},
 		Replicas: []Replica{

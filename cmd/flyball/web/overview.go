@@ -136,7 +136,7 @@ func (v *overview) filter() {
 // Filtered says whether the page shows a part only.
 func (v *overview) Filtered() bool { return v.Rule != "" || v.Model != "" }
 
-// Ready is how many replicas of a model's targets serve, Wanted how many its rules want; -1 when no rule says.
+// Wanted is how many replicas the rules of a model's targets want; -1 when no rule says.
 func (v *overview) Wanted(m Model) int {
 	wanted := -1
 	for _, r := range v.Rules {

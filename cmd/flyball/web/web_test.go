@@ -105,8 +105,14 @@ func TestPage(t *testing.T) {
 		return rest
 	}
 	for _, first := range []struct{ table, bad, good string }{
-		{"rules", ">digits<", ">new<"}, {"rules", ">new<", ">llama<"}, {"models", ">llama<", ">digits<"}, {"alerts", "Overloaded", "Slow"},
-		{"replicas", "backoff", "ready"}, {"groups", "broken", "slow"}, {"groups", "slow", "fine"}, {"targets", "down", "up"},
+		{"rules", ">digits<", ">new<"},
+		{"rules", ">new<", ">llama<"},
+		{"models", ">llama<", ">digits<"},
+		{"alerts", "Overloaded", "Slow"},
+		{"replicas", "backoff", "ready"},
+		{"groups", "broken", "slow"},
+		{"groups", "slow", "fine"},
+		{"targets", "down", "up"},
 	} {
 		rows := table(first.table)
 		_, rows, _ = strings.Cut(rows, "<tbody>")

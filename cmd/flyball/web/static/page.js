@@ -284,11 +284,27 @@
   const whole = (_, values) => values.map((v) => Number.isInteger(v) ? v : '');
   const fromZero = (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1];
 
-  // charts draws demand, desired and ready replicas of each rule that has a place for it. A history that is shorter than
-  // half of the time asked for is drawn over the time that it has.
-  let since = 0; // the first sample, once it is known that there is none before it in the time asked for
-  let shown = 0; // the time that was asked for then
+  // past asks for several expressions over a time. Where there are samples for less than half of it, which is so in
+  // the first hour of a flyball, it asks for the time that has some.
+  const young = new Map(); // the first sample by what was asked, so that a refresh asks once
 
+  async function past(exprs, range, until) {
+    const ask = (time) => Promise.all(exprs.map((e) => query(e, time.start, time.end, time.step)));
+    const key = JSON.stringify([exprs, range]);
+    const since = young.get(key);
+    let time = span(since ? Math.min(range, Math.max(60, Date.now() / 1e3 - since)) : range, until);
+    let answers = await ask(time);
+    const first = Math.min(...answers.flat().map((s) => s.values[0][0]));
+    if (!since && Number.isFinite(first) && first > time.start + range / 2) {
+      const from = first - time.step; // it may have begun between two steps
+      if (!until) young.set(key, from);
+      time = span(Math.max(60, time.end - from), until);
+      answers = await ask(time);
+    }
+    return {time, answers};
+  }
+
+  // charts draws demand, desired and ready replicas of each rule that has a place for it.
   async function charts() {
     for (const [plot, chart] of drawn) {
       if (!plot.isConnected) {
@@ -299,24 +315,15 @@
     }
     const box = document.getElementById('charts');
     if (!box) return;
-    const range = Number(box.dataset.range);
-    if (range !== shown) [shown, since] = [range, 0];
-    const ask = (time) => Promise.all([box.dataset.demand, box.dataset.desired, box.dataset.ready].map((e) => query(e, time.start, time.end, time.step)));
-    let time = span(since ? Math.min(range, Math.max(60, Date.now() / 1e3 - since)) : range);
+    let time;
     let answers;
     try {
-      answers = await ask(time);
-      const first = Math.min(...answers.flat().map((s) => s.values[0][0]));
-      if (!since && first > time.start + range / 2 && Number.isFinite(first)) {
-        since = first - time.step;
-        time = span(Math.max(60, time.end - since));
-        answers = await ask(time);
-      }
+      ({time, answers} = await past([box.dataset.demand, box.dataset.desired, box.dataset.ready], Number(box.dataset.range)));
     } catch (err) {
       say(`the charts have no data: ${err.message}`);
       return;
     }
-    const {start, end, step, n} = time;
+    const {start, step, n} = time;
     for (const figure of box.querySelectorAll('figure[data-rule]')) {
       const of = (answer) => answer.filter((s) => s.metric.rule === figure.dataset.rule);
       const [demand, [desired], [ready]] = answers.map(of);
@@ -339,10 +346,9 @@
   async function graph() {
     const figure = document.getElementById('graph');
     if (!figure) return;
-    const {start, end, step, n} = span(Number(figure.dataset.range), Number(figure.dataset.end));
     const plot = figure.querySelector('.plot');
     try {
-      const all = await query(figure.dataset.expr, start, end, step);
+      const {time: {start, step, n}, answers: [all]} = await past([figure.dataset.expr], Number(figure.dataset.range), Number(figure.dataset.end));
       const drawnSeries = all.slice(0, 20);
       const lines = dark.matches ? paletteDark : palette;
       if (!drawnSeries.length) {

@@ -123,14 +123,17 @@ for (const [name, options] of [['light', {}], ['dark', {colorScheme: 'dark'}], [
     const {wide, room} = await page.evaluate(() => ({wide: document.documentElement.scrollWidth, room: innerWidth}));
     check(wide <= room, `the page is ${wide} wide in ${room}`);
     if (name === 'narrow') {
-      const box = page.locator('#s-decisions .box');
+      check(await page.locator('#t-abc .trace').evaluate((e) => e.getBoundingClientRect().right <= innerWidth), 'the trace is out of sight');
+      await page.locator('#d-abc').evaluate((row) => row.scrollIntoView());
+      await screenshot(page, 'narrow-decision', {fullPage: false});
+      const box = page.locator('#s-replicas .box');
       equal(await box.getAttribute('tabindex'), '0', 'a box that scrolls is not reached by keyboard');
-      equal(await box.getAttribute('aria-label'), 'Decisions, the newest first; each opens to its inputs, stages and outcome', 'its name');
+      equal(await box.getAttribute('aria-label'), 'Model servers that this process runs', 'its name');
       const {missed} = await tabs(page);
       equal(missed, [], 'not reached');
       await box.focus();
       for (let i = 0; i < 5; i++) await page.keyboard.press('ArrowRight');
-      await page.waitForFunction(() => document.querySelector('#s-decisions .box').scrollLeft > 0);
+      await page.waitForFunction(() => document.querySelector('#s-replicas .box').scrollLeft > 0);
     }
   });
 }
