@@ -48,6 +48,7 @@ type Proxy struct {
 	copies    copies
 
 	successor atomic.Pointer[Proxy] // takes the requests from when it is set
+	following chan struct{}         // closed when Run has found the replicas of every target
 
 	base context.Context // ends when the drain is over: what is still in flight then is given up
 	stop context.CancelFunc
@@ -83,6 +84,7 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		metrics:   m,
 		models:    make(map[string]*model, len(cfg.Models)),
 		idle:      make(chan struct{}),
+		following: make(chan struct{}),
 	}
 	if p.logger == nil {
 		p.logger = slog.New(slog.DiscardHandler)
@@ -126,9 +128,16 @@ func (p *Proxy) Run(ctx context.Context) error {
 	following, unfollow := context.WithCancel(context.WithoutCancel(ctx)) // replicas may change during the drain
 	defer unfollow()
 	group, failed := errgroup.WithContext(following)
+	var found sync.WaitGroup
 	for _, target := range p.targets() {
-		group.Go(func() error { return p.follow(failed, target) })
+		found.Add(1)
+		group.Go(func() error { return p.follow(failed, target, sync.OnceFunc(found.Done)) })
 	}
+	group.Go(func() error {
+		found.Wait()
+		close(p.following)
+		return nil
+	})
 	select {
 	case <-ctx.Done():
 	case <-failed.Done():
@@ -164,8 +173,9 @@ func (p *Proxy) targets() []string {
 	return targets
 }
 
-// follow keeps the models' replicas of one target true.
-func (p *Proxy) follow(ctx context.Context, target string) error {
+// follow keeps the models' replicas of one target true, and calls found when they are for the first time, or never will be.
+func (p *Proxy) follow(ctx context.Context, target string, found func()) error {
+	defer found()
 	current, changes, err := p.endpoints.Endpoints(ctx, target)
 	if err != nil {
 		return fmt.Errorf("target %s: find replicas: %w", target, err)
@@ -174,6 +184,7 @@ func (p *Proxy) follow(ctx context.Context, target string) error {
 		for _, m := range p.models {
 			m.setReplicas(target, current)
 		}
+		found()
 		var open bool
 		select {
 		case current, open = <-changes:
@@ -264,8 +275,11 @@ func (p *Proxy) Drain(ctx context.Context, target, address string) error {
 	return nil
 }
 
-// Replace has every request from now on served by another proxy, that of a new configuration, which must be running; those
-// admitted before are finished here. No request is refused between the two. Run is ended as ever, and drains. It may be called
+// Following is closed when Run knows the replicas of every target.
+func (p *Proxy) Following() <-chan struct{} { return p.following }
+
+// Replace has every request from now on served by another proxy, that of a new configuration, which must be [Proxy.Following];
+// those admitted before are finished here. No request is refused between the two. Run is ended as ever, and drains. It may be called
 // once.
 func (p *Proxy) Replace(next *Proxy) {
 	p.mu.Lock()

@@ -17,7 +17,7 @@ type State struct {
 	changes         []change
 	recommendations []recommendation
 	holdsSince      map[string]time.Time // by the condition of a `when` step that holds
-	pendingSince    time.Time         // replicas have been missing since; zero when none are
+	pendingSince    time.Time            // replicas have been missing since; zero when none are
 }
 
 type change struct {
