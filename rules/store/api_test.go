@@ -415,8 +415,11 @@ func TestWriteLikePrometheus(t *testing.T) {
 	for name, v := range map[string]parser.Value{
 		"vector": promql.Vector{{Metric: odd, T: 1500, F: 2.5}, {T: 5, F: math.Inf(1)}, {Metric: odd, T: 1000, H: histogram}},
 		"matrix": promql.Matrix{
-			{Metric: odd, Floats: floats}, {Floats: floats[:1]}, {Metric: odd, Histograms: []promql.HPoint{{T: 1000, H: histogram}, {T: 2500, H: histogram}}},
-			{Metric: odd, Floats: floats[:1], Histograms: []promql.HPoint{{T: 2500, H: histogram}}}, {Metric: odd},
+			{Metric: odd, Floats: floats},
+			{Floats: floats[:1]},
+			{Metric: odd, Histograms: []promql.HPoint{{T: 1000, H: histogram}, {T: 2500, H: histogram}}},
+			{Metric: odd, Floats: floats[:1], Histograms: []promql.HPoint{{T: 2500, H: histogram}}},
+			{Metric: odd},
 		},
 		"empty vector": promql.Vector{}, "empty matrix": promql.Matrix{},
 		"scalar": promql.Scalar{T: 1001, V: 1e300}, "string": promql.String{T: 1001, V: "a\"b"},

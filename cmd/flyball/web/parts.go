@@ -11,9 +11,9 @@ import (
 type (
 	modelState struct {
 		Name    string `json:"name"`
-		Ready   int    `json:"ready"`   // replicas
 		Queued  int    `json:"queued"`  // requests waiting
 		Running int    `json:"running"` // requests with a replica
+		Ready   int    `json:"ready"`   // replicas
 	}
 	ruleState struct {
 		Name   string          `json:"name"`
@@ -39,7 +39,7 @@ type (
 func (p Page) listModels(w http.ResponseWriter, r *http.Request) {
 	all := []modelState{}
 	for _, m := range p.Status(r.Context()).Models {
-		all = append(all, modelState{Name: m.Name, Ready: m.Ready, Queued: m.Queued, Running: m.Running})
+		all = append(all, modelState{Name: m.Name, Queued: m.Queued, Running: m.Running, Ready: m.Ready})
 	}
 	respond(w, http.StatusOK, answer{Status: "success", Data: all})
 }

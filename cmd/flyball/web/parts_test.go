@@ -22,7 +22,7 @@ func TestParts(t *testing.T) {
 		}
 	}}
 	for path, want := range map[string]string{
-		"models": `[{"name":"digits","ready":2,"queued":3,"running":4}]`,
+		"models": `[{"name":"digits","queued":3,"running":4,"ready":2}]`,
 		"rules":  `[{"name":"digits","target":"process/digits","mode":"act","last":null},{"name":"other","target":"process/other","mode":"observe","last":{"id":"abc",`,
 		"targets": `[{"target":"digits","replicas":[{"index":0,"address":"127.0.0.1:1","state":"ready","since":"2026-11-22T12:00:00Z","pid":7,"restarts":0},` +
 			`{"index":1,"address":"127.0.0.1:3","state":"starting","since":"2026-11-22T12:00:00Z","pid":0,"restarts":0}]},` +
