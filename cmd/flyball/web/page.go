@@ -158,6 +158,9 @@ func (p Page) register(mux *http.ServeMux, now func() time.Time) {
 	mux.Handle("/-/freeze", guard.Handler(http.HandlerFunc(s.freeze)))
 	mux.HandleFunc("GET /api/v1/flyball/decisions", p.listDecisions)
 	mux.HandleFunc("GET /api/v1/flyball/decisions/{id}", p.oneDecision)
+	mux.HandleFunc("GET /api/v1/flyball/models", p.listModels)
+	mux.HandleFunc("GET /api/v1/flyball/rules", p.listScaleRules)
+	mux.HandleFunc("GET /api/v1/flyball/targets", p.listActuatorTargets)
 	mux.HandleFunc("/api/", unknown)
 }
 
