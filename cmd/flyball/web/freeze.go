@@ -93,7 +93,7 @@ func unproven(r *http.Request) bool {
 	return strings.HasPrefix(r.UserAgent(), "Mozilla/") || r.Header.Get("Referer") != "" || r.Header.Get("Accept-Language") != ""
 }
 
-// who is the user that the server knows, or else the address.
+// who is the user that the request names, whose password is checked where one is asked for, or else the address.
 func who(r *http.Request) string {
 	if user, _, ok := r.BasicAuth(); ok && user != "" {
 		return line(user, 100)

@@ -21,7 +21,7 @@ type Page struct {
 	ConfigFile string                       // for hints of what to do next; empty: flyball.yml
 	Acting     bool                         // acting is enabled on the command line
 	Lifecycle  bool                         // --web.enable-lifecycle: what changes state may be asked for over HTTP
-	Status     func(context.Context) Status // what runs now
+	Status     func(context.Context) Status // what runs now; the page sorts the slices that it gets
 	Decisions  Decisions                    // nil where this process has no rules
 	Queries    Queries                      // nil where it has no store: then there are no charts and no /graph
 	Brake      Brake                        // nil where nothing acts

@@ -164,11 +164,12 @@
     const linked = new URL(location.href).searchParams.get('decision');
     if (e.target.open) setParameter('decision', id);
     else if (linked === id) setParameter('decision', '');
+    reachable();
   }, true);
 
   // A box that scrolls can be scrolled by keyboard.
   function reachable() {
-    for (const box of document.querySelectorAll('.box')) {
+    for (const box of document.querySelectorAll('.box, .trace')) {
       if (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1) {
         box.tabIndex = 0;
         box.setAttribute('role', 'region');
