@@ -40,6 +40,12 @@ const (
 	demandPoints = 60
 )
 
+// What a page waits for a store that does not answer, and for how long pages after it do not ask again.
+const (
+	figuresTimeout = 5 * time.Second
+	figuresRetry   = 10 * time.Second
+)
+
 // modelQueries are what is asked of each model, over a window.
 func modelQueries(window time.Duration) map[string]string {
 	w := model.Duration(window).String()
@@ -67,11 +73,15 @@ func (f *figures) at(ctx context.Context, now time.Time, scrapeInterval time.Dur
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if age := now.Sub(f.asked); !f.asked.IsZero() && age >= 0 && age < time.Second {
+	keep := time.Second
+	if f.err != nil {
+		keep = figuresRetry
+	}
+	if age := now.Sub(f.asked); !f.asked.IsZero() && age >= 0 && age < keep {
 		return f.answer, f.err
 	}
 	// Who asked first may go; the others want the answer.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), figuresTimeout)
 	defer cancel()
 	// Four scrapes, so that a rate survives one that failed; but a latency's 99th percentile needs a few requests.
 	f.answer, f.err = f.ask(ctx, now, max(4*scrapeInterval, 15*time.Second))

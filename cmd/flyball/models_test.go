@@ -81,6 +81,14 @@ func TestModelFigures(t *testing.T) {
 	if got, err := f.at(t.Context(), now.Add(time.Second), time.Second); got.window != 15*time.Second || err == nil || !strings.Contains(err.Error(), "the store is down") || q.asked == once {
 		t.Errorf("a second later: %v", err)
 	}
+	once = q.asked
+	q.err = nil
+	if _, err := f.at(t.Context(), now.Add(10*time.Second), time.Second); err == nil || q.asked != once {
+		t.Error("a store that does not answer is asked by every page")
+	}
+	if _, err := f.at(t.Context(), now.Add(11*time.Second), time.Second); err != nil {
+		t.Errorf("10 s after a failure: %v", err)
+	}
 	if got, err := (&figures{}).at(t.Context(), now, time.Second); err != nil || got.names != nil || !math.IsNaN(got.model("m").Rate) {
 		t.Errorf("without a store: %v, %v", got, err)
 	}

@@ -41,11 +41,18 @@ type row struct {
 	Desired, Ready float64
 }
 
+// What a page waits for a store that does not answer, and for how long pages after it do not ask again.
+const (
+	chartTimeout = 5 * time.Second
+	chartRetry   = 10 * time.Second
+)
+
 // charts answers for the page; what many viewers ask for within a second is asked of the store once.
 type charts struct {
-	mu   sync.Mutex // guards what follows, and has queries wait for each other
-	key  string
-	last chartView
+	mu     sync.Mutex // guards what follows, and has queries wait for each other
+	key    string
+	last   chartView
+	failed time.Time // zero: it did not, the last time
 }
 
 func (c *charts) view(ctx context.Context, q Queries, all []Rule, st state, now time.Time) chartView {
@@ -74,19 +81,27 @@ func (c *charts) view(ctx context.Context, q Queries, all []Rule, st state, now 
 	key := fmt.Sprint(now.Unix(), st.Range, v)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if key != c.key {
-		// Who asked first may go; the others want the answer.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		for r := st.Range; ; r /= tableRows {
-			v.fill(ctx, q, now.Add(-r), now, (r / tableRows).Truncate(time.Second))
-			if v.Error != "" || v.whole() || r < tableRows*time.Minute {
-				break
-			}
-		}
-		c.key, c.last = key, v
+	if key == c.key {
+		return c.last
 	}
-	return c.last
+	if age := now.Sub(c.failed); age >= 0 && age < chartRetry {
+		v.Error = c.last.Error
+		return v
+	}
+	// Who asked first may go; the others want the answer.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), chartTimeout)
+	defer cancel()
+	for r := st.Range; ; r /= tableRows {
+		v.fill(ctx, q, now.Add(-r), now, (r / tableRows).Truncate(time.Second))
+		if v.Error != "" || v.whole() || r < tableRows*time.Minute {
+			break
+		}
+	}
+	c.key, c.last, c.failed = key, v, time.Time{}
+	if v.Error != "" {
+		c.failed = now
+	}
+	return v
 }
 
 // whole says whether a chart has rows for half of the time. A younger history is shown over a shorter time.
@@ -106,6 +121,9 @@ func (v *chartView) fill(ctx context.Context, q Queries, start, end time.Time, s
 		times = append(times, at)
 	}
 	ask := func(expr string, put func(c *chart, ls labels.Labels, r *row, value float64)) {
+		if v.Error != "" {
+			return
+		}
 		series, err := q.QueryRange(ctx, expr, times[len(times)-1], end, step)
 		if err != nil {
 			v.Error = err.Error()

@@ -285,8 +285,16 @@ func TestCharts(t *testing.T) {
 	if v := fresh.view(t.Context(), q, many, state{Range: time.Hour}, noon); len(v.Rules) != chartsShown || v.Ready != `flyball_scale_ready_replicas{rule=~"a\\.b|c|d|e"}` {
 		t.Errorf("%d charts, %s", len(v.Rules), v.Ready)
 	}
-	if v := fresh.view(t.Context(), &waves{err: errors.New("no store")}, all, state{Range: time.Minute}, noon); v.Error != "no store" {
-		t.Errorf("error %q", v.Error)
+	// A store that does not answer is not asked by every page.
+	down := &waves{err: errors.New("no store")}
+	for _, after := range []time.Duration{0, time.Second, 9 * time.Second} {
+		if v := fresh.view(t.Context(), down, all, state{Range: time.Minute}, noon.Add(after)); v.Error != "no store" || len(down.ranges) != 1 {
+			t.Errorf("after %s: error %q, asked %d times", after, v.Error, len(down.ranges))
+		}
+	}
+	down.err = nil
+	if v := fresh.view(t.Context(), down, all, state{Range: time.Minute}, noon.Add(10*time.Second)); v.Error != "" || len(v.Rules[0].Rows) == 0 {
+		t.Errorf("10 s later: %+v", v)
 	}
 }
 
