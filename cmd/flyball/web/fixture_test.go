@@ -233,7 +233,8 @@ func fullStatus() Status {
 			{Target: "llama", Address: "127.0.0.1:9003", State: "ready", PID: 4713, Since: noon.Add(-49 * time.Hour)},
 		},
 		Alerts: []Alert{
-			{Name: "Slow", State: "pending", Labels: labels.FromStrings("model", "digits", "severity", "warning"), Since: noon.Add(-90 * time.Second), Value: 0.844},
+			{Name: "Slow", State: "pending", Labels: labels.FromStrings("model", "digits", "severity", "warning"), Since: noon.Add(-30 * time.Minute), Value: 0.844},
+			{Name: "Idle", State: "firing", Labels: labels.FromStrings("gpu", "0", "severity", "info"), Since: noon.Add(-3 * time.Hour), Value: 0.02},
 			{
 				Name: "Overloaded", State: "firing", Labels: labels.FromStrings("rule", "digits", "severity", "critical"), Since: noon.Add(-10 * time.Minute), Value: 1,
 				Summary: "digits needs all the replicas that it may have", Runbook: "https://runbooks.example/Overloaded", Expr: "a >= b",

@@ -108,7 +108,7 @@ func TestPage(t *testing.T) {
 		{"rules", ">digits<", ">new<"},
 		{"rules", ">new<", ">llama<"},
 		{"models", ">llama<", ">digits<"},
-		{"alerts", "Overloaded", "Slow"},
+		{"alerts", "Overloaded", "Idle"}, {"alerts", "Idle", "Slow"},
 		{"replicas", "backoff", "ready"},
 		{"groups", "broken", "slow"},
 		{"groups", "slow", "fine"},
@@ -208,7 +208,7 @@ func TestState(t *testing.T) {
 		not  []string
 	}{
 		{"/?rule=digits&range=6h&refresh=off", 200, []string{`Only rule <b>digits</b>`, `href="/?range=6h&amp;refresh=off"`, `rule=~&#34;digits&#34;`, `data-range="21600"`, "127.0.0.1:9001", "Overloaded"}, []string{"r-llama", "d-def", "127.0.0.1:9003", "m-llama", "Slow"}},
-		{"/?model=llama", 200, []string{`Only model <b>llama</b>`, "r-llama", "d-def", "127.0.0.1:9003", "No alert is pending or firing for this"}, []string{"r-digits", "d-abc", "m-digits"}},
+		{"/?model=llama", 200, []string{`Only model <b>llama</b>`, "r-llama", "d-def", "127.0.0.1:9003", "No alert is pending or firing for this"}, []string{"r-digits", "d-abc", "m-digits", "Idle"}},
 		{"/?decision=def", 200, []string{`id="t-def" data-decision="def" open>`, `id="t-abc" data-decision="abc">`}, nil},
 		{"/?refresh=30s", 200, []string{`content="30"`, `data-refresh="30"`}, nil},
 		{"/?rule=digit", 200, []string{"rule: no scale rule is called &#34;digit&#34;: there is llama, new, digits"}, []string{"d-abc"}},
