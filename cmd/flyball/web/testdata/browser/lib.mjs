@@ -1,6 +1,6 @@
 // What the browser tests share: a browser whose pages note what must not happen, and checks that say what they found.
 import {createRequire} from 'node:module';
-import {mkdirSync} from 'node:fs';
+import {mkdirSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 
 const {chromium} = createRequire(join(process.env.NODE_MODULES, 'x'))('playwright-core');
@@ -27,6 +27,8 @@ export async function test(name, path, options, steps) {
   const c = await browser.newContext({viewport: {width: 1440, height: 900}, ...context});
   const page = await c.newPage();
   page.setDefaultTimeout(20000);
+  const failed = join(shots, `failed-${name.replaceAll(' ', '-')}.png`);
+  rmSync(failed, {force: true});
   const wrong = [];
   page.on('console', (m) => {
     if (['error', 'warning'].includes(m.type())) wrong.push(`console: ${m.text()} ${m.location().url}`);
@@ -49,7 +51,7 @@ export async function test(name, path, options, steps) {
   } catch (err) {
     failures++;
     console.log(`FAIL ${name}: ${err.message}\n${wrong.join('\n')}`);
-    await page.screenshot({path: join(shots, `failed-${name.replaceAll(' ', '-')}.png`), fullPage: true}).catch(() => {});
+    await page.screenshot({path: failed, fullPage: true}).catch(() => {});
   }
   await c.close();
 }
