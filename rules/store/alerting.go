@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/discovery"
 	sdhttp "github.com/prometheus/prometheus/discovery/http"
+	"github.com/prometheus/prometheus/discovery/targetgroup"
 	"github.com/prometheus/prometheus/notifier"
 	"gopkg.in/yaml.v3"
 )
@@ -27,6 +28,10 @@ const (
 	// Alertmanager that is well takes for all of them, and together with stopGrace below the 30 s after which Kubernetes
 	// kills. Prometheus waits without a limit, which with an Alertmanager that hangs is 10 s for each 256 alerts.
 	drainTimeout = 5 * time.Second
+
+	// removeTimeout is how long alerts queued for an Alertmanager that is taken away may still be sent. Meanwhile the
+	// notifier answers nobody, and so neither does /metrics.
+	removeTimeout = time.Second
 
 	// settleTime is how long a goroutine of the notifier that has taken alerts from its queue may need until it begins
 	// the request; of what happens in between there is no sign. It encodes 256 alerts at most, a millisecond of work.
@@ -51,10 +56,11 @@ type alerter struct {
 	posts        *posts
 	outbox       *outbox
 	drain        time.Duration // drainTimeout; less in tests
+	remove       time.Duration // removeTimeout; less in tests
 
-	running    sync.WaitGroup // discovery and the notifier
-	forwarding sync.WaitGroup
-	closing    chan struct{} // closed when no more alerts will come
+	running sync.WaitGroup // discovery and the notifier
+	feeding sync.WaitGroup // feed and forward, which give to the notifier
+	closing chan struct{}  // closed when no more alerts will come
 
 	mu      sync.Mutex // guards what follows
 	open    bool       // while Run runs
@@ -88,6 +94,7 @@ func newAlerter(opts Options, sdMetrics *discovery.SDMetrics) (*alerter, error) 
 		endDiscovery: cancel,
 		outbox:       newOutbox(&metrics.overflow),
 		drain:        drainTimeout,
+		remove:       removeTimeout,
 		closing:      make(chan struct{}),
 	}
 	a.posts = newPosts(a.logger)
@@ -241,10 +248,13 @@ func (a *alerter) apply(p *preparedAlerting) error {
 	if !a.started {
 		a.started = true
 		a.running.Go(func() { _ = a.discovery.Run() }) // the error is the end of its context
-		a.running.Go(func() { a.notifier.Run(a.discovery.SyncCh()) })
-		a.forwarding.Go(a.forward)
+		found := make(chan map[string][]*targetgroup.Group)
+		a.running.Go(func() { a.notifier.Run(found) })
+		a.feeding.Go(func() { a.feed(found) })
+		a.feeding.Go(a.forward)
 	}
-	err := a.notifier.ApplyConfig(p.config)
+	var err error
+	a.posts.limit(a.remove, func() { err = a.notifier.ApplyConfig(p.config) })
 	if err == nil {
 		err = a.discovery.ApplyConfig(p.discovery)
 	}
@@ -266,6 +276,17 @@ func (a *alerter) start() error {
 		return nil
 	}
 	return a.apply(a.applied)
+}
+
+// feed tells the notifier of the Alertmanagers that discovery finds.
+func (a *alerter) feed(found chan<- map[string][]*targetgroup.Group) {
+	defer close(found)
+	for groups := range a.discovery.SyncCh() {
+		a.posts.limit(a.remove, func() {
+			found <- groups
+			found <- nil // taken when the notifier is done with the groups
+		})
+	}
 }
 
 // forward hands the alerts in the outbox to the notifier, until no more will come.
@@ -308,7 +329,7 @@ func (a *alerter) stop() {
 		return
 	}
 	close(a.closing)
-	a.forwarding.Wait() // once it stops, the notifier takes no more alerts
+	a.feeding.Wait() // once it stops, the notifier takes nothing more
 	a.notifier.Stop()
 	a.running.Wait()
 	a.posts.end(settleTime)

@@ -15,37 +15,62 @@ import (
 // maxAnswer is how much of an Alertmanager's answer is read: it is empty, or one sentence of what is wrong.
 const maxAnswer = 4 << 10
 
-var errStopping = errors.New("the process ends")
+var errGivenUp = errors.New("given up, because the process ends or an Alertmanager was taken away")
 
-// posts are the notifier's requests. The notifier neither waits for those under way when it stops, nor gives them up at
-// some time, nor closes their connections; and of an Alertmanager that is down it logs each request.
+// posts are the notifier's requests. When the notifier stops, or an Alertmanager is taken away, it makes requests until
+// its queue is empty, however long they take, and keeps waiting who asks it anything; it does not wait for those under way,
+// nor close their connections; and of an Alertmanager that is down it logs each request.
 type posts struct {
 	logger *slog.Logger
-	ctx    context.Context // of all requests
+	all    context.Context // of all requests
 	cut    context.CancelFunc
 	under  sync.WaitGroup // those that are under way
 
-	mu      sync.Mutex // guards what follows
-	ended   bool       // there will be no more
+	window sync.Mutex // held by limit
+
+	mu      sync.Mutex      // guards what follows
+	ended   bool            // there will be no more
+	now     context.Context // of the requests that begin
+	cutNow  context.CancelFunc
 	clients map[*http.Client]bool
 	failing map[string]bool // by URL
 }
 
 func newPosts(logger *slog.Logger) *posts {
 	p := &posts{logger: logger, clients: map[*http.Client]bool{}, failing: map[string]bool{}}
-	p.ctx, p.cut = context.WithCancel(context.Background())
+	p.all, p.cut = context.WithCancel(context.Background())
+	p.now, p.cutNow = context.WithCancel(p.all)
 	return p
+}
+
+// limit calls f, which may wait for requests. After the time given it waits no more: the requests under way, and those that
+// begin before f returns, are given up.
+func (p *posts) limit(after time.Duration, f func()) {
+	p.window.Lock()
+	defer p.window.Unlock()
+	p.mu.Lock()
+	timer := time.AfterFunc(after, p.cutNow)
+	p.mu.Unlock()
+	f()
+	if timer.Stop() {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutNow()
+	p.now, p.cutNow = context.WithCancel(p.all)
 }
 
 // do makes a request and reads the whole answer.
 func (p *posts) do(ctx context.Context, client *http.Client, r *http.Request) (*http.Response, error) {
-	if !p.begin(client) {
-		return nil, errStopping
+	lifetime := p.begin(client)
+	if lifetime == nil {
+		return nil, errGivenUp
 	}
 	defer p.under.Done()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(p.ctx, func() { cancel(errStopping) })()
+	defer context.AfterFunc(lifetime, func() { cancel(errGivenUp) })()
 
 	response, err := client.Do(r.WithContext(ctx))
 	if err != nil {
@@ -65,15 +90,16 @@ func (p *posts) do(ctx context.Context, client *http.Client, r *http.Request) (*
 	return response, nil
 }
 
-func (p *posts) begin(client *http.Client) bool {
+// begin returns for how long a request may go on, or nil where there are to be no more.
+func (p *posts) begin(client *http.Client) context.Context {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
-		return false
+		return nil
 	}
 	p.clients[client] = true
 	p.under.Add(1)
-	return true
+	return p.now
 }
 
 // report logs when an Alertmanager stops to take alerts, and when it takes them again.
@@ -108,7 +134,7 @@ func (p *posts) end(settle time.Duration) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-p.ctx.Done():
+	case <-p.all.Done():
 	}
 	p.mu.Lock()
 	p.ended = true
