@@ -30,6 +30,7 @@ func TestImports(t *testing.T) {
 		"flyball/rules":                       {"flyball/actuators", "flyball/forecast", "flyball/rules/source"},
 		"flyball/rules/journal":               {"flyball/rules"},
 		"flyball/rules/peertest":              {},
+		"flyball/rules/remote":                {"flyball/rules", "flyball/rules/source"},
 		"flyball/rules/source":                {},
 		"flyball/rules/store":                 {"flyball/rules"},
 	}
