@@ -38,6 +38,7 @@ type decoder struct {
 	maxSeries int
 	seen      map[uint64]struct{} // hashes of the series
 	labels    labels.ScratchBuilder
+	results   int  // how many there are: one
 	scalar    bool // the result is one sample and no list of series
 	matrix    bool // a series has more than one sample
 	histogram string
@@ -65,7 +66,7 @@ func decode(r io.Reader, at time.Time, maxSeries int) (*answer, error) {
 		return nil, errors.New("it gives a string: a query must give numbers")
 	case d.histogram != "":
 		return nil, fmt.Errorf("%s is a native histogram: take a number from it, for example with histogram_quantile", d.histogram)
-	case d.kind != "vector" && d.kind != "scalar", (d.kind == "scalar") != d.scalar:
+	case d.results != 1, d.kind != "vector" && d.kind != "scalar", (d.kind == "scalar") != d.scalar:
 		return nil, fmt.Errorf("its result is not that of a query: resultType is %q", d.kind)
 	}
 	return &d.answer, nil
@@ -134,10 +135,10 @@ func (d *decoder) data() error {
 
 // result reads a list of series, or a scalar or a string, which is a list of a time and a value.
 func (d *decoder) result() error {
+	d.results++
 	if null, err := d.null(); null || err != nil {
 		return err
 	}
-	d.samples = nil
 	n, value := 0, ""
 	err := d.array(func() error {
 		c, err := d.next()

@@ -206,6 +206,8 @@ func TestNoAnswer(t *testing.T) {
 		{"not JSON", answers("hello"), unusable, `at byte 1: 'h' where '{' is expected`, 1e3},
 		{"other JSON", answers(`{"status":"success","data":[]}`), unusable, `'[' where '{' is expected`, 1e3},
 		{"no data", answers(`{"status":"success"}`), unusable, `resultType is ""`, 1e3},
+		{"no result", answers(`{"status":"success","data":{"resultType":"vector"}}`), unusable, `not that of a query: resultType is "vector"`, 1e3},
+		{"two results", answers(`{"status":"success","data":{"resultType":"vector","result":[],"result":[]}}`), unusable, "not that of a query", 1e3},
 		{"no status", answers(`{}`), unusable, `its status is ""`, 1e3},
 		{"half of it", answers(vector(seven)[:80]), unusable, "it was cut off after 80 bytes", 1e3},
 		{"two answers", answers(vector(seven) + vector()), unusable, `'{' behind its end`, 1e3},
