@@ -193,7 +193,7 @@ func TestOldestOfTwoSides(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := NewScaler(rule, ScalerOptions{
 				Querier:  byExpr{"total": 5.0, here: tt.here, elsewhere: tt.elsewhere},
-				Actuator: &actuatortest.Fake{}, Journal: &pages{}, Metrics: NewMetrics(prometheus.NewRegistry()),
+				Actuator: &actuatortest.Fake{}, Journal: &pages{}, Metrics: NewMetrics(prometheus.NewRegistry()), Memory: &Memory{},
 			})
 			a := s.observe(t.Context(), now).Answers[0]
 			if a.Fault != tt.fault || a.AgeSeconds != tt.age {

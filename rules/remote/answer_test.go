@@ -37,40 +37,55 @@ func FuzzDecode(f *testing.F) {
 		if !utf8.Valid(text) || !json.Valid(text) {
 			t.Fatalf("took %q, which is not JSON", text)
 		}
-		if a.status == "error" || bytes.Count(text, []byte(`data`))+bytes.Count(text, []byte(`result`)) > 3 || bytes.Contains(text, []byte(`\`)) {
-			return // keys may be there twice, or written in another way: encoding/json joins them
-		}
-		var want struct {
-			Data struct{ Result json.RawMessage }
-		}
-		if err := json.Unmarshal(text, &want); err != nil {
-			t.Fatalf("took %q: %v", text, err)
+		// Maps, since encoding/json takes a struct's key in any case. Of a key that is there twice it takes the last.
+		var top, data map[string]json.RawMessage
+		if a.status == "error" || json.Unmarshal(text, &top) != nil || json.Unmarshal(top["data"], &data) != nil ||
+			bytes.Count(text, []byte(`"data"`))+bytes.Count(text, []byte(`"result"`)) != 2 || bytes.Contains(text, []byte(`\`)) {
+			return
 		}
 		type series struct {
-			Metric map[string]string
-			Value  [2]any
+			metric map[string]string
+			value  [2]any
 		}
 		var list []series
 		if a.kind == "scalar" {
 			one := series{}
-			if err := json.Unmarshal(want.Data.Result, &one.Value); err != nil {
+			if err := json.Unmarshal(data["result"], &one.value); err != nil {
 				t.Fatal(err)
 			}
 			list = append(list, one)
-		} else if err := json.Unmarshal(want.Data.Result, &list); err != nil {
-			t.Fatalf("took %q: %v", text, err)
+		} else {
+			var all []map[string]json.RawMessage
+			if err := json.Unmarshal(data["result"], &all); err != nil {
+				t.Fatalf("took %q: %v", text, err)
+			}
+			if bytes.Count(text, []byte(`"metric"`)) > len(all) {
+				return
+			}
+			for _, keys := range all {
+				one := series{}
+				if keys["metric"] != nil {
+					if err := json.Unmarshal(keys["metric"], &one.metric); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := json.Unmarshal(keys["value"], &one.value); err != nil {
+					t.Fatal(err)
+				}
+				list = append(list, one)
+			}
 		}
 		if len(list) != len(a.samples) {
 			t.Fatalf("%d series of %d in %q", len(a.samples), len(list), text)
 		}
 		for i, s := range list {
 			b := labels.NewBuilder(labels.EmptyLabels())
-			for name, v := range s.Metric {
+			for name, v := range s.metric {
 				b.Set(name, v)
 			}
-			v, err := strconv.ParseFloat(fmt.Sprint(s.Value[1]), 64)
+			v, err := strconv.ParseFloat(fmt.Sprint(s.value[1]), 64)
 			if err != nil && !errors.Is(err, strconv.ErrRange) {
-				t.Fatalf("took %q for a value", s.Value[1])
+				t.Fatalf("took %q for a value", s.value[1])
 			}
 			got := a.samples[i]
 			if !labels.Equal(got.Labels, b.Labels()) || got.Value != v && !(math.IsNaN(v) && math.IsNaN(got.Value)) {

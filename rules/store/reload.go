@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
+
+	"flyball/rules"
 )
 
 // Config is what a Store may be told anew while it runs.
@@ -12,6 +14,9 @@ type Config struct {
 	Global
 	Groups []Group // what to evaluate
 	Scrape Scrape  // what to scrape
+
+	Remote       rules.Querier // answers queries of what the groups do not write; nil: the store answers all
+	RemoteWrites RemoteWrites  // where to send on what is written here
 }
 
 // Global are the settings that the parts of a Config share.
@@ -38,6 +43,7 @@ type Prepared struct {
 	global Global
 	groups *preparedGroups
 	scrape *prepared
+	send   sending
 }
 
 // Prepare checks a whole configuration and changes nothing. The error joins every fault.
@@ -45,9 +51,9 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 	if s.isClosed() {
 		return nil, ErrClosed
 	}
-	p := &Prepared{store: s, global: c.Global.normalize()}
+	p := &Prepared{store: s, global: c.Global.normalize(), send: sending{c.RemoteWrites, c.ExternalLabels}}
 	var errs [2]error
-	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups)
+	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups, c.Remote)
 	p.scrape, errs[1] = s.scraper.prepare(p.global, c.Scrape)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
@@ -56,7 +62,8 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 }
 
 // Commit takes a prepared configuration over: what did not change goes on undisturbed; see SetGroups and ApplyScrape. It
-// fails only where Prometheus's scraper does, which keeps what it had then, and so does everything else.
+// fails only where Prometheus's scraper does, or where a file of remote_write is gone since it was read; then everything
+// is as it was.
 func (p *Prepared) Commit() error {
 	s := p.store
 	s.reload.Lock()
@@ -64,8 +71,12 @@ func (p *Prepared) Commit() error {
 	if s.isClosed() {
 		return ErrClosed
 	}
-	if err := s.scraper.change(p.scrape); err != nil {
+	before := s.sender.applied
+	if err := s.sender.change(p.send); err != nil {
 		return err
+	}
+	if err := s.scraper.change(p.scrape); err != nil {
+		return errors.Join(err, s.sender.change(before))
 	}
 	s.global.Store(&p.global)
 	s.changeGroups(p.groups)

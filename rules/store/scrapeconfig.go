@@ -176,7 +176,8 @@ func configErrors(err error, path string, text []byte) error {
 		if u := unknownField.FindStringSubmatch(what); u != nil {
 			name = u[1]
 		}
-		field := strings.Replace(fieldAt(&doc, n, name), "scrape_configs[0]", path, 1)
+		list, _, _ := strings.Cut(path, "[")
+		field := strings.Replace(fieldAt(&doc, n, name), list+"[0]", path, 1)
 		switch {
 		case unknownField.MatchString(what):
 			what = fmt.Sprintf("unknown key %q", name)
@@ -184,6 +185,9 @@ func configErrors(err error, path string, text []byte) error {
 			what = fmt.Sprintf("the key %q is there twice", repeatedKey.FindStringSubmatch(what)[1])
 		case wrongType.MatchString(what):
 			t := wrongType.FindStringSubmatch(what)
+			if list == "remote_write" {
+				t[2] = "" // it may be a password where it does not belong
+			}
 			what = fmt.Sprintf("%s where %s is expected", given(t[1], t[2]), expected(t[3]))
 		}
 		errs = append(errs, fmt.Errorf("%s: %s", field, what))
