@@ -23,6 +23,8 @@ func FuzzDecode(f *testing.F) {
 		`{"status":"success","isPartial":false,"warnings":null,"data":{"resultType":"vector","result":[]},"x":[{},[],true,false,null,0,-0.1E+9]}`,
 		`{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"2"]]}]}}`,
 		`{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"histogram":[1,{"count":"2"}]}]}}`,
+		`{"status":"success","data":{"resultType":"vector","result":[]},"x":[0EA0]}`,
+		`{"status":"success","data":{"resultType":"vector"}}`,
 	} {
 		f.Add([]byte(seed))
 	}

@@ -61,9 +61,11 @@ func (s *scanner) next() (byte, error) {
 	}
 }
 
-// back takes back the byte that was read last.
+// back takes back the byte that was read last; nothing may have been peeked at since.
 func (s *scanner) back() {
-	_ = s.r.UnreadByte() // it fails only where nothing was read
+	if err := s.r.UnreadByte(); err != nil {
+		panic(err)
+	}
 	s.at--
 }
 
@@ -296,35 +298,38 @@ func (s *scanner) number() error {
 		return s.fault("%q where a number is expected", c)
 	}
 	if s.peek() == '.' {
+		if _, err := s.byte(); err != nil {
+			return err
+		}
 		if err := s.someDigits(); err != nil {
 			return err
 		}
 	}
-	if c := s.peek(); c == 'e' || c == 'E' {
-		if _, err := s.byte(); err != nil {
-			return err
-		}
-		if c := s.peek(); c != '+' && c != '-' {
-			s.back()
-		}
-		return s.someDigits()
+	if c := s.peek(); c != 'e' && c != 'E' {
+		return nil
 	}
-	return nil
-}
-
-// someDigits reads past one byte and the digits that must follow.
-func (s *scanner) someDigits() error {
 	if _, err := s.byte(); err != nil {
 		return err
 	}
-	n, err := s.digits()
-	if err == nil && n == 0 {
-		if c := s.peek(); c != 0 {
-			return s.fault("%q where a digit is expected", c)
+	if c := s.peek(); c == '+' || c == '-' {
+		if _, err := s.byte(); err != nil {
+			return err
 		}
-		_, err = s.byte()
 	}
-	return err
+	return s.someDigits()
+}
+
+// someDigits reads past digits, of which there must be one.
+func (s *scanner) someDigits() error {
+	n, err := s.digits()
+	if err != nil || n > 0 {
+		return err
+	}
+	c, err := s.byte()
+	if err != nil {
+		return err
+	}
+	return s.fault("%q where a digit is expected", c)
 }
 
 func (s *scanner) digits() (n int, err error) {

@@ -112,9 +112,10 @@ func checkWriteClient(c *config.RemoteWriteConfig) error {
 // sender sends on what is written to the database, by Prometheus's own queues over its write-ahead log. Nothing of it
 // runs before there is somewhere to send to.
 type sender struct {
-	dir    string
-	logger *slog.Logger
-	reg    prometheus.Registerer
+	dir      string
+	deadline time.Duration // flushDeadline
+	logger   *slog.Logger
+	reg      prometheus.Registerer
 
 	storage atomic.Pointer[remote.WriteStorage] // nil: there never was anywhere to send to
 	applied sending                             // guarded by Store.reload
@@ -147,7 +148,7 @@ func (s *sender) change(to sending) error {
 			s.applied = to
 			return nil
 		}
-		w = remote.NewWriteStorage(s.logger, s.reg, s.dir, flushDeadline, nil, false)
+		w = remote.NewWriteStorage(s.logger, s.reg, s.dir, s.deadline, nil, false)
 	}
 	cfg := &config.Config{RemoteWriteConfigs: to.configs}
 	cfg.GlobalConfig.ExternalLabels = to.external
@@ -162,7 +163,7 @@ func (s *sender) change(to sending) error {
 	return nil
 }
 
-// close sends what waits to be sent, for at most flushDeadline a queue.
+// close sends what waits to be sent, for at most the deadline a queue.
 func (s *sender) close() error {
 	if w := s.storage.Swap(nil); w != nil {
 		return w.Close()

@@ -83,7 +83,7 @@ func Open(opts Options) (*Store, error) {
 		metrics: m,
 		empty:   db.Head().NumSeries() == 0 && len(db.Blocks()) == 0,
 	}
-	s.sender = &sender{dir: opts.Dir, logger: opts.Logger.With("component", "remote write"), reg: opts.Registerer}
+	s.sender = &sender{dir: opts.Dir, deadline: flushDeadline, logger: opts.Logger.With("component", "remote write"), reg: opts.Registerer}
 	db.SetWriteNotified(s.sender)
 	s.route.Store(&route{})
 	s.global.Store(&Global{opts.ScrapeInterval, opts.EvaluationInterval, opts.ExternalLabels})
