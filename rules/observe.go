@@ -75,6 +75,8 @@ func (s *Scaler) ask(ctx context.Context, name string, at time.Time, state actua
 	switch {
 	case err != nil:
 		return fault(MetricMissing, "its age could not be asked: %s", err)
+	case dated && (math.IsNaN(oldest) || math.IsInf(oldest, 0)):
+		return fault(MetricNaN, "its age is %g", oldest)
 	case dated && oldest == 0:
 		return fault(MetricStale, "its series have ended: the last scrape of them failed")
 	case dated:
@@ -106,8 +108,8 @@ func (s *Scaler) dataTime(ctx context.Context, q *Query, at time.Time) (oldest f
 		if len(times) != 1 {
 			continue
 		}
-		if !dated || times[0].Value < oldest {
-			oldest = times[0].Value
+		if t := times[0].Value; !dated || t < oldest || math.IsNaN(t) {
+			oldest = t
 		}
 		dated = true
 	}

@@ -3,6 +3,7 @@ package rules
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -187,6 +188,8 @@ func TestOldestOfTwoSides(t *testing.T) {
 		{"ended elsewhere", 1e9 - 1.0, 0.0, MetricStale, 0},
 		{"not to be asked elsewhere", 1e9 - 1.0, errors.New("down"), MetricMissing, 0},
 		{"not to be asked here", errors.New("closed"), 1e9 - 1.0, MetricMissing, 0},
+		{"not a time elsewhere", 1e9 - 1.0, math.NaN(), MetricNaN, 0},
+		{"not a time here", math.NaN(), 1e9 - 1.0, MetricNaN, 0},
 		{"nothing elsewhere", 1e9 - 1.0, nil, "", 1},
 		{"nothing anywhere", nil, nil, "", 0},
 	} {
