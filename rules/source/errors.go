@@ -42,14 +42,18 @@ func (e *Error) Show() string {
 	return fmt.Sprintf("%s\n%s%s\n%s| %s^", e.Error(), margin, text, strings.Repeat(" ", len(margin)-2), strings.Repeat(" ", column))
 }
 
-// secret is a key whose value nobody should see: Prometheus's names of them.
-var secret = regexp.MustCompile(`(?i)\b(?:password|credentials|bearer_token|client_secret|client_certificate_key|secret_key|secrets)["']?\s*:\s*(\[[^\]]*\]?|"[^"]*"?|'[^']*'?|[^,}\s]+)`)
+// secret is a key whose value nobody should see, by Prometheus's names, or a URL with a password.
+var secret = regexp.MustCompile(`(?i)\b(?:password|credentials|bearer_token|client_secret|client_certificate_key|secret_key|secrets)["']?\s*:\s*(\[[^\]]*\]?|"[^"]*"?|'[^']*'?|[^,}\s]+)|://[^/\s:@]*:([^@\s/]+)@`)
 
 // masked hides secrets in a line that is shown, character by character, so that the caret stays where it belongs.
 func masked(line string) string {
 	found := secret.FindAllStringSubmatchIndex(line, -1)
 	for _, m := range slices.Backward(found) {
-		line = line[:m[2]] + strings.Repeat("*", utf8.RuneCountInString(line[m[2]:m[3]])) + line[m[3]:]
+		from, to := m[2], m[3]
+		if from < 0 {
+			from, to = m[4], m[5]
+		}
+		line = line[:from] + strings.Repeat("*", utf8.RuneCountInString(line[from:to])) + line[to:]
 	}
 	return line
 }

@@ -321,6 +321,8 @@ func TestSecretsAreNotShown(t *testing.T) {
 		`{"credentials": "é2", user: u}`:                    `{"credentials": ****, user: u}`,
 		"http_headers: {X: {secrets: [a, b]}, Y: {f: [z]}}": "http_headers: {X: {secrets: ******}, Y: {f: [z]}}",
 		"  password_file: /run/secret":                      "  password_file: /run/secret",
+		"url: http://u:p:w@h:80/x: y":                       "url: http://u:***@h:80/x: y",
+		"url: http://h:80/a@b":                              "url: http://h:80/a@b",
 		"  bearer_token: abc # password: d":                 "  bearer_token: *** # password: *",
 	} {
 		e := &Error{File: "f", Line: 1, Column: 3, Message: "m", text: line}

@@ -27,6 +27,12 @@
 // flyball_rule_group_iterations_missed_total. EvalGroups runs the same evaluation at a time that the caller chooses, which
 // is what tests and backtests use instead of Run.
 //
+// # A Prometheus elsewhere
+//
+// With Config.Remote queries go there, save those of nothing but what the groups write, which live here: Router answers
+// each on its side, and record and alert rules ask in the same way. Prepare refuses a query that needs both sides.
+// Config.RemoteWrites sends what is written here on, by Prometheus's own queues over the write-ahead log.
+//
 // # Scraping
 //
 // ParseScrapeConfigs reads scrape_configs in Prometheus's format with static, file and HTTP discovery. A Job scrapes the
