@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"reflect"
 	"sync"
 	"time"
 
@@ -253,7 +254,7 @@ func (p *Processes) Replicas(target string) []ReplicaStatus {
 	statuses := make([]ReplicaStatus, len(pool.replicas))
 	for i, r := range pool.replicas {
 		statuses[i] = r.ReplicaStatus
-		statuses[i].Outdated = r.settings != nil && r.settings != pool.settings.Load()
+		statuses[i].Outdated = r.settings != nil && !reflect.DeepEqual(r.settings.Target, pool.settings.Load().Target)
 	}
 	return statuses
 }

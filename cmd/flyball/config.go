@@ -29,6 +29,7 @@ type Config struct {
 	ScrapeConfigs *yaml.Node        `yaml:"scrape_configs"` // Prometheus's own format, for rules/store to read
 	RemoteWrite   *yaml.Node        `yaml:"remote_write"`   // so is this
 	RuleFiles     []string          `yaml:"rule_files"`
+	Alerting      *yaml.Node        `yaml:"alerting"` // Prometheus's own format, for rules/store to read
 	Exporter      exporter.Config   `yaml:"exporter"`
 	Batchproxy    batchproxy.Config `yaml:"batchproxy"`
 	Actuators     Actuators         `yaml:"actuators"`
@@ -77,9 +78,10 @@ func DefaultConfig() Config {
 // loaded is a configuration with all that it refers to, read and checked.
 type loaded struct {
 	Config
-	rules  []*rules.File
-	scrape store.ScrapeConfigs
-	writes store.RemoteWrites
+	rules    []*rules.File
+	scrape   store.ScrapeConfigs
+	writes   store.RemoteWrites
+	alerting store.Alerting
 }
 
 // load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them; more
@@ -153,6 +155,13 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 		d.Faults("", err)
 	}
 	l.validatePrometheus(d, dir)
+	if l.Alerting != nil {
+		text, err := yaml.Marshal(l.Alerting)
+		if err == nil {
+			l.alerting, err = store.ParseAlerting(text, dir)
+		}
+		d.Faults("", err)
+	}
 }
 
 // checkFixed says what differs from the configuration that runs and cannot be changed while it does.

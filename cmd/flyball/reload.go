@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"flyball/exporter/gpu"
 	"flyball/rules"
 	"flyball/rules/remote"
+	"flyball/rules/source"
 	"flyball/rules/store"
 )
 
@@ -33,9 +35,9 @@ type live struct {
 type next struct {
 	live
 	processes *process.Update
-	store     *store.Prepared
-	exporter  *exporter.Exporter // nil: it stays as it is
-	proxied   bool               // the proxy is to be another one
+	store     interface{ Commit() error } // nil where this process has no store
+	exporter  *exporter.Exporter          // nil: it stays as it is
+	proxied   bool                        // the proxy is to be another one
 }
 
 // reload reads the configuration again. All of it holds from then on or, with an error, nothing has changed.
@@ -49,11 +51,24 @@ func (a *app) reload(ctx context.Context) error {
 	err := a.loadAgain(ctx)
 	a.reloads.done(err)
 	if err != nil {
-		a.opts.log.Error("reload: everything stays as it was", "config", a.opts.configFile, "err", err)
+		a.opts.log.Error("not reloaded, everything stays as it was", "config", a.opts.configFile, "err", oneLine(err))
 		return err
 	}
 	a.opts.log.Info("reloaded", "config", a.opts.configFile, "took", time.Since(began))
 	return nil
+}
+
+// oneLine is an error for a log: the faults of files without the lines that they are on.
+func oneLine(err error) error {
+	faults, ok := errors.AsType[source.Errors](err)
+	if !ok {
+		return err
+	}
+	texts := make([]string, len(faults))
+	for i, f := range faults {
+		texts[i] = f.Error()
+	}
+	return errors.New(strings.Join(texts, "; "))
 }
 
 func (a *app) loadAgain(ctx context.Context) error {
@@ -94,7 +109,7 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 				ScrapeInterval: time.Duration(l.Global.ScrapeInterval), EvaluationInterval: time.Duration(l.Global.EvaluationInterval),
 				ExternalLabels: labels.FromMap(l.Global.ExternalLabels),
 			},
-			Scrape: a.newScrape(l), RemoteWrites: l.writes,
+			Scrape: a.newScrape(l), Alerting: l.alerting, RemoteWrites: l.writes,
 		}
 		if n.remote, err = a.newRemote(l, now); err != nil {
 			return nil, err
@@ -103,9 +118,11 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 			c.Remote = n.remote
 		}
 		c.Groups, n.scalers = a.newGroups(l)
-		if n.store, err = a.store.Prepare(c); err != nil {
+		prepared, err := a.store.Prepare(c)
+		if err != nil {
 			return nil, err
 		}
+		n.store = prepared
 	}
 	return n, nil
 }

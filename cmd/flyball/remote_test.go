@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -56,15 +57,15 @@ const remoteRules = `groups:
 // remoteInterval is how often rules are evaluated, and the source is scraped.
 const remoteInterval = 200 * time.Millisecond
 
-// scraped is a source of samples: one series, whose value a test sets.
-type scraped struct {
+// demandSource is a source of samples: one series, whose value a test sets.
+type demandSource struct {
 	*httptest.Server
 	demand atomic.Int64
 	dead   atomic.Bool
 }
 
-func newScraped(t *testing.T) *scraped {
-	s := &scraped{}
+func newDemandSource(t *testing.T) *demandSource {
+	s := &demandSource{}
 	s.demand.Store(35)
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if s.dead.Load() {
@@ -78,7 +79,7 @@ func newScraped(t *testing.T) *scraped {
 }
 
 // scrapes is the configuration of a Prometheus that scrapes the source.
-func (s *scraped) scrapes() string {
+func (s *demandSource) scrapes() string {
 	return fmt.Sprintf("global: {scrape_interval: %s, scrape_timeout: %[1]s}\nscrape_configs: [{job_name: source, static_configs: [{targets: ['%s']}]}]\n",
 		model.Duration(remoteInterval), strings.TrimPrefix(s.URL, "http://"))
 }
@@ -100,7 +101,9 @@ func newFront(t *testing.T, behind string) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{t: t, address: "127.0.0.1:0", pass: httputil.NewSingleHostReverseProxy(u)}
+	pass := httputil.NewSingleHostReverseProxy(u)
+	pass.ErrorLog = log.New(io.Discard, "", 0) // of those who hung up
+	f := &front{t: t, address: "127.0.0.1:0", pass: pass}
 	f.open()
 	t.Cleanup(f.close)
 	return f
@@ -313,7 +316,7 @@ func tooLarge(w http.ResponseWriter, _ *http.Request) {
 // TestRemoteOutages: whatever happens to the Prometheus elsewhere, sizes hold, the decision says why, and two evaluations
 // after the end of it all is as before. A real Prometheus behind what fails, real store and rules.
 func TestRemoteOutages(t *testing.T) {
-	src := newScraped(t)
+	src := newDemandSource(t)
 	prom := peertest.Prometheus(t, src.scrapes())
 	const seven = `{"metric":{},"value":[0,"7"]}`
 	for _, o := range []struct {
@@ -405,11 +408,11 @@ func TestRemoteOutages(t *testing.T) {
 func TestRemotePeers(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		start  func(t *testing.T, src *scraped) *peertest.Server
+		start  func(t *testing.T, src *demandSource) *peertest.Server
 		change func(*remote.Config)
 	}{
-		{"Prometheus", func(t *testing.T, src *scraped) *peertest.Server { return peertest.Prometheus(t, src.scrapes()) }, func(*remote.Config) {}},
-		{"VictoriaMetrics", func(t *testing.T, src *scraped) *peertest.Server {
+		{"Prometheus", func(t *testing.T, src *demandSource) *peertest.Server { return peertest.Prometheus(t, src.scrapes()) }, func(*remote.Config) {}},
+		{"VictoriaMetrics", func(t *testing.T, src *demandSource) *peertest.Server {
 			config := filepath.Join(t.TempDir(), "prometheus.yml")
 			text := []byte(strings.Replace(src.scrapes(), ", scrape_timeout: "+model.Duration(remoteInterval).String(), "", 1))
 			if err := os.WriteFile(config, text, 0o600); err != nil {
@@ -422,7 +425,7 @@ func TestRemotePeers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			src := newScraped(t)
+			src := newDemandSource(t)
 			l := newRemoteLoop(t, newFront(t, tt.start(t, src).URL).address, tt.change)
 			l.run()
 			l.scaled(4)

@@ -42,6 +42,7 @@ func (a *app) webServer() *http.Server {
 		page.Decisions = decisions{a}
 	}
 	page.Register(built)
+	web.Prometheus{Store: a.prometheusStore, Build: buildInfo()}.Register(built)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if a.phase.Load() == starting {
 			w.Header().Set("Retry-After", "1")
@@ -55,6 +56,21 @@ func (a *app) webServer() *http.Server {
 		// What is asked for here is small and quick; a client that takes longer is broken or hostile.
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10,
+	}
+}
+
+// prometheusStore is what answers Prometheus's API: nothing where this process has no store.
+func (a *app) prometheusStore() web.PrometheusStore {
+	if a.store == nil {
+		return nil
+	}
+	return a.store
+}
+
+func buildInfo() web.BuildInfo {
+	return web.BuildInfo{
+		Version: store.PrometheusVersion(), Revision: version.GetRevision(), Branch: version.Branch,
+		BuildUser: version.BuildUser, BuildDate: version.BuildDate, GoVersion: version.GoVersion, Flyball: version.Version,
 	}
 }
 

@@ -12,8 +12,9 @@ import (
 // Config is what a Store may be told anew while it runs.
 type Config struct {
 	Global
-	Groups []Group // what to evaluate
-	Scrape Scrape  // what to scrape
+	Groups   []Group  // what to evaluate
+	Scrape   Scrape   // what to scrape
+	Alerting Alerting // where alerts are sent
 
 	Remote       rules.Querier // answers queries of what the groups do not write; nil: the store answers all
 	RemoteWrites RemoteWrites  // where to send on what is written here
@@ -23,7 +24,7 @@ type Config struct {
 type Global struct {
 	ScrapeInterval     time.Duration // of the jobs that give none; 0: that of DefaultOptions
 	EvaluationInterval time.Duration // of the groups that give none, and of subqueries without a step; 0: that of DefaultOptions
-	ExternalLabels     labels.Labels // in alert templates, and part of the seed that spreads scrapes over the interval
+	ExternalLabels     labels.Labels // in alert templates, on alerts that are sent, and part of the seed that spreads scrapes over the interval
 }
 
 func (g Global) normalize() Global {
@@ -39,11 +40,12 @@ func (g Global) normalize() Global {
 
 // Prepared is a Config that was checked and is ready to be taken over.
 type Prepared struct {
-	store  *Store
-	global Global
-	groups *preparedGroups
-	scrape *prepared
-	send   sending
+	store    *Store
+	global   Global
+	groups   *preparedGroups
+	scrape   *prepared
+	alerting *preparedAlerting
+	send     sending
 }
 
 // Prepare checks a whole configuration and changes nothing. The error joins every fault.
@@ -51,19 +53,20 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 	if s.isClosed() {
 		return nil, ErrClosed
 	}
-	p := &Prepared{store: s, global: c.Global.normalize(), send: sending{c.RemoteWrites, c.ExternalLabels}}
-	var errs [2]error
+	p := &Prepared{store: s, global: c.normalize(), send: sending{c.RemoteWrites, c.ExternalLabels}}
+	var errs [3]error
 	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups, c.Remote)
 	p.scrape, errs[1] = s.scraper.prepare(p.global, c.Scrape)
+	p.alerting, errs[2] = s.alerter.prepare(p.global, c.Alerting)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
-// Commit takes a prepared configuration over: what did not change goes on undisturbed; see SetGroups and ApplyScrape. It
-// fails only where Prometheus's scraper does, or where a file of remote_write is gone since it was read; then everything
-// is as it was.
+// Commit takes a prepared configuration over: what did not change goes on undisturbed; see SetGroups, ApplyScrape and
+// ApplyAlerting. It fails only where Prometheus's scraper or notifier does, or where a file of remote_write is gone since
+// it was read; then everything stays as it was.
 func (p *Prepared) Commit() error {
 	s := p.store
 	s.reload.Lock()
@@ -71,12 +74,18 @@ func (p *Prepared) Commit() error {
 	if s.isClosed() {
 		return ErrClosed
 	}
-	before := s.sender.applied
+	before, sent := s.scraper.present(), s.sender.applied
 	if err := s.sender.change(p.send); err != nil {
 		return err
 	}
 	if err := s.scraper.change(p.scrape); err != nil {
-		return errors.Join(err, s.sender.change(before))
+		return errors.Join(err, s.sender.change(sent))
+	}
+	if err := s.alerter.commit(p.alerting); err != nil {
+		if before != nil {
+			err = errors.Join(err, s.scraper.change(before))
+		}
+		return errors.Join(err, s.sender.change(sent))
 	}
 	s.global.Store(&p.global)
 	s.changeGroups(p.groups)

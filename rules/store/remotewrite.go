@@ -40,7 +40,7 @@ func (w RemoteWrites) URLs() []string {
 func ParseRemoteWrite(list []byte, dir string) (RemoteWrites, error) {
 	items, err := listItems(list)
 	if err != nil {
-		return RemoteWrites{}, fmt.Errorf("remote_write: %w", err)
+		return RemoteWrites{}, errors.New("remote_write: it is not a list: give a list of places to send samples to, each with a url")
 	}
 	var (
 		writes RemoteWrites
@@ -87,7 +87,7 @@ func parseRemoteWrite(item *yaml.Node, path, dir string) (*config.RemoteWriteCon
 	}
 	cfg, err := config.Load(text.String(), slog.New(slog.DiscardHandler))
 	if err != nil {
-		return nil, configErrors(err, path, text.Bytes())
+		return nil, configErrors(err, section{in: "remote_write[0]", path: path, root: path, form: reflect.TypeFor[config.RemoteWriteConfig]()}, text.Bytes())
 	}
 	c := cfg.RemoteWriteConfigs[0]
 	c.SetDirectory(dir)
