@@ -26,6 +26,7 @@ import (
 	"flyball/exporter/host"
 	"flyball/rules"
 	"flyball/rules/journal"
+	"flyball/rules/remote"
 	"flyball/rules/store"
 )
 
@@ -44,6 +45,7 @@ type app struct {
 	memory        rules.Memory
 	brake         *rules.Brake
 	scales        *rules.Metrics
+	remotes       *remote.Metrics // nil before there is a Prometheus elsewhere
 	processes     *process.Processes
 	exporter      currentExporter
 	proxySlot     *slot
@@ -143,6 +145,12 @@ func (a *app) openStore() (err error) {
 	if a.store, err = store.Open(o); err != nil {
 		return err
 	}
+	a.onClose(func() error {
+		if c := a.live.Load().remote; c != nil {
+			c.Close()
+		}
+		return nil
+	})
 	a.onClose(a.store.Close)
 	a.journal, err = journal.Open(filepath.Join(c.Storage.Path, "decisions.jsonl"), journal.Options{
 		Log: a.opts.log.With("component", "journal"), Watch: a.opts.tell,
@@ -262,7 +270,7 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, scalers []*rules.Scale
 		s := before[r.Name]
 		if s == nil || !s.Rule().Equal(r) {
 			s = rules.NewScaler(r, rules.ScalerOptions{
-				Querier: a.store, Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: a.scales,
+				Querier: a.store.Router(), Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: a.scales,
 				Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, Brake: a.brake,
 			})
 		}
@@ -277,8 +285,12 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, scalers []*rules.Scale
 	return groups, scalers
 }
 
-// newScrape is what the store scrapes: this process, the replicas of its targets and what the configuration names.
+// newScrape is what the store scrapes: this process, the replicas of its targets and what the configuration names. Nothing
+// where there is a Prometheus elsewhere, which does.
 func (a *app) newScrape(l *loaded) store.Scrape {
+	if l.Prometheus.Remote() {
+		return store.Scrape{}
+	}
 	sc := store.Scrape{
 		Configs: l.scrape,
 		Self:    []store.Self{{Name: "flyball", Address: reachable(a.webListener.Addr()), Drop: rules.OutputMetrics()}},

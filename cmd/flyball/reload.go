@@ -17,6 +17,7 @@ import (
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/rules"
+	"flyball/rules/remote"
 	"flyball/rules/source"
 	"flyball/rules/store"
 )
@@ -27,6 +28,7 @@ type live struct {
 	scalers []*rules.Scaler
 	proxy   *batchproxy.Proxy // nil where this process has none
 	gpus    *gpu.Collector    // nil where it has none
+	remote  *remote.Client    // nil where the store answers all
 }
 
 // next is a configuration that every part has checked, and that none has taken over yet.
@@ -107,7 +109,13 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 				ScrapeInterval: time.Duration(l.Global.ScrapeInterval), EvaluationInterval: time.Duration(l.Global.EvaluationInterval),
 				ExternalLabels: labels.FromMap(l.Global.ExternalLabels),
 			},
-			Scrape: a.newScrape(l), Alerting: l.alerting,
+			Scrape: a.newScrape(l), Alerting: l.alerting, RemoteWrites: l.writes,
+		}
+		if n.remote, err = a.newRemote(l, now); err != nil {
+			return nil, err
+		}
+		if n.remote != nil {
+			c.Remote = n.remote
 		}
 		c.Groups, n.scalers = a.newGroups(l)
 		prepared, err := a.store.Prepare(c)
@@ -143,6 +151,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		a.gpuSlot.put(runGPUs(n.gpus))
 	}
 	a.live.Store(&n.live)
+	if now.remote != nil && now.remote != n.remote {
+		now.remote.Close()
+	}
 	if n.proxied {
 		a.proxySlot.put(a.runProxy(n.proxy))
 		if now.proxy != nil {

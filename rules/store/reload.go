@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
+
+	"flyball/rules"
 )
 
 // Config is what a Store may be told anew while it runs.
@@ -13,6 +15,9 @@ type Config struct {
 	Groups   []Group  // what to evaluate
 	Scrape   Scrape   // what to scrape
 	Alerting Alerting // where alerts are sent
+
+	Remote       rules.Querier // answers queries of what the groups do not write; nil: the store answers all
+	RemoteWrites RemoteWrites  // where to send on what is written here
 }
 
 // Global are the settings that the parts of a Config share.
@@ -40,6 +45,7 @@ type Prepared struct {
 	groups   *preparedGroups
 	scrape   *prepared
 	alerting *preparedAlerting
+	send     sending
 }
 
 // Prepare checks a whole configuration and changes nothing. The error joins every fault.
@@ -47,9 +53,9 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 	if s.isClosed() {
 		return nil, ErrClosed
 	}
-	p := &Prepared{store: s, global: c.normalize()}
+	p := &Prepared{store: s, global: c.normalize(), send: sending{c.RemoteWrites, c.ExternalLabels}}
 	var errs [3]error
-	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups)
+	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups, c.Remote)
 	p.scrape, errs[1] = s.scraper.prepare(p.global, c.Scrape)
 	p.alerting, errs[2] = s.alerter.prepare(p.global, c.Alerting)
 	if err := errors.Join(errs[:]...); err != nil {
@@ -59,7 +65,8 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 }
 
 // Commit takes a prepared configuration over: what did not change goes on undisturbed; see SetGroups, ApplyScrape and
-// ApplyAlerting. It fails only where Prometheus's scraper or notifier does; then everything stays as it was.
+// ApplyAlerting. It fails only where Prometheus's scraper or notifier does, or where a file of remote_write is gone since
+// it was read; then everything stays as it was.
 func (p *Prepared) Commit() error {
 	s := p.store
 	s.reload.Lock()
@@ -67,15 +74,18 @@ func (p *Prepared) Commit() error {
 	if s.isClosed() {
 		return ErrClosed
 	}
-	before := s.scraper.present()
-	if err := s.scraper.change(p.scrape); err != nil {
+	before, sent := s.scraper.present(), s.sender.applied
+	if err := s.sender.change(p.send); err != nil {
 		return err
+	}
+	if err := s.scraper.change(p.scrape); err != nil {
+		return errors.Join(err, s.sender.change(sent))
 	}
 	if err := s.alerter.commit(p.alerting); err != nil {
 		if before != nil {
 			err = errors.Join(err, s.scraper.change(before))
 		}
-		return err
+		return errors.Join(err, s.sender.change(sent))
 	}
 	s.global.Store(&p.global)
 	s.changeGroups(p.groups)
