@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,8 +38,11 @@ type app struct {
 	metrics  *prometheus.Registry // ours, at /metrics
 	embedded *prometheus.Registry // the embedded Prometheus's own, at /metrics/embedded
 
-	webListener   net.Listener
+	webListener   net.Listener // the first of webListeners
+	webListeners  []net.Listener
 	proxyListener net.Listener
+	webSecured    *webConfig // nil: plain HTTP
+	proxySecured  *webConfig
 	store         *store.Store
 	journal       *journal.Journal
 	processes     *process.Processes
@@ -48,7 +50,9 @@ type app struct {
 	proxy         *batchproxy.Proxy
 	scalers       []*rules.Scaler
 
-	phase atomic.Int32 // starting, ready, stopping
+	phase  atomic.Int32                    // starting, ready, stopping
+	quit   func()                          // ends run
+	reload func(ctx context.Context) error // nil: nothing reloads
 
 	mu      sync.Mutex // guards closers
 	closers []func() error
@@ -71,27 +75,6 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 		return nil, err
 	}
 	return a, nil
-}
-
-func (a *app) listen() (err error) {
-	if a.webListener, err = listen(a.opts.webAddress(), "web.listen-address"); err != nil {
-		return err
-	}
-	a.onClose(a.webListener.Close)
-	if !a.opts.has(roleBatchproxy) {
-		return nil
-	}
-	if len(a.loaded.Batchproxy.Models) == 0 {
-		if !a.opts.has(roleRules) && !a.opts.has(roleExporter) {
-			return errors.New("--role=batchproxy has nothing to do: the configuration has no batchproxy.models")
-		}
-		return nil
-	}
-	if a.proxyListener, err = listen(a.opts.proxyListen, "batchproxy.listen-address"); err != nil {
-		return err
-	}
-	a.onClose(a.proxyListener.Close)
-	return nil
 }
 
 // build opens and builds the parts, each from those above it.
@@ -270,7 +253,9 @@ func (a *app) buildScrape() error {
 	}
 	sc := store.Scrape{
 		Configs: a.loaded.scrape,
-		Self:    []store.Self{{Name: "flyball", Address: reachable(a.webListener.Addr()), Drop: rules.OutputMetrics()}},
+		Self: []store.Self{{
+			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: metricsHandler(a.metrics), Drop: rules.OutputMetrics(),
+		}},
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.loaded.Actuators.Process)) {
 		if path := a.loaded.Actuators.Process[name].MetricsPath; path != "" {
@@ -291,11 +276,9 @@ type part struct {
 // turned away; then the proxy, which finishes what it has while replicas still answer; then the replicas. The page is
 // there to the end.
 func (a *app) run(ctx context.Context) error {
-	web := a.webServer()
-	return runParts(ctx, []part{
-		{"web", func(ctx context.Context) error { return serve(ctx, web, a.webListener) }},
-		{"", a.runBuilt},
-	}, func() { a.phase.Store(stopping) })
+	ctx, a.quit = context.WithCancel(ctx)
+	defer a.quit()
+	return runParts(ctx, []part{{"web", a.servePage}, {"", a.runBuilt}}, a.isStopping)
 }
 
 func (a *app) runBuilt(ctx context.Context) error {
@@ -321,21 +304,23 @@ func (a *app) runBuilt(ctx context.Context) error {
 	if a.proxy != nil {
 		server := a.proxyServer()
 		parts = append(parts,
-			part{"proxy server", func(ctx context.Context) error { return serve(ctx, server, a.proxyListener) }},
+			part{"proxy server", func(ctx context.Context) error {
+				return serve(ctx, server, a.proxyListener, a.opts.proxySecured, a.opts.log.With("component", "batchproxy"))
+			}},
 			part{"proxy", a.proxy.Run})
 	}
 	if a.store != nil {
 		a.restore(ctx)
 		parts = append(parts, part{"rules", a.store.Run})
 	}
-	a.phase.CompareAndSwap(starting, ready)
+	a.isReady()
 	if len(parts) == 0 { // the exporter without GPUs: the page is all
 		parts = append(parts, part{"exporter", func(ctx context.Context) error {
 			<-ctx.Done()
 			return nil
 		}})
 	}
-	return runParts(ctx, parts, func() { a.phase.Store(stopping) })
+	return runParts(ctx, parts, a.isStopping)
 }
 
 // runParts runs all parts until ctx ends or one of them does, which none does by itself; then it calls stopping, ends them
@@ -409,32 +394,6 @@ func (a *app) restore(ctx context.Context) {
 	}
 }
 
-// serve runs a server until ctx ends, and gives the requests in progress a little time.
-func serve(ctx context.Context, server *http.Server, l net.Listener) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	stop := make(chan struct{})
-	defer close(stop)
-	wg.Go(func() {
-		select {
-		case <-ctx.Done():
-		case <-stop:
-			return
-		}
-		// The proxy has answered all that it took by now; what is left are pages and scrapes.
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if server.Shutdown(grace) != nil {
-			_ = server.Close()
-		}
-	})
-	err := server.Serve(l)
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
-}
-
 func (a *app) onClose(f func() error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -451,14 +410,4 @@ func (a *app) close() {
 		}
 	}
 	a.closers = nil
-}
-
-// pageURL is where a person finds the page: an address that stands for all of the machine's is shown as localhost.
-func (a *app) pageURL() string { return "http://" + reachable(a.webListener.Addr()) + "/" }
-
-func reachable(address net.Addr) string {
-	if tcp, ok := address.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
-		return fmt.Sprintf("localhost:%d", tcp.Port)
-	}
-	return address.String()
 }
