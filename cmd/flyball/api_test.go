@@ -421,7 +421,7 @@ func TestAPIRoles(t *testing.T) {
 		l := &loaded{Config: DefaultConfig()}
 		l.Storage.Path = t.TempDir()
 		l.Exporter.Collectors.GPU = false
-		a, err := newApp(l, &runOptions{roles: []string{tt.role}, webListen: "127.0.0.1:0", log: slog.New(slog.DiscardHandler), stdout: io.Discard})
+		a, err := newApp(l, &runOptions{roles: []string{tt.role}, webListen: []string{"127.0.0.1:0"}, log: slog.New(slog.DiscardHandler), stdout: io.Discard})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -42,7 +42,7 @@ func startWithin(t *testing.T, files map[string]string, flags ...func(*runOption
 	w.write(files)
 	o := &runOptions{
 		configFile: filepath.Join(w.dir, "flyball.yml"), storagePath: filepath.Join(w.dir, "state"), roles: []string{roleAll}, act: true,
-		webListen: "127.0.0.1:0", proxyListen: "127.0.0.1:0", stdout: io.Discard,
+		webListen: []string{"127.0.0.1:0"}, proxyListen: "127.0.0.1:0", stdout: io.Discard,
 		log: slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	for _, set := range flags {

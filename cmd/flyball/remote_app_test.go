@@ -42,7 +42,7 @@ func TestRemoteApp(t *testing.T) {
 		}
 	}
 	configure(prom.URL)
-	o := &runOptions{configFile: file, roles: []string{roleRules, roleExporter}, webListen: web, log: slog.New(slog.DiscardHandler), stdout: io.Discard}
+	o := &runOptions{configFile: file, roles: []string{roleRules, roleExporter}, webListen: []string{web}, log: slog.New(slog.DiscardHandler), stdout: io.Discard}
 	l, err := o.load(nil)
 	if err != nil {
 		t.Fatal(err)

@@ -13,24 +13,13 @@ import (
 	"flyball/rules/store"
 )
 
-// webServer serves the page, /metrics, health and the API.
-func (a *app) webServer() *http.Server {
+// webHandler serves the page, /metrics, health and the API.
+func (a *app) webHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metricsHandler(a.metrics))
 	mux.Handle("GET /metrics/embedded", metricsHandler(a.embedded))
-	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
-		web.Text(w, http.StatusOK, "flyball is healthy.\n")
-	})
-	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
-		switch a.phase.Load() {
-		case starting:
-			web.Text(w, http.StatusServiceUnavailable, "flyball is starting.\n")
-		case stopping:
-			web.Text(w, http.StatusServiceUnavailable, "flyball is stopping.\n")
-		default:
-			web.Text(w, http.StatusOK, "flyball is ready.\n")
-		}
-	})
+	a.registerLifecycle(mux)
+	registerProfiles(mux)
 	// What is read for the page is there once the parts are built.
 	built := http.NewServeMux()
 	a.page().Register(built)
@@ -43,8 +32,13 @@ func (a *app) webServer() *http.Server {
 		}
 		built.ServeHTTP(w, r)
 	})
+	return mux
+}
+
+// webServer is the server of one of the page's addresses.
+func (a *app) webServer(handler http.Handler) *http.Server {
 	return &http.Server{
-		Handler: mux, ErrorLog: slog.NewLogLogger(a.opts.log.With("component", "web").Handler(), slog.LevelDebug),
+		Handler: handler, ErrorLog: slog.NewLogLogger(a.opts.log.With("component", "web").Handler(), slog.LevelDebug),
 		// What is asked for here is small and quick; a client that takes longer is broken or hostile.
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10,
@@ -66,10 +60,11 @@ func buildInfo() web.BuildInfo {
 	}
 }
 
-// proxyServer serves the batching proxy, over HTTP/1 and HTTP/2 without TLS.
+// proxyServer serves the batching proxy, over HTTP/1 and HTTP/2, with TLS and without.
 func (a *app) proxyServer() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.live.Load().proxy.ServeHTTP(w, r) }), Protocols: protocols,

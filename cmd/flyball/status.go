@@ -18,7 +18,7 @@ import (
 
 // page is the page over what this process has. It is registered before the parts are built and asked after.
 func (a *app) page() web.Page {
-	page := web.Page{Version: version.Version, ConfigFile: a.opts.configFile, Acting: a.opts.act}
+	page := web.Page{Version: version.Version, ConfigFile: a.opts.configFile, Acting: a.opts.act, Lifecycle: a.opts.lifecycle}
 	if a.opts.has(roleRules) {
 		page.Decisions, page.Queries, page.Brake = decisions{a}, queries{a}, brake{a}
 	}
