@@ -77,8 +77,10 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		runCommand(app, stdout, stderr),
 		checkConfigCommand(app, stdout),
 		checkRulesCommand(app, stdout),
+		checkDashboardsCommand(app, stdout, stderr),
 		explainCommand(app, stdout),
 		benchCommand(app, stdout, stderr),
+		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
 	}
 	if len(args) == 0 {

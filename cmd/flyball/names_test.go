@@ -48,8 +48,10 @@ func TestNames(t *testing.T) {
 		runCommand(app, io.Discard, io.Discard)
 		checkConfigCommand(app, io.Discard)
 		checkRulesCommand(app, io.Discard)
+		checkDashboardsCommand(app, io.Discard, io.Discard)
 		explainCommand(app, io.Discard)
 		benchCommand(app, io.Discard, io.Discard)
+		mixinRenderCommand(app, io.Discard)
 		versionCommand(app, io.Discard)
 		var names []string
 		var walk func(prefix string, c *kingpin.CmdModel)

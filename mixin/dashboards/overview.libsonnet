@@ -107,10 +107,10 @@ function(config)
           [g.target('sum(max %s (%s))' % [q.by([cluster, 'rule', 'target']), scale('ready_replicas')], 'ready')],
         ),
         g.stat(
-          'Changes of size',
-          'Changes that were carried out in the time range: flyball_scale_applied_total.',
-          'short',
-          [g.target('sum(increase(flyball_scale_applied_total{%s, target=~"$target", result="applied"}[$__range]))' % inCluster, 'changes', instant=true)],
+          'Last change',
+          'How long ago a size was changed: flyball_scale_last_change_timestamp_seconds.',
+          's',
+          [g.target('time() - max(%s)' % scale('last_change_timestamp_seconds'), 'ago')],
           decimals=0,
         ),
         g.stat(
