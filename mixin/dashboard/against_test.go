@@ -110,7 +110,7 @@ scrape_configs:
 	t.Run("values of one's own", func(t *testing.T) {
 		a := Against{API: remote, Window: a.Window, Variables: map[string]string{"zone": "nowhere"}}
 		findings, err := a.Check(t.Context(), d, nil)
-		if err != nil || len(findings) != len(got)+3 { // query A, the variable job, and what uses it
+		if err != nil || len(findings) != len(got)+1+3 { // the refused one; query A, the variable job and what uses it
 			t.Errorf("%v: %q", err, texts(findings))
 		}
 	})
