@@ -28,6 +28,7 @@ type Options struct {
 	QueryTimeout       time.Duration // the longest that one query may take
 	MaxSamples         int           // how many samples one query may hold at once
 	LookbackDelta      time.Duration // how old the last sample of a series may be to count as its present value
+	APIConcurrency     int           // how many answers of Prometheus's API are made and written at once; more wait, at most QueryTimeout
 
 	Notify     NotifyFunc            // gets the alerts to send; nil: alerts are evaluated and recorded, not sent
 	Logger     *slog.Logger          // nil: no logs
@@ -50,6 +51,7 @@ func DefaultOptions() Options {
 		QueryTimeout:       10 * time.Second, // less than an interval, so that one bad query costs one evaluation
 		MaxSamples:         5_000_000,        // at 16 bytes a sample one query stays below 80 MB
 		LookbackDelta:      5 * time.Minute,  // Prometheus's; users' queries expect it
+		APIConcurrency:     4,                // of 80 MB each at worst; two to a core of a small machine. Prometheus: 20
 	}
 }
 
@@ -88,6 +90,12 @@ func (o *Options) normalize() error {
 	}
 	if o.MaxSamples == 0 {
 		o.MaxSamples = d.MaxSamples
+	}
+	if o.APIConcurrency == 0 {
+		o.APIConcurrency = d.APIConcurrency
+	}
+	if o.APIConcurrency < 0 {
+		return fmt.Errorf("api_concurrency: %d is not a number of answers: give 1 or more", o.APIConcurrency)
 	}
 	if o.MaxSamples < 0 {
 		return fmt.Errorf("max_samples: %d is not a number of samples: give 1 or more", o.MaxSamples)

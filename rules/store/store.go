@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql"
@@ -35,10 +36,13 @@ type Store struct {
 	scraper     *scraper
 	empty       bool // when it was opened: there is no state of alerts to restore
 
+	places chan struct{} // taken by each answer of the API
+
 	use    sync.RWMutex // held for reading by each query, for writing by Close
 	closed bool         // guarded by use
 
-	reload sync.Mutex // held by SetGroups from beginning to end
+	reload sync.Mutex // held by what changes groups or targets, from beginning to end
+	global atomic.Pointer[Global]
 
 	mu       sync.Mutex // guards what follows
 	runners  []*runner
@@ -72,25 +76,27 @@ func Open(opts Options) (*Store, error) {
 	}
 	p := parser.NewParser(parser.Options{})
 	s := &Store{
-		opts:   opts,
-		logger: opts.Logger,
-		db:     db,
-		parser: p,
-		engine: promql.NewEngine(promql.EngineOpts{
-			Logger:               opts.Logger.With("component", "query engine"),
-			Reg:                  opts.Registerer,
-			MaxSamples:           opts.MaxSamples,
-			Timeout:              opts.QueryTimeout,
-			LookbackDelta:        opts.LookbackDelta,
-			EnableAtModifier:     true,
-			EnableNegativeOffset: true,
-			Parser:               p,
-			// What a subquery without a step of its own steps by: Prometheus takes the global evaluation interval.
-			NoStepSubqueryIntervalFn: func(int64) int64 { return opts.EvaluationInterval.Milliseconds() },
-		}),
+		opts:    opts,
+		logger:  opts.Logger,
+		db:      db,
+		parser:  p,
 		metrics: m,
+		places:  make(chan struct{}, opts.APIConcurrency),
 		empty:   db.Head().NumSeries() == 0 && len(db.Blocks()) == 0,
 	}
+	s.global.Store(&Global{opts.ScrapeInterval, opts.EvaluationInterval, opts.ExternalLabels})
+	s.engine = promql.NewEngine(promql.EngineOpts{
+		Logger:               opts.Logger.With("component", "query engine"),
+		Reg:                  opts.Registerer,
+		MaxSamples:           opts.MaxSamples,
+		Timeout:              opts.QueryTimeout,
+		LookbackDelta:        opts.LookbackDelta,
+		EnableAtModifier:     true,
+		EnableNegativeOffset: true,
+		Parser:               p,
+		// What a subquery without a step of its own steps by: Prometheus takes the global evaluation interval.
+		NoStepSubqueryIntervalFn: func(int64) int64 { return s.global.Load().EvaluationInterval.Milliseconds() },
+	})
 	s.ruleOptions = &promrules.ManagerOptions{
 		NameValidationScheme: model.UTF8Validation,
 		ExternalURL:          externalURL,
