@@ -26,6 +26,7 @@ type Config struct {
 	Storage       Storage           `yaml:"storage"`
 	ScrapeConfigs *yaml.Node        `yaml:"scrape_configs"` // Prometheus's own format, for rules/store to read
 	RuleFiles     []string          `yaml:"rule_files"`
+	Alerting      *yaml.Node        `yaml:"alerting"` // Prometheus's own format, for rules/store to read
 	Exporter      exporter.Config   `yaml:"exporter"`
 	Batchproxy    batchproxy.Config `yaml:"batchproxy"`
 	Actuators     Actuators         `yaml:"actuators"`
@@ -73,8 +74,9 @@ func DefaultConfig() Config {
 // loaded is a configuration with all that it refers to, read and checked.
 type loaded struct {
 	Config
-	rules  []*rules.File
-	scrape store.ScrapeConfigs
+	rules    []*rules.File
+	scrape   store.ScrapeConfigs
+	alerting store.Alerting
 }
 
 // load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them; more
@@ -141,6 +143,13 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 			l.scrape, err = store.ParseScrapeConfigs(text, store.ScrapeGlobal{
 				Interval: time.Duration(l.Global.ScrapeInterval), Timeout: time.Duration(l.Global.ScrapeTimeout), Dir: dir,
 			})
+		}
+		d.Faults("", err)
+	}
+	if l.Alerting != nil {
+		text, err := yaml.Marshal(l.Alerting)
+		if err == nil {
+			l.alerting, err = store.ParseAlerting(text, dir)
 		}
 		d.Faults("", err)
 	}

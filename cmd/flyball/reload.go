@@ -107,7 +107,7 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 				ScrapeInterval: time.Duration(l.Global.ScrapeInterval), EvaluationInterval: time.Duration(l.Global.EvaluationInterval),
 				ExternalLabels: labels.FromMap(l.Global.ExternalLabels),
 			},
-			Scrape: a.newScrape(l),
+			Scrape: a.newScrape(l), Alerting: l.alerting,
 		}
 		c.Groups, n.scalers = a.newGroups(l)
 		prepared, err := a.store.Prepare(c)

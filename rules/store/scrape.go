@@ -99,11 +99,7 @@ type prepared struct {
 	replicas  map[string]*replicaConfig    // by job
 }
 
-func newScraper(opts Options, db *tsdb.DB) (*scraper, error) {
-	sdMetrics, err := discovery.CreateAndRegisterSDMetrics(opts.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("start discovery: %w", err)
-	}
+func newScraper(opts Options, db *tsdb.DB, sdMetrics *discovery.SDMetrics) (*scraper, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &scraper{opts: opts, logger: opts.Logger.With("component", "scrape"), db: db, stop: cancel}
 	s.discovery = discovery.NewManager(ctx, opts.Logger.With("component", "discovery"), opts.Registerer, sdMetrics,
@@ -112,6 +108,7 @@ func newScraper(opts Options, db *tsdb.DB) (*scraper, error) {
 		cancel()
 		return nil, errors.New("start discovery: its metrics are registered already")
 	}
+	var err error
 	s.scrapes, err = scrape.NewManager(&scrape.Options{
 		DiscoveryReloadInterval:  model.Duration(discoveryReload),
 		DiscoveryReloadOnStartup: true,
@@ -158,6 +155,13 @@ func (s *Store) Targets() []Target {
 		return cmp.Or(cmp.Compare(a.Job, b.Job), labels.Compare(a.Labels, b.Labels))
 	})
 	return all
+}
+
+// present is what is scraped now, nil before anything was.
+func (s *scraper) present() *prepared {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applied
 }
 
 // change makes what was prepared what is scraped; with an error nothing changed.
