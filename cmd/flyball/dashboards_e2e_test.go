@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -117,6 +118,14 @@ func TestDashboards(t *testing.T) {
 		}
 		if each != 4 { // the fifth, over hours and days, has an interval of its own, a minute
 			t.Errorf("%d groups of the mixin are evaluated each second, expected 4", each)
+		}
+	})
+	t.Run("links of alerts arrive at runbooks", func(t *testing.T) {
+		if code := status(url + "/runbooks/FlyballScaleHeld"); code != http.StatusOK {
+			t.Errorf("a runbook: %d", code)
+		}
+		if code := status(url + "/runbooks/None"); code != http.StatusNotFound {
+			t.Errorf("no runbook: %d", code)
 		}
 	})
 	t.Run("no alert fires", func(t *testing.T) {

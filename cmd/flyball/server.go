@@ -12,6 +12,7 @@ import (
 
 	"flyball/actuators/process"
 	"flyball/cmd/flyball/web"
+	"flyball/mixin"
 	"flyball/rules"
 	"flyball/rules/journal"
 	"flyball/rules/store"
@@ -22,6 +23,7 @@ func (a *app) webServer() *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metricsHandler(a.metrics))
 	mux.Handle("GET /metrics/embedded", metricsHandler(a.embedded))
+	mux.Handle("GET /runbooks/{alert}", mixin.RunbookHandler())
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
 		web.Text(w, http.StatusOK, "flyball is healthy.\n")
 	})
