@@ -130,19 +130,19 @@ func override(config map[string]any) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		colon, value := ":", ""
 		if inner, ok := config[key].(map[string]any); ok {
-			colon = "+:"
-			value, err = override(inner)
-		} else {
-			var text []byte
-			text, err = json.Marshal(config[key])
-			value = string(text)
+			text, err := override(inner)
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", key, err)
+			}
+			fmt.Fprintf(&b, "%s+: %s,", name, text)
+			continue
 		}
+		text, err := json.Marshal(config[key])
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", key, err)
 		}
-		fmt.Fprintf(&b, "%s%s %s,", name, colon, value)
+		fmt.Fprintf(&b, "%s: %s,", name, text)
 	}
 	b.WriteByte('}')
 	return b.String(), nil

@@ -52,7 +52,7 @@ func checkDashboardsCommand(app *kingpin.Application, stdout, stderr io.Writer) 
 	c.Flag("scrape-interval", "Of the data source, for $__rate_interval.").Default("15s").DurationVar(&o.scrape)
 	c.Flag("lint", "Check the style too.").Default("true").BoolVar(&o.lint)
 	c.Flag("output", "text or json.").Short('o').Default("text").EnumVar(&o.output, "text", "json")
-	return command{c.FullCommand(), func(ctx context.Context) error { return o.run(ctx) }}
+	return command{c.FullCommand(), o.run}
 }
 
 // dashboardReport is what there is to say of one file.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,7 +41,9 @@ func TestDashboards(t *testing.T) {
 	url := "http://" + i.web
 	var loading sync.WaitGroup
 	defer loading.Wait()
-	loading.Go(func() { i.load(t.Context(), "0,60\n4,300\n40,300\n") })
+	ctx, endLoad := context.WithCancel(t.Context())
+	defer endLoad()
+	loading.Go(func() { i.load(ctx, "0,60\n4,300\n90,300\n") })
 	i.eventually(60*time.Second, "a size is changed", func() bool { return metric(i.web, "flyball_scale_applied_total", `result="applied"`) >= 1 })
 
 	dashboards, err := filepath.Glob(filepath.Join(out, "dashboards", "*.json"))

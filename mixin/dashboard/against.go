@@ -123,7 +123,7 @@ func (a *Against) blame(ctx context.Context, s *parser.VectorSelector) (string, 
 	}
 	name := metricName(s)
 	if name == "" {
-		return fmt.Sprintf("nothing matches %s", selector(s.LabelMatchers)), nil
+		return "nothing matches " + selector(s.LabelMatchers), nil
 	}
 	if a.names == nil {
 		if a.names, err = a.API.LabelValues(ctx, model.MetricNameLabel, nil, a.Window); err != nil {

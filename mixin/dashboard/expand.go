@@ -2,15 +2,15 @@ package dashboard
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// reference to a variable, as Grafana finds one: $name, [[name:format]] or ${name.field:format}.
+// variableReference is a use of a variable, as Grafana finds one: $name, [[name:format]] or ${name.field:format}.
 var variableReference = regexp.MustCompile(`\$(\w+)|\[\[(\w+?)(?::(\w+))?\]\]|\$\{(\w+)(?:\.([^:^}]+))?(?::([^}]+))?\}`)
 
 // use is one place where an expression uses a variable.
@@ -76,8 +76,8 @@ type piece struct {
 
 // origin is where in the expression as written the byte at i of the expanded one came from.
 func (e *expanded) origin(i int) int {
-	for p := len(e.pieces) - 1; p >= 0; p-- {
-		if piece := e.pieces[p]; i >= piece.at {
+	for _, piece := range slices.Backward(e.pieces) {
+		if i >= piece.at {
 			if piece.variable {
 				return piece.from
 			}
@@ -245,7 +245,7 @@ func (v *Variable) write(values []string, format string) string {
 	return strings.Join(values, ",") // csv, raw and what Grafana does not know
 }
 
-// formats are the names that may stand behind the colon.
+// knownFormat reports whether Grafana has a format of that name.
 func knownFormat(format string) bool {
 	format, _, _ = strings.Cut(format, ":")
 	switch format {
@@ -255,6 +255,3 @@ func knownFormat(format string) bool {
 	}
 	return false
 }
-
-// String shows a use as it is most often written.
-func (u use) String() string { return fmt.Sprintf("$%s", u.name) }

@@ -29,13 +29,17 @@ const good = `{
 func TestLint(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, want string }{
 		{"good", "", "", ""},
-		{"editable", `"editable": false`, `"editable": true`,
-			"d.json:3:15: editable is not false: what is changed in the browser is lost with the next version [uneditable-dashboard]"},
-		{"no data source to choose", `"name": "datasource"`, `"name": "source"`,
+		{
+			"editable", `"editable": false`, `"editable": true`,
+			"d.json:3:15: editable is not false: what is changed in the browser is lost with the next version [uneditable-dashboard]",
+		},
+		{
+			"no data source to choose", `"name": "datasource"`, `"name": "source"`,
 			"d.json:2:12: no variable for the data source: add one of type datasource with the name datasource (prometheus_datasource, loki_datasource) [template-datasource-rule]\n" +
 				"d.json:6:14: variable \"job\" does not use the data source that is chosen: expected $datasource [template-job-rule]\n" +
 				"d.json:7:14: variable \"instance\" does not use the data source that is chosen: expected $datasource [template-instance-rule]\n" +
-				"d.json:10:37: panel \"Rate\": the data source is \"$datasource\": expected one that is chosen, $datasource [panel-datasource-rule]"},
+				"d.json:10:37: panel \"Rate\": the data source is \"$datasource\": expected one that is chosen, $datasource [panel-datasource-rule]",
+		},
 		{"its label", `"label": "Data source"`, `"label": "Source"`, "d.json:5:14: variable \"datasource\" has the label \"Source\": expected Data source [template-datasource-rule]"},
 		{"no job", `"name": "job"`, `"name": "jobs"`, "d.json:2:12: no variable \"job\" to choose by [template-job-rule]"},
 		{"one job", `"multi": true, "includeAll": true, "allValue": ".+", "refresh": 2},
@@ -44,8 +48,10 @@ func TestLint(t *testing.T) {
 		{"instance is not asked again", `"refresh": 2}
   ]`, `"refresh": 1}
   ]`, "d.json:7:14: variable \"instance\" is not asked again when the time range changes: set refresh to 2 (schema v2: onTimeRangeChanged) [template-on-time-change-reload-rule]"},
-		{"the panel's data source", `"datasource": {"type": "prometheus", "uid": "$datasource"}`, `"datasource": {"type": "prometheus", "uid": "abc"}`,
-			"d.json:10:37: panel \"Rate\": the data source is \"abc\": expected one that is chosen, $datasource [panel-datasource-rule]"},
+		{
+			"the panel's data source", `"datasource": {"type": "prometheus", "uid": "$datasource"}`, `"datasource": {"type": "prometheus", "uid": "abc"}`,
+			"d.json:10:37: panel \"Rate\": the data source is \"abc\": expected one that is chosen, $datasource [panel-datasource-rule]",
+		},
 		{"no description", `"of x_total"`, `""`, "d.json:10:37: panel \"Rate\": no description [panel-title-description-rule]"},
 		{"no title", `"title": "Rate"`, `"title": ""`, "d.json:10:37: panel \"\": no title [panel-title-description-rule]"},
 		{"no unit", `"unit": "reqps"`, `"min": 0`, "d.json:10:37: panel \"Rate\": no unit [panel-units-rule]"},
@@ -53,8 +59,10 @@ func TestLint(t *testing.T) {
 		{"a unit of its own", `"reqps"`, `"suffix:req/s"`, ""},
 		{"no query", `{"refId": "A", "expr": "rate(x_total{job=~\"$job\", instance=~\"$instance\"}[$__rate_interval])"}`, ``, "d.json:10:37: panel \"Rate\": no query [panel-no-targets-rule]"},
 		{"a range of its own", `[$__rate_interval]`, `[5m]`, "d.json:12:47: panel \"Rate\", query A: a range of its own: expected [$__rate_interval], which fits any time range [target-rate-interval-rule]"},
-		{"a counter as it is", `rate(x_total{job=~\"$job\", instance=~\"$instance\"}[$__rate_interval])`, `sum(x_total{job=~\"$job\", instance=~\"$instance\"})`,
-			"d.json:12:46: panel \"Rate\", query A: counter x_total without rate, irate or increase [target-counter-agg-rule]"},
+		{
+			"a counter as it is", `rate(x_total{job=~\"$job\", instance=~\"$instance\"}[$__rate_interval])`, `sum(x_total{job=~\"$job\", instance=~\"$instance\"})`,
+			"d.json:12:46: panel \"Rate\", query A: counter x_total without rate, irate or increase [target-counter-agg-rule]",
+		},
 		{"a rate further up", `rate(x_total{job=~\"$job\", instance=~\"$instance\"}[$__rate_interval])`, `sum(rate((sum(x_total{job=~\"$job\", instance=~\"$instance\"}))[5m:]))`, ""},
 		{"no job in the query", `job=~\"$job\", `, ``, "d.json:12:47: panel \"Rate\", query A: x_total has no matcher job=~\"$job\" [target-job-rule]"},
 		{"no instance in the query", `, instance=~\"$instance\"`, `, instance=\"$instance\"`, "d.json:12:47: panel \"Rate\", query A: x_total has no matcher instance=~\"$instance\" [target-instance-rule]"},
@@ -90,8 +98,10 @@ func TestExclusions(t *testing.T) {
 		{"a rule", "exclusions: {panel-units-rule: {reason: x}, target-rate-interval-rule: }", nil},
 		{"a warning", "warnings: {panel-units-rule: }", []string{"panel-units-rule warning", "target-rate-interval-rule lint"}},
 		{"a panel", "exclusions: {panel-units-rule: {entries: [{dashboard: Good, panel: Rate}]}, target-rate-interval-rule: {entries: [{panel: Rate, targetIdx: 0, reason: y}]}}", nil},
-		{"others", "exclusions: {panel-units-rule: {entries: [{panel: Rates}, {dashboard: Bad}]}, target-rate-interval-rule: {entries: [{targetIdx: 1}]}}",
-			[]string{"panel-units-rule lint", "target-rate-interval-rule lint"}},
+		{
+			"others", "exclusions: {panel-units-rule: {entries: [{panel: Rates}, {dashboard: Bad}]}, target-rate-interval-rule: {entries: [{targetIdx: 1}]}}",
+			[]string{"panel-units-rule lint", "target-rate-interval-rule lint"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			x, err := ParseExclusions(".lint", []byte(tt.lint))
