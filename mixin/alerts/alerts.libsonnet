@@ -119,6 +119,14 @@
             'Rule {{ $labels.rule }}: only {{ $value }} replicas of {{ $labels.target }} serve, fewer than were asked for.',
           ),
           alert(
+            'FlyballFrozen',
+            'info',
+            '4h',
+            '%s == 1' % own('flyball_scale_paused'),
+            'Acting has been frozen for hours; somebody may have forgotten.',
+            'Process {{ $labels.instance }} decides and records, and changes nothing, until it is unfrozen.',
+          ),
+          alert(
             'FlyballActuatorFailing',
             'warning',
             '10m',
