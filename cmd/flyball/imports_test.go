@@ -28,6 +28,8 @@ func TestImports(t *testing.T) {
 		"flyball/exporter":                    {},
 		"flyball/exporter/gpu":                {"flyball/exporter"},
 		"flyball/exporter/host":               {"flyball/exporter"},
+		"flyball/mixin":                       {"flyball/rules/source"},
+		"flyball/mixin/dashboard":             {"flyball/rules/source"},
 		"flyball/rules":                       {"flyball/actuators", "flyball/forecast", "flyball/rules/source"},
 		"flyball/rules/journal":               {"flyball/rules"},
 		"flyball/rules/peertest":              {},

@@ -112,11 +112,13 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		runCommand(app, stdout, stderr),
 		checkConfigCommand(app, stdout),
 		checkRulesCommand(app, stdout),
+		checkDashboardsCommand(app, stdout, stderr),
 		checkWebConfigCommand(app, stdout),
 		checkHealthyCommand(app, stdout),
 		checkReadyCommand(app, stdout),
 		explainCommand(app, stdout),
 		benchCommand(app, stdout, stderr),
+		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/common/version"
 
 	"flyball/cmd/flyball/web"
+	"flyball/mixin"
 	"flyball/rules/store"
 )
 
@@ -18,6 +19,7 @@ func (a *app) webHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metricsHandler(a.metrics))
 	mux.Handle("GET /metrics/embedded", metricsHandler(a.embedded))
+	mux.Handle("GET /runbooks/{alert}", mixin.RunbookHandler())
 	a.registerLifecycle(mux)
 	registerProfiles(mux)
 	// What is read for the page is there once the parts are built.
