@@ -47,6 +47,10 @@ lint: ## golangci-lint, gofumpt and go vet (the first run builds the linter: min
 fmt: ## format the Go code
 	$(TOOL) golangci-lint fmt --config .ci/golangci.yml ./...
 
+.PHONY: mixin
+mixin: ## format the mixin's Jsonnet and render its rules, alerts and dashboards into mixin/out
+	$(GO) test ./mixin -run '^(TestFormat|TestOut)$$' -update -count=1
+
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (default 20s)

@@ -21,10 +21,21 @@ import (
 //   - A recording rule hides both: it stamps what it reads as new. A selector of a recorded series is therefore traced to
 //     what the rule reads, as far as the rule is in the files that were read.
 //
+// Where queries go elsewhere, an expression may be made of parts of which some are there and some here, so there is one
+// query for each side. A recording rule then fails as often as the network does, and what it wrote last is answered for
+// the whole lookback: so the time of the recorded series counts beside that of what the rule reads.
+//
 // A selector with offset looks into the past on purpose; its age counts from there. One with @ has no age, and neither
 // has an expression without selectors (a literal, time()): then the result is empty.
 type ages struct {
 	records map[string][]recorded // by the metric that they write
+	own     Own                   // what is answered here; nil where all is
+}
+
+// agePart is the time of one selector.
+type agePart struct {
+	text   string
+	remote bool // to be asked elsewhere
 }
 
 type recorded struct {
@@ -54,13 +65,27 @@ func newAges(files []*File) ages {
 	return a
 }
 
-// query returns the PromQL for the time of an expression's data, or "".
-func (a ages) query(expr parser.Expr) string {
-	parts := a.parts(expr, nil)
-	switch len(parts) {
-	case 0:
-		return ""
-	case 1:
+// queries returns the PromQL for the time of an expression's data, one for each side that has a part of it.
+func (a ages) queries(expr parser.Expr) (queries []string) {
+	var here, elsewhere []string
+	for _, part := range a.parts(expr, nil) {
+		if part.remote {
+			elsewhere = append(elsewhere, part.text)
+		} else {
+			here = append(here, part.text)
+		}
+	}
+	for _, parts := range [][]string{here, elsewhere} {
+		if len(parts) > 0 {
+			queries = append(queries, oldest(parts))
+		}
+	}
+	return queries
+}
+
+// oldest is PromQL for the smallest of the times.
+func oldest(parts []string) string {
+	if len(parts) == 1 {
 		return parts[0]
 	}
 	// Each part is one sample without labels; a label of its own keeps `or` from dropping all but the first.
@@ -72,8 +97,8 @@ func (a ages) query(expr parser.Expr) string {
 
 // parts are the times of the expression's selectors, each once. within are the recorded metrics that are being traced,
 // which a rule that reads its own output would otherwise do forever.
-func (a ages) parts(expr parser.Expr, within []string) (parts []string) {
-	add := func(part string) {
+func (a ages) parts(expr parser.Expr, within []string) (parts []agePart) {
+	add := func(part agePart) {
 		if !slices.Contains(parts, part) {
 			parts = append(parts, part)
 		}
@@ -90,7 +115,9 @@ func (a ages) parts(expr parser.Expr, within []string) (parts []string) {
 					add(part)
 				}
 			}
-			return nil
+			if a.own == nil {
+				return nil
+			}
 		}
 		text := "max(timestamp(" + selector.String() + "))"
 		if matrix, ok := parent(path).(*parser.MatrixSelector); ok {
@@ -99,7 +126,7 @@ func (a ages) parts(expr parser.Expr, within []string) (parts []string) {
 		if selector.OriginalOffset != 0 {
 			text = "(" + text + " + " + strconv.FormatFloat(selector.OriginalOffset.Seconds(), 'f', -1, 64) + ")"
 		}
-		add(text)
+		add(agePart{text, a.own != nil && !a.own[name]})
 		return nil
 	})
 	return parts

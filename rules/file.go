@@ -69,9 +69,14 @@ type Reader struct {
 	// CheckGroup does the same for a group that is right in itself, for what only Prometheus's engine knows.
 	CheckGroup func(*File, *Group) error
 
-	files   []*File
-	rules   map[string]string // where a scale rule was first, by name
-	targets map[string]string // and which rule has a target, by target
+	// Remote says that a Prometheus elsewhere answers queries of what the rules do not write themselves. After the last
+	// file, Finish says which queries that rules out.
+	Remote bool
+
+	files    []*File
+	decoders []*source.Decoder // of files
+	rules    map[string]string // where a scale rule was first, by name
+	targets  map[string]string // and which rule has a target, by target
 }
 
 // ReadFile reads and validates one rule file. The error is a source.Errors with every fault, or says why the file could
@@ -100,7 +105,7 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
-	r.files = append(r.files, f)
+	r.files, r.decoders = append(r.files, f), append(r.decoders, d)
 	r.trace()
 	return f, nil
 }
@@ -108,6 +113,9 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 // trace finds how the age of each query is asked, by all the recording rules read so far, in whatever order.
 func (r *Reader) trace() {
 	by := newAges(r.files)
+	if r.Remote {
+		by.own = own(r.files)
+	}
 	for _, f := range r.files {
 		for _, g := range f.Groups {
 			for _, rule := range g.Rules {
@@ -115,7 +123,7 @@ func (r *Reader) trace() {
 					continue
 				}
 				for _, q := range rule.Scale.Queries {
-					q.ages = by.query(q.parsed)
+					q.ages = by.queries(q.parsed)
 				}
 			}
 		}

@@ -295,7 +295,7 @@ func TestAges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := by.query(parsed)
+		got := strings.Join(by.queries(parsed), "\n")
 		if got != want {
 			t.Errorf("%s:\n got %s\nwant %s", expr, got, want)
 		}

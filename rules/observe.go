@@ -71,20 +71,19 @@ func (s *Scaler) ask(ctx context.Context, name string, at time.Time, state actua
 	if a.Series < expected {
 		return fault(MetricMissing, "%d series of %d expected", a.Series, expected)
 	}
-	if q.ages != "" {
-		times, err := s.querier.Query(ctx, q.ages, at)
-		if err != nil {
-			return fault(MetricMissing, "its age could not be asked: %s", err)
-		}
-		if len(times) == 1 { // none: every selector is absent, and the answer is made of that
-			if times[0].Value == 0 {
-				return fault(MetricStale, "its series have ended: the last scrape of them failed")
-			}
-			age := at.Sub(time.UnixMilli(int64(times[0].Value * 1000)))
-			a.AgeSeconds = max(0, age.Seconds())
-			if age > time.Duration(q.StaleAfter) {
-				return fault(MetricStale, "the newest sample is %s old, stale after %s", round(age), q.StaleAfter)
-			}
+	oldest, dated, err := s.dataTime(ctx, q, at)
+	switch {
+	case err != nil:
+		return fault(MetricMissing, "its age could not be asked: %s", err)
+	case dated && (math.IsNaN(oldest) || math.IsInf(oldest, 0)):
+		return fault(MetricNaN, "its age is %g", oldest)
+	case dated && oldest == 0:
+		return fault(MetricStale, "its series have ended: the last scrape of them failed")
+	case dated:
+		age := at.Sub(time.UnixMilli(int64(oldest * 1000)))
+		a.AgeSeconds = max(0, age.Seconds())
+		if age > time.Duration(q.StaleAfter) {
+			return fault(MetricStale, "the newest sample is %s old, stale after %s", round(age), q.StaleAfter)
 		}
 	}
 	value, detail := reduce(q.Reduce, samples)
@@ -96,6 +95,25 @@ func (s *Scaler) ask(ctx context.Context, name string, at time.Time, state actua
 	}
 	a.Value = &value
 	return a
+}
+
+// dataTime is the time of the oldest data behind a query, in Unix seconds. There is none where every selector is absent:
+// then the answer is made of that.
+func (s *Scaler) dataTime(ctx context.Context, q *Query, at time.Time) (oldest float64, dated bool, err error) {
+	for _, expr := range q.ages {
+		times, err := s.querier.Query(ctx, expr, at)
+		if err != nil {
+			return 0, false, err
+		}
+		if len(times) != 1 {
+			continue
+		}
+		if t := times[0].Value; !dated || t < oldest || math.IsNaN(t) {
+			oldest = t
+		}
+		dated = true
+	}
+	return oldest, dated, nil
 }
 
 func reduce(how string, samples []Sample) (value float64, fault string) {

@@ -59,7 +59,7 @@ type Query struct {
 	Optional bool `yaml:"optional"`
 
 	parsed parser.Expr // of Expr
-	ages   string      // PromQL for the time of the data behind it, "" when it has none
+	ages   []string    // PromQL for the time of the data behind it, of which the oldest counts; none when it has none
 	expect *expression // of Expect
 }
 
@@ -235,10 +235,7 @@ func (s *Scale) validateQueries(d *source.Decoder, path string, interval, scrape
 	}
 	for name, q := range s.Queries {
 		at := path + ".queries." + name
-		exprAt := at
-		if d.Has(at + ".expr") {
-			exprAt += ".expr"
-		}
+		exprAt := exprPath(d, path, name)
 		if q == nil {
 			q = &Query{}
 			s.Queries[name] = q

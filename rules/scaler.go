@@ -65,6 +65,9 @@ func (s *Scaler) Name() string { return s.rule.Name }
 // Rule returns the rule.
 func (s *Scaler) Rule() *Scale { return s.rule }
 
+// Writes returns the metrics that Eval gives, for a store that must know which series are its own.
+func (s *Scaler) Writes() []string { return OutputMetrics() }
+
 // Acts says whether decisions are carried out.
 func (s *Scaler) Acts() bool { return s.acting && s.rule.Mode == Act }
 

@@ -135,7 +135,7 @@ func TestGrafanaExample(t *testing.T) {
 	}
 	d := example.Datasources[0]
 	options := &runOptions{roles: []string{roleAll}}
-	if d.Type != "prometheus" || d.URL != "http://"+options.webAddress() || d.JSONData.HTTPMethod != http.MethodPost ||
+	if d.Type != "prometheus" || d.URL != "http://"+options.webAddresses()[0] || d.JSONData.HTTPMethod != http.MethodPost ||
 		d.JSONData.PrometheusType != "Prometheus" || d.JSONData.PrometheusVersion != store.PrometheusVersion() {
 		t.Errorf("%+v", d)
 	}

@@ -131,8 +131,10 @@ var parities = []parity{
 	{path: "query_range", params: "query=sum(&start=S&end=E&step=15", message: names},
 	{path: "query_range", params: "query=queue_depth * on () requests_total&start=S&end=E&step=15", message: byChance},
 	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=15&limit=x", all: newInThree, want: `400 bad_data invalid parameter "limit": strconv.Atoi: parsing "x": invalid syntax`},
-	{path: "query_range", params: "query=queue_depth&start=S&end=S&step=0.0001", all: "2.42's engine has no step below a millisecond either, and says so only where it divides by it",
-		want: `400 bad_data invalid parameter "step": query resolution step widths below a millisecond are not accepted`},
+	{
+		path: "query_range", params: "query=queue_depth&start=S&end=S&step=0.0001", all: "2.42's engine has no step below a millisecond either, and says so only where it divides by it",
+		want: `400 bad_data invalid parameter "step": query resolution step widths below a millisecond are not accepted`,
+	},
 	// Labels, values, series.
 	{path: "labels"},
 	{method: "POST", path: "labels", params: "match[]=queue_depth"},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -304,7 +305,7 @@ func TestAPIClient(t *testing.T) {
 		{"queue_depth + on () group_left () requests_total * on () requests_total", apiv1.ErrExec},
 	} {
 		_, _, _, err := api.Query(ctx, bad.expr, s.end())
-		if e, ok := err.(*apiv1.Error); !ok || e.Type != bad.kind {
+		if e, ok := errors.AsType[*apiv1.Error](err); !ok || e.Type != bad.kind {
 			t.Errorf("%s: %T %v, want %s", bad.expr, err, err, bad.kind)
 		}
 	}
@@ -392,7 +393,7 @@ func TestAPIPromtool(t *testing.T) {
 	} {
 		out, err := exec.CommandContext(t.Context(), promtool, tt.args...).CombinedOutput()
 		code := 0
-		if exit, ok := err.(*exec.ExitError); ok {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			code = exit.ExitCode()
 		} else if err != nil {
 			t.Fatal(err)
@@ -420,7 +421,7 @@ func TestAPIRoles(t *testing.T) {
 		l := &loaded{Config: DefaultConfig()}
 		l.Storage.Path = t.TempDir()
 		l.Exporter.Collectors.GPU = false
-		a, err := newApp(l, &runOptions{roles: []string{tt.role}, webListen: "127.0.0.1:0", log: slog.New(slog.DiscardHandler), stdout: io.Discard})
+		a, err := newApp(l, &runOptions{roles: []string{tt.role}, webListen: []string{"127.0.0.1:0"}, log: slog.New(slog.DiscardHandler), stdout: io.Discard})
 		if err != nil {
 			t.Fatal(err)
 		}

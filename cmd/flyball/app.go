@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +25,7 @@ import (
 	"flyball/exporter/host"
 	"flyball/rules"
 	"flyball/rules/journal"
+	"flyball/rules/remote"
 	"flyball/rules/store"
 )
 
@@ -37,13 +37,17 @@ type app struct {
 	metrics  *prometheus.Registry // ours, at /metrics
 	embedded *prometheus.Registry // the embedded Prometheus's own, at /metrics/embedded
 
-	webListener   net.Listener
+	webListener   net.Listener // the first of webListeners
+	webListeners  []net.Listener
 	proxyListener net.Listener
+	webSecured    *webConfig // nil: plain HTTP
+	proxySecured  *webConfig
 	store         *store.Store
 	journal       *journal.Journal
 	memory        rules.Memory
 	brake         *rules.Brake
 	scales        *rules.Metrics
+	remotes       *remote.Metrics // nil before there is a Prometheus elsewhere
 	processes     *process.Processes
 	exporter      currentExporter
 	proxySlot     *slot
@@ -51,6 +55,7 @@ type app struct {
 
 	live  atomic.Pointer[live] // what the configuration made; a reload replaces it
 	phase atomic.Int32         // starting, ready, stopping
+	quit  func()               // ends run
 
 	reloading sync.Mutex // held by reload
 	reloads   *reloadMetrics
@@ -80,27 +85,6 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 		return nil, err
 	}
 	return a, nil
-}
-
-func (a *app) listen() (err error) {
-	if a.webListener, err = listen(a.opts.webAddress(), "web.listen-address"); err != nil {
-		return err
-	}
-	a.onClose(a.webListener.Close)
-	if !a.opts.has(roleBatchproxy) {
-		return nil
-	}
-	if len(a.live.Load().Batchproxy.Models) == 0 {
-		if !a.opts.has(roleRules) && !a.opts.has(roleExporter) {
-			return errors.New("--role=batchproxy has nothing to do: the configuration has no batchproxy.models")
-		}
-		return nil
-	}
-	if a.proxyListener, err = listen(a.opts.proxyListen, "batchproxy.listen-address"); err != nil {
-		return err
-	}
-	a.onClose(a.proxyListener.Close)
-	return nil
 }
 
 // build opens what stays for the life of the process, then takes the configuration over as a reload does.
@@ -143,6 +127,12 @@ func (a *app) openStore() (err error) {
 	if a.store, err = store.Open(o); err != nil {
 		return err
 	}
+	a.onClose(func() error {
+		if c := a.live.Load().remote; c != nil {
+			c.Close()
+		}
+		return nil
+	})
 	a.onClose(a.store.Close)
 	a.journal, err = journal.Open(filepath.Join(c.Storage.Path, "decisions.jsonl"), journal.Options{
 		Log: a.opts.log.With("component", "journal"), Watch: a.opts.tell,
@@ -262,7 +252,7 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, scalers []*rules.Scale
 		s := before[r.Name]
 		if s == nil || !s.Rule().Equal(r) {
 			s = rules.NewScaler(r, rules.ScalerOptions{
-				Querier: a.store, Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: a.scales,
+				Querier: a.store.Router(), Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: a.scales,
 				Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, Brake: a.brake,
 			})
 		}
@@ -277,11 +267,17 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, scalers []*rules.Scale
 	return groups, scalers
 }
 
-// newScrape is what the store scrapes: this process, the replicas of its targets and what the configuration names.
+// newScrape is what the store scrapes: this process, the replicas of its targets and what the configuration names. Nothing
+// where there is a Prometheus elsewhere, which does.
 func (a *app) newScrape(l *loaded) store.Scrape {
+	if l.Prometheus.Remote() {
+		return store.Scrape{}
+	}
 	sc := store.Scrape{
 		Configs: l.scrape,
-		Self:    []store.Self{{Name: "flyball", Address: reachable(a.webListener.Addr()), Drop: rules.OutputMetrics()}},
+		Self: []store.Self{{
+			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: metricsHandler(a.metrics), Drop: rules.OutputMetrics(),
+		}},
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.Actuators.Process)) {
 		if path := l.Actuators.Process[name].MetricsPath; path != "" {
@@ -334,11 +330,9 @@ type part struct {
 // turned away; then the proxy, which finishes what it has while replicas still answer; then the replicas. The page is
 // there to the end.
 func (a *app) run(ctx context.Context) error {
-	web := a.webServer()
-	return runParts(ctx, []part{
-		{"web", func(ctx context.Context) error { return serve(ctx, web, a.webListener) }},
-		{"", a.runBuilt},
-	}, func() { a.phase.Store(stopping) })
+	ctx, a.quit = context.WithCancel(ctx)
+	defer a.quit()
+	return runParts(ctx, []part{{"web", a.servePage}, {"", a.runBuilt}}, a.isStopping)
 }
 
 func (a *app) runBuilt(ctx context.Context) error {
@@ -364,14 +358,16 @@ func (a *app) runBuilt(ctx context.Context) error {
 	if a.proxyListener != nil {
 		server := a.proxyServer()
 		parts = append(parts,
-			part{"proxy server", func(ctx context.Context) error { return serve(ctx, server, a.proxyListener) }},
+			part{"proxy server", func(ctx context.Context) error {
+				return serve(ctx, server, a.proxyListener, a.opts.proxySecured, a.opts.log.With("component", "batchproxy"))
+			}},
 			part{"proxy", a.proxySlot.run})
 	}
 	if a.store != nil {
 		parts = append(parts, part{"rules", a.store.Run})
 	}
-	a.phase.CompareAndSwap(starting, ready)
-	return runParts(ctx, parts, func() { a.phase.Store(stopping) })
+	a.isReady()
+	return runParts(ctx, parts, a.isStopping)
 }
 
 // runParts runs all parts until ctx ends or one of them does, which none does by itself; then it calls stopping, ends them
@@ -446,32 +442,6 @@ func (a *app) restore(ctx context.Context, l *loaded, scalers []*rules.Scaler) {
 	}
 }
 
-// serve runs a server until ctx ends, and gives the requests in progress a little time.
-func serve(ctx context.Context, server *http.Server, l net.Listener) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	stop := make(chan struct{})
-	defer close(stop)
-	wg.Go(func() {
-		select {
-		case <-ctx.Done():
-		case <-stop:
-			return
-		}
-		// The proxy has answered all that it took by now; what is left are pages and scrapes.
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if server.Shutdown(grace) != nil {
-			_ = server.Close()
-		}
-	})
-	err := server.Serve(l)
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
-}
-
 func (a *app) onClose(f func() error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -488,14 +458,4 @@ func (a *app) close() {
 		}
 	}
 	a.closers = nil
-}
-
-// pageURL is where a person finds the page: an address that stands for all of the machine's is shown as localhost.
-func (a *app) pageURL() string { return "http://" + reachable(a.webListener.Addr()) + "/" }
-
-func reachable(address net.Addr) string {
-	if tcp, ok := address.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
-		return fmt.Sprintf("localhost:%d", tcp.Port)
-	}
-	return address.String()
 }

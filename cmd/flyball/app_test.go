@@ -40,7 +40,7 @@ func TestApp(t *testing.T) {
 		}
 		l.Storage.Path = filepath.Join(dir, "state")
 		a, err := newApp(l, &runOptions{
-			roles: []string{roleAll}, webListen: "127.0.0.1:0", proxyListen: "127.0.0.1:0", log: slog.New(slog.DiscardHandler), stdout: io.Discard,
+			roles: []string{roleAll}, webListen: []string{"127.0.0.1:0"}, proxyListen: "127.0.0.1:0", log: slog.New(slog.DiscardHandler), stdout: io.Discard,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -102,7 +102,7 @@ func TestAppFails(t *testing.T) {
 	}
 	l := &loaded{Config: DefaultConfig()}
 	l.Storage.Path = file
-	a, err := newApp(l, &runOptions{roles: []string{roleRules}, webListen: "127.0.0.1:0", log: slog.New(slog.DiscardHandler)})
+	a, err := newApp(l, &runOptions{roles: []string{roleRules}, webListen: []string{"127.0.0.1:0"}, log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestAppFails(t *testing.T) {
 	if want := "make the data directory (storage.path): mkdir " + file + ": not a directory"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	_, err = newApp(l, &runOptions{roles: []string{roleBatchproxy}, webListen: "127.0.0.1:0", log: slog.New(slog.DiscardHandler)})
+	_, err = newApp(l, &runOptions{roles: []string{roleBatchproxy}, webListen: []string{"127.0.0.1:0"}, log: slog.New(slog.DiscardHandler)})
 	if want := "--role=batchproxy has nothing to do: the configuration has no batchproxy.models"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

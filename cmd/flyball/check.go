@@ -78,8 +78,15 @@ func (named) Eval(context.Context, time.Time) ([]rules.Sample, error) {
 }
 
 func (l *loaded) summary() string {
-	return fmt.Sprintf("%s, %s, %s, %s", plural(len(l.rules), "rule file"), countRules(l.rules),
+	text := fmt.Sprintf("%s, %s, %s, %s", plural(len(l.rules), "rule file"), countRules(l.rules),
 		plural(len(l.Batchproxy.Models), "model"), plural(len(l.targets()), "target"))
+	if l.Prometheus.Remote() {
+		text += ", queries to " + l.Prometheus.URL
+	}
+	for _, u := range l.writes.URLs() {
+		text += ", samples to " + u
+	}
+	return text
 }
 
 // ruleCount counts rules by kind.

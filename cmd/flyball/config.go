@@ -16,6 +16,7 @@ import (
 	"flyball/batchproxy"
 	"flyball/exporter"
 	"flyball/rules"
+	"flyball/rules/remote"
 	"flyball/rules/source"
 	"flyball/rules/store"
 )
@@ -23,8 +24,10 @@ import (
 // Config is the configuration file: each part has its own type, with its defaults and what is wrong with it.
 type Config struct {
 	Global        Global            `yaml:"global"`
+	Prometheus    remote.Config     `yaml:"prometheus"`
 	Storage       Storage           `yaml:"storage"`
 	ScrapeConfigs *yaml.Node        `yaml:"scrape_configs"` // Prometheus's own format, for rules/store to read
+	RemoteWrite   *yaml.Node        `yaml:"remote_write"`   // so is this
 	RuleFiles     []string          `yaml:"rule_files"`
 	Alerting      *yaml.Node        `yaml:"alerting"` // Prometheus's own format, for rules/store to read
 	Exporter      exporter.Config   `yaml:"exporter"`
@@ -60,6 +63,7 @@ func DefaultConfig() Config {
 			ScrapeInterval:     model.Duration(15 * time.Second),
 			EvaluationInterval: model.Duration(15 * time.Second),
 		},
+		Prometheus: remote.DefaultConfig(),
 		Storage: Storage{
 			Path:      "data",
 			Retention: model.Duration(15 * 24 * time.Hour), // Prometheus's default
@@ -76,6 +80,7 @@ type loaded struct {
 	Config
 	rules    []*rules.File
 	scrape   store.ScrapeConfigs
+	writes   store.RemoteWrites
 	alerting store.Alerting
 }
 
@@ -97,7 +102,7 @@ func load(path string, more ...func(*loaded, *source.Decoder)) (*loaded, error) 
 	for _, f := range more {
 		f(l, d)
 	}
-	reader := rules.Reader{Defaults: l.ruleDefaults(), CheckScale: l.checkScale, CheckGroup: checkGroup}
+	reader := rules.Reader{Defaults: l.ruleDefaults(), CheckScale: l.checkScale, CheckGroup: checkGroup, Remote: l.Prometheus.Remote()}
 	var ruleFaults []error
 	for _, file := range l.findRules(d, filepath.Dir(path)) {
 		f, err := reader.ReadFile(file.name)
@@ -109,6 +114,9 @@ func load(path string, more ...func(*loaded, *source.Decoder)) (*loaded, error) 
 		default:
 			d.FaultAt(file.at, 0, "%s", err)
 		}
+	}
+	if ruleFaults == nil { // else a file that could not be read may write what the others ask for
+		ruleFaults = append(ruleFaults, reader.Finish())
 	}
 	if err := source.Join(append([]error{d.Err()}, ruleFaults...)...); err != nil {
 		return nil, err
@@ -146,6 +154,7 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 		}
 		d.Faults("", err)
 	}
+	l.validatePrometheus(d, dir)
 	if l.Alerting != nil {
 		text, err := yaml.Marshal(l.Alerting)
 		if err == nil {

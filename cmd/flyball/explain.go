@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,7 +21,7 @@ import (
 
 type explainOptions struct {
 	rule    string
-	url     string
+	server  server
 	journal string
 	at      string
 	output  string
@@ -31,7 +32,7 @@ func explainCommand(app *kingpin.Application, stdout io.Writer) command {
 	c := app.Command("explain", "Say why a scale rule decided what it did: every input, every stage, every reason.")
 	var o explainOptions
 	c.Arg("rule", "Name of the scale rule.").Required().StringVar(&o.rule)
-	c.Flag("url", "Of the running flyball.").Default("http://127.0.0.1:9838").StringVar(&o.url)
+	o.server.flags(c)
 	c.Flag("journal", "Read this journal (decisions.jsonl) instead of asking a running flyball.").StringVar(&o.journal)
 	c.Flag("at", "The decision that held at this time (RFC 3339, or 15:04:05 today); default: the last one.").StringVar(&o.at)
 	c.Flag("last", "How many decisions, newest first.").Default("1").IntVar(&o.last)
@@ -43,9 +44,6 @@ func explain(ctx context.Context, stdout io.Writer, o explainOptions) error {
 	if o.last < 1 || o.last > web.MaxDecisions {
 		return exitError{exitUsage, fmt.Errorf("--last is %d: expected 1 to %d", o.last, web.MaxDecisions)}
 	}
-	if !strings.Contains(o.url, "://") {
-		o.url = "http://" + o.url
-	}
 	until, err := parseTime(o.at, time.Now())
 	if err != nil {
 		return exitError{exitUsage, err}
@@ -54,7 +52,7 @@ func explain(ctx context.Context, stdout io.Writer, o explainOptions) error {
 	if o.journal != "" {
 		found, err = journalDecisions(o.journal, journal.Filter{Rule: o.rule, Until: until}, o.last)
 	} else {
-		found, err = askDecisions(ctx, o.url, o.rule, until, o.last)
+		found, err = askDecisions(ctx, o.server, o.rule, until, o.last)
 	}
 	if err != nil {
 		return fmt.Errorf("explain %s: %w", o.rule, err)
@@ -110,33 +108,34 @@ func journalDecisions(path string, f journal.Filter, n int) ([]*rules.Decision, 
 	return found, nil
 }
 
-func askDecisions(ctx context.Context, base, rule string, until time.Time, n int) ([]*rules.Decision, error) {
+func askDecisions(ctx context.Context, running server, rule string, until time.Time, n int) ([]*rules.Decision, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	query := url.Values{"rule": {rule}, "limit": {fmt.Sprint(n)}}
 	if !until.IsZero() {
 		query.Set("until", until.Format(time.RFC3339Nano))
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		strings.TrimSuffix(base, "/")+"/api/v1/flyball/decisions?"+query.Encode(), nil)
+	response, err := running.get(ctx, "/api/v1/flyball/decisions?"+query.Encode())
+	if _, unreachable := errors.AsType[*url.Error](err); unreachable {
+		return nil, fmt.Errorf("%w: is flyball running there? --journal reads decisions from a file", err)
+	}
 	if err != nil {
 		return nil, err
 	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, fmt.Errorf("%w: is flyball running there? --journal reads decisions from a file", err)
-	}
 	defer response.Body.Close()
+	if response.StatusCode == http.StatusUnauthorized {
+		return nil, fmt.Errorf("%s asks for a password: --http.config.file gives it", running.url)
+	}
 	var answer struct {
 		Status string
 		Error  string
 		Data   []*rules.Decision
 	}
 	if err := json.NewDecoder(io.LimitReader(response.Body, 64<<20)).Decode(&answer); err != nil {
-		return nil, fmt.Errorf("%s answered %s, which is not flyball's API: %w", base, response.Status, err)
+		return nil, fmt.Errorf("%s answered %s, which is not flyball's API: %w", running.url, response.Status, err)
 	}
 	if answer.Status != "success" {
-		return nil, fmt.Errorf("%s: %s", base, answer.Error)
+		return nil, fmt.Errorf("%s: %s", running.url, answer.Error)
 	}
 	return answer.Data, nil
 }

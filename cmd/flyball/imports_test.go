@@ -28,10 +28,13 @@ func TestImports(t *testing.T) {
 		"flyball/exporter":                    {},
 		"flyball/exporter/gpu":                {"flyball/exporter"},
 		"flyball/exporter/host":               {"flyball/exporter"},
+		"flyball/mixin":                       {"flyball/rules/source"},
+		"flyball/mixin/dashboard":             {"flyball/rules/source"},
 		"flyball/rules":                       {"flyball/actuators", "flyball/forecast", "flyball/rules/source"},
 		"flyball/rules/journal":               {"flyball/rules"},
 		"flyball/rules/peertest":              {},
 		"flyball/rules/promapi":               {},
+		"flyball/rules/remote":                {"flyball/rules", "flyball/rules/source"},
 		"flyball/rules/source":                {},
 		"flyball/rules/store":                 {"flyball/rules", "flyball/rules/promapi", "flyball/rules/source"},
 	}

@@ -73,14 +73,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app.UsageWriter(stdout).ErrorWriter(stderr)
 	done := -1
 	app.Terminate(func(code int) { done = code })
-	commands := []command{
-		runCommand(app, stdout, stderr),
-		checkConfigCommand(app, stdout),
-		checkRulesCommand(app, stdout),
-		explainCommand(app, stdout),
-		benchCommand(app, stdout, stderr),
-		versionCommand(app, stdout),
-	}
+	commands := newCommands(app, stdout, stderr)
 	if len(args) == 0 {
 		app.Usage(nil)
 		return exitUsage
@@ -111,6 +104,23 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "flyball: %s\n", err)
 	return exitFailed
+}
+
+// newCommands adds every command to the command line, in the order of the help.
+func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
+	return []command{
+		runCommand(app, stdout, stderr),
+		checkConfigCommand(app, stdout),
+		checkRulesCommand(app, stdout),
+		checkDashboardsCommand(app, stdout, stderr),
+		checkWebConfigCommand(app, stdout),
+		checkHealthyCommand(app, stdout),
+		checkReadyCommand(app, stdout),
+		explainCommand(app, stdout),
+		benchCommand(app, stdout, stderr),
+		mixinRenderCommand(app, stdout),
+		versionCommand(app, stdout),
+	}
 }
 
 // exitError ends the program with a code; err may be nil when all has been said.

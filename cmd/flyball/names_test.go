@@ -45,12 +45,7 @@ func golden(t *testing.T, name string, got []string) {
 func TestNames(t *testing.T) {
 	t.Run("commands", func(t *testing.T) {
 		app := kingpin.New("flyball", "")
-		runCommand(app, io.Discard, io.Discard)
-		checkConfigCommand(app, io.Discard)
-		checkRulesCommand(app, io.Discard)
-		explainCommand(app, io.Discard)
-		benchCommand(app, io.Discard, io.Discard)
-		versionCommand(app, io.Discard)
+		newCommands(app, io.Discard, io.Discard)
 		var names []string
 		var walk func(prefix string, c *kingpin.CmdModel)
 		walk = func(prefix string, c *kingpin.CmdModel) {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -17,6 +18,7 @@ import (
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/rules"
+	"flyball/rules/remote"
 	"flyball/rules/source"
 	"flyball/rules/store"
 )
@@ -27,6 +29,7 @@ type live struct {
 	scalers []*rules.Scaler
 	proxy   *batchproxy.Proxy // nil where this process has none
 	gpus    *gpu.Collector    // nil where it has none
+	remote  *remote.Client    // nil where the store answers all
 }
 
 // next is a configuration that every part has checked, and that none has taken over yet.
@@ -38,13 +41,16 @@ type next struct {
 	proxied   bool                        // the proxy is to be another one
 }
 
-// reload reads the configuration again. All of it holds from then on or, with an error, nothing has changed.
+// reload reads the configuration again. All of it holds from then on or, with an error, nothing has changed. SIGHUP and
+// POST /-/reload both come here; systemd is told.
 func (a *app) reload(ctx context.Context) error {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	if a.phase.Load() != ready {
 		return errors.New("flyball is starting or stopping")
 	}
+	a.notify(daemon.SdNotifyMonotonicUsec() + daemon.SdNotifyReloading)
+	defer a.notify(daemon.SdNotifyReady)
 	began := time.Now()
 	err := a.loadAgain(ctx)
 	a.reloads.done(err)
@@ -107,8 +113,13 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 				ScrapeInterval: time.Duration(l.Global.ScrapeInterval), EvaluationInterval: time.Duration(l.Global.EvaluationInterval),
 				ExternalLabels: labels.FromMap(l.Global.ExternalLabels),
 			},
-			Scrape:   a.newScrape(l),
-			Alerting: l.alerting,
+			Scrape: a.newScrape(l), Alerting: l.alerting, RemoteWrites: l.writes,
+		}
+		if n.remote, err = a.newRemote(l, now); err != nil {
+			return nil, err
+		}
+		if n.remote != nil {
+			c.Remote = n.remote
 		}
 		c.Groups, n.scalers = a.newGroups(l)
 		prepared, err := a.store.Prepare(c)
@@ -144,6 +155,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		a.gpuSlot.put(runGPUs(n.gpus))
 	}
 	a.live.Store(&n.live)
+	if now.remote != nil && now.remote != n.remote {
+		now.remote.Close()
+	}
 	if n.proxied {
 		a.proxySlot.put(a.runProxy(n.proxy))
 		if now.proxy != nil {

@@ -42,7 +42,7 @@ func startWithin(t *testing.T, files map[string]string, flags ...func(*runOption
 	w.write(files)
 	o := &runOptions{
 		configFile: filepath.Join(w.dir, "flyball.yml"), storagePath: filepath.Join(w.dir, "state"), roles: []string{roleAll}, act: true,
-		webListen: "127.0.0.1:0", proxyListen: "127.0.0.1:0", stdout: io.Discard,
+		webListen: []string{"127.0.0.1:0"}, proxyListen: "127.0.0.1:0", stdout: io.Discard,
 		log: slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	for _, set := range flags {
@@ -110,7 +110,7 @@ func (w *within) picture() string {
 			jobs = append(jobs, t.Job)
 		}
 	}
-	fmt.Fprintf(&b, "jobs %v\n", jobs)
+	fmt.Fprintf(&b, "jobs %v, alertmanagers %v\n", jobs, w.store.Alertmanagers().Active)
 	for _, m := range now.proxy.Models() {
 		fmt.Fprintf(&b, "model %s\n", m.Name)
 	}
@@ -168,6 +168,7 @@ func after(model string) map[string]string {
 		"flyball.yml": `global: {scrape_interval: 150ms, evaluation_interval: 150ms, external_labels: {site: two}}
 rule_files: [a.rules.yml, b.rules.yml]
 exporter: {collectors: {host: true, gpu: false}}
+alerting: {alertmanagers: [{scheme: https, static_configs: [{targets: ["127.0.0.1:2"]}]}]}
 scrape_configs: [{job_name: second, static_configs: [{targets: ["127.0.0.1:1"]}]}]
 batchproxy: {models: [{name: m, batch: {max_size: 3}, upstreams: [{url: "` + model + `"}]}, {name: n, upstreams: [{url: "` + model + `"}]}]}
 actuators:
@@ -219,9 +220,10 @@ func TestReloadBroken(t *testing.T) {
 		{"global", "flyball.yml", "scrape_interval: 150ms", "scrape_interval: 0s", "flyball.yml:1:27: scrape_interval: 0s is not an interval"},
 		{"storage", "flyball.yml", "rule_files", "storage: {retention: 30d}\nrule_files", "flyball.yml:2:22: storage.retention is 15d in the process that runs: to change it takes a restart"},
 		{"exporter", "flyball.yml", "gpu: false", "gpu: perhaps", "flyball.yml:3:42: exporter.collectors.gpu"},
-		{"scrape", "flyball.yml", "static_configs", "static_config", `flyball.yml:4:37: scrape_configs[0].static_config: unknown key "static_config"`},
-		{"batchproxy", "flyball.yml", "max_size: 3", "max_size: 0", "flyball.yml:5:51: models[0].batch.max_size: 0 is not a batch size"},
-		{"actuators", "flyball.yml", "drain: 1s", "drain: -1s", "flyball.yml:8:21: drain"},
+		{"scrape", "flyball.yml", "second, static_configs", "second, static_config", `flyball.yml:5:37: scrape_configs[0].static_config: unknown key "static_config"`},
+		{"alerting", "flyball.yml", "scheme: https", "scheme: httpz", "flyball.yml:4:37: alerting.alertmanagers[0].scheme"},
+		{"batchproxy", "flyball.yml", "max_size: 3", "max_size: 0", "flyball.yml:6:51: models[0].batch.max_size: 0 is not a batch size"},
+		{"actuators", "flyball.yml", "drain: 1s", "drain: -1s", "flyball.yml:9:21: drain"},
 		{"a rule file that is not there", "flyball.yml", "b.rules.yml", "c.rules.yml", "flyball.yml:2:27: read rule file"},
 		{"a record rule", "a.rules.yml", "vector(2)", "vector(2", "a.rules.yml:4:"},
 		{"an alert rule", "a.rules.yml", "for: 1h", "annotations: {summary: '{{ nope }}'}", "a.rules.yml:5:"},
@@ -330,7 +332,7 @@ func TestReload(t *testing.T) {
 	w.eventually("the model that is new answers", func() bool { code, _ := w.post("n"); return code == 200 })
 	w.eventually("the job that is new is scraped, the old one is not", func() bool {
 		text := w.picture()
-		return strings.Contains(text, "second") && !strings.Contains(text, "first") && strings.Contains(text, "collector host")
+		return strings.Contains(text, "alertmanagers [https://127.0.0.1:2/api/v2/alerts]") && strings.Contains(text, "second") && !strings.Contains(text, "first") && strings.Contains(text, "collector host")
 	})
 	if all := w.processes.Replicas("digits"); all[0].PID != pid || !all[0].Outdated || all[1].Outdated {
 		t.Errorf("the replica of before: %+v", all)

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -32,15 +30,20 @@ const (
 )
 
 type runOptions struct {
-	configFile  string
-	storagePath string
-	webListen   string
-	proxyListen string
-	roles       []string
-	act         bool
-	print       bool
-	log         *slog.Logger
-	stdout      io.Writer
+	configFile   string
+	storagePath  string
+	webListen    []string // none: the default of the roles
+	proxyListen  string
+	webSecured   string // a web configuration file; "": plain HTTP
+	proxySecured string // the same for the proxy
+	sockets      bool   // listen on what systemd hands over
+	externalURL  string
+	lifecycle    bool // POST /-/reload and /-/quit
+	roles        []string
+	act          bool
+	print        bool
+	log          *slog.Logger
+	stdout       io.Writer
 }
 
 func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
@@ -50,8 +53,13 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c.Flag("storage.path", "Where samples and decisions are kept, instead of storage.path in the configuration.").StringVar(&o.storagePath)
 	c.Flag("role", "What this process does: all, exporter, batchproxy or rules; repeatable.").Default(roleAll).EnumsVar(&o.roles, roleAll, roleExporter, roleBatchproxy, roleRules)
 	c.Flag("act.enabled", "Carry out the decisions of rules whose mode is act. Without it every rule only observes.").BoolVar(&o.act)
-	c.Flag("web.listen-address", "Of the page, /metrics and the API. Default: 127.0.0.1:9838, for the exporter alone 127.0.0.1:9839, for the proxy alone 127.0.0.1:9840.").StringVar(&o.webListen)
+	c.Flag("web.listen-address", "Of the page, /metrics and the API. Default: 127.0.0.1:9838, for the exporter alone 127.0.0.1:9839, for the proxy alone 127.0.0.1:9840. Repeatable.").StringsVar(&o.webListen)
+	c.Flag("web.systemd-socket", "Listen on the sockets that systemd hands over: one named batchproxy is the proxy's, the others are the page's (Linux).").BoolVar(&o.sockets)
+	c.Flag("web.config.file", "TLS, client certificates, passwords and headers of the page, in the format that Prometheus and its exporters share. flyball check web-config checks it.").StringVar(&o.webSecured)
+	c.Flag("web.external-url", "Where users reach the page, for links in alerts, when it is not where it listens.").StringVar(&o.externalURL)
+	c.Flag("web.enable-lifecycle", "Let POST /-/reload and POST /-/quit reload and end this process.").BoolVar(&o.lifecycle)
 	c.Flag("batchproxy.listen-address", "Where the batching proxy takes requests.").Default("127.0.0.1:8090").StringVar(&o.proxyListen)
+	c.Flag("batchproxy.web.config.file", "TLS, client certificates and passwords of the proxy, as --web.config.file has them for the page.").StringVar(&o.proxySecured)
 	c.Flag("decisions.print", "Print each decision as a line for a person, instead of logging it.").BoolVar(&o.print)
 	logging := promslog.Config{Writer: stderr}
 	promslogflag.AddFlags(app, &logging)
@@ -65,17 +73,17 @@ func (o *runOptions) has(role string) bool {
 	return slices.Contains(o.roles, role) || slices.Contains(o.roles, roleAll)
 }
 
-// webAddress is the default address of the roles that run here.
-func (o *runOptions) webAddress() string {
+// webAddresses are those that were given, or the default one of the roles that run here.
+func (o *runOptions) webAddresses() []string {
 	switch {
-	case o.webListen != "":
+	case len(o.webListen) > 0:
 		return o.webListen
 	case !o.has(roleRules) && !o.has(roleBatchproxy):
-		return "127.0.0.1:9839"
+		return []string{"127.0.0.1:9839"}
 	case !o.has(roleRules) && !o.has(roleExporter):
-		return "127.0.0.1:9840"
+		return []string{"127.0.0.1:9840"}
 	}
-	return "127.0.0.1:9838"
+	return []string{"127.0.0.1:9838"}
 }
 
 func (o *runOptions) run(ctx context.Context) error {
@@ -126,7 +134,7 @@ func (a *app) greeting() string {
 	fmt.Fprintf(&line, "flyball %s   page %s", version.Version, a.pageURL())
 	for _, m := range a.live.Load().Batchproxy.Models {
 		if a.proxyListener != nil {
-			fmt.Fprintf(&line, "   model http://%s/v2/models/%s/infer", reachable(a.proxyListener.Addr()), m.Name)
+			fmt.Fprintf(&line, "   model %s://%s/v2/models/%s/infer", a.proxySecured.scheme(), reachable(a.proxyListener.Addr()), m.Name)
 		}
 	}
 	if !a.opts.act {
@@ -162,21 +170,6 @@ func (o *runOptions) tell(d *rules.Decision) {
 // worthALine says whether a hold for that reason is news to a person who watches.
 func worthALine(r rules.Reason) bool {
 	return slices.Contains([]rules.Reason{rules.MetricMissing, rules.MetricStale, rules.MetricNaN, rules.InFlight, rules.ActuatorError, rules.ExternalChange}, r)
-}
-
-// listen opens a TCP listener; the error names the flag to change.
-func listen(address, flag string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
-	if err == nil {
-		return l, nil
-	}
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("listen on %s: the address is in use: is flyball running already? --%s gives another", address, flag)
-	}
-	if detail, ok := errors.AsType[*net.OpError](err); ok && detail.Err != nil {
-		err = detail.Err
-	}
-	return nil, fmt.Errorf("listen on %s (--%s): %w", address, flag, err)
 }
 
 func executable() (string, error) {

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Error is one fault in a file.
@@ -35,9 +37,25 @@ func (e *Error) Show() string {
 	if e.Line == 0 || strings.TrimSpace(e.text) == "" {
 		return e.Error()
 	}
-	text, column := window(e.text, max(e.Column-1, 0))
+	text, column := window(masked(e.text), max(e.Column-1, 0))
 	margin := fmt.Sprintf("%5d | ", e.Line)
 	return fmt.Sprintf("%s\n%s%s\n%s| %s^", e.Error(), margin, text, strings.Repeat(" ", len(margin)-2), strings.Repeat(" ", column))
+}
+
+// secret is a key whose value nobody should see, by Prometheus's names, or a URL with a password.
+var secret = regexp.MustCompile(`(?i)\b(?:password|credentials|bearer_token|client_secret|client_certificate_key|secret_key|secrets)["']?\s*:\s*(\[[^\]]*\]?|"[^"]*"?|'[^']*'?|[^,}\s]+)|://[^/\s:@]*:([^@\s/]+)@`)
+
+// masked hides secrets in a line that is shown, character by character, so that the caret stays where it belongs.
+func masked(line string) string {
+	found := secret.FindAllStringSubmatchIndex(line, -1)
+	for _, m := range slices.Backward(found) {
+		from, to := m[2], m[3]
+		if from < 0 {
+			from, to = m[4], m[5]
+		}
+		line = line[:from] + strings.Repeat("*", utf8.RuneCountInString(line[from:to])) + line[to:]
+	}
+	return line
 }
 
 // shown is how many characters of a line are shown at the most, before and behind the place.

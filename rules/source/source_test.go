@@ -312,3 +312,22 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestSecretsAreNotShown: the line that a fault is on may hold a password beside it.
+func TestSecretsAreNotShown(t *testing.T) {
+	for line, want := range map[string]string{
+		"  password: hunter2":                               "  password: *******",
+		"a: {password: 'x, y', user: u}":                    "a: {password: ******, user: u}",
+		`{"credentials": "é2", user: u}`:                    `{"credentials": ****, user: u}`,
+		"http_headers: {X: {secrets: [a, b]}, Y: {f: [z]}}": "http_headers: {X: {secrets: ******}, Y: {f: [z]}}",
+		"  password_file: /run/secret":                      "  password_file: /run/secret",
+		"url: http://u:p:w@h:80/x: y":                       "url: http://u:***@h:80/x: y",
+		"url: http://h:80/a@b":                              "url: http://h:80/a@b",
+		"  bearer_token: abc # password: d":                 "  bearer_token: *** # password: *",
+	} {
+		e := &Error{File: "f", Line: 1, Column: 3, Message: "m", text: line}
+		if got := e.Show(); !strings.Contains(got, "| "+want+"\n") {
+			t.Errorf("%q: got\n%s\nwant %q", line, got, want)
+		}
+	}
+}

@@ -115,8 +115,10 @@ func newAlerter(opts Options, sdMetrics *discovery.SDMetrics) (*alerter, error) 
 }
 
 // ApplyAlerting makes these the Alertmanagers that alerts are sent to, all or nothing. What did not change goes on
-// undisturbed. Before Run it only takes note. It takes a second where an Alertmanager is taken away that does not answer.
+// undisturbed. Before Run it only takes note.
 func (s *Store) ApplyAlerting(alerting Alerting) error {
+	s.reload.Lock()
+	defer s.reload.Unlock()
 	if s.isClosed() {
 		return ErrClosed
 	}
@@ -124,8 +126,7 @@ func (s *Store) ApplyAlerting(alerting Alerting) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.alerter.change(p)
-	return err
+	return s.alerter.commit(p)
 }
 
 // Alertmanagers returns where alerts are sent to at present.
@@ -218,29 +219,23 @@ func (p *preparedAlerting) slash(next preparedAlertmanager) bool {
 	return slash
 }
 
-// change takes over what prepare returned, or keeps what there was. undo goes back to that.
-func (a *alerter) change(p *preparedAlerting) (undo func() error, err error) {
+// commit puts into effect what prepare returned. An error means that what was in effect before still is. It may take as long
+// as a request to an Alertmanager that is taken away and does not answer: its timeout.
+func (a *alerter) commit(p *preparedAlerting) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	before := a.applied
-	undo = func() error {
-		if before == nil {
-			before = &preparedAlerting{config: &config.Config{}}
-		}
-		_, err := a.change(before)
-		return err
-	}
 	if !a.open {
 		a.applied = p
-		return undo, nil
+		return nil
 	}
+	before := a.applied
 	if err := a.apply(p); err != nil {
 		if before != nil {
 			err = errors.Join(err, a.apply(before))
 		}
-		return nil, err
+		return err
 	}
-	return undo, nil
+	return nil
 }
 
 // apply puts the configuration into effect; mu is held. The notifier comes before discovery, which may send Alertmanagers

@@ -410,7 +410,7 @@ func TestAlertmanagerHangs(t *testing.T) {
 			case "discovery":
 				find(good.address())
 			default: // until Run ends, which then waits no longer than drain
-				p, err := s.Prepare(Config{Groups: []Group{always("Always")}, Alerting: next})
+				p, err := s.alerter.prepare(*s.global.Load(), next)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -420,7 +420,7 @@ func TestAlertmanagerHangs(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				go func() { done <- p.Commit() }()
+				go func() { done <- s.alerter.commit(p) }()
 				until(t, "the notifier is busy", func() bool { return bad.asked() == 2 })
 				last := s.Groups()[0].LastEvaluation
 				until(t, "evaluations meanwhile", func() bool { return s.Groups()[0].LastEvaluation.Sub(last) >= time.Second })
@@ -579,4 +579,44 @@ func TestOutbox(t *testing.T) {
 	if o.held(t0) || !o.held(t0.Add(-1)) {
 		t.Error("held at the wrong time")
 	}
+}
+
+// TestReloadWithAlerting: Alertmanagers and external labels are taken over with the rest of a configuration, and a fault
+// elsewhere in it leaves them as they were.
+func TestReloadWithAlerting(t *testing.T) {
+	first, second := newReceiver(t), newReceiver(t)
+	s := open(t, t.TempDir(), quick)
+	reload := func(r *receiver, cluster string, groups ...Group) error {
+		p, err := s.Prepare(Config{
+			Global: Global{ExternalLabels: labels.FromStrings("cluster", cluster)}, Groups: groups, Alerting: to(t, "", r.address()),
+		})
+		if err != nil {
+			return err
+		}
+		return p.Commit()
+	}
+	last := func(r *receiver) string {
+		got := r.got()
+		if len(got) == 0 {
+			return ""
+		}
+		return got[len(got)-1].Labels["cluster"]
+	}
+	if err := reload(first, "one", always("Always")); err != nil {
+		t.Fatal(err)
+	}
+	start(t, s)
+	until(t, "the first gets it", func() bool { return last(first) == "one" })
+	if err := reload(second, "two", always("Always"), Group{Interval: time.Second}); err == nil {
+		t.Fatal("a group without a name is taken over")
+	}
+	n := len(first.got())
+	until(t, "the first gets it again", func() bool { return len(first.got()) > n })
+	if got := last(first); got != "one" || second.asked() > 0 {
+		t.Errorf("after a fault the label is %q, and the other was asked %d times", got, second.asked())
+	}
+	if err := reload(second, "two", always("Always")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the second gets it", func() bool { return last(second) == "two" })
 }

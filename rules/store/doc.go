@@ -28,6 +28,18 @@
 // flyball_rule_group_iterations_missed_total. EvalGroups runs the same evaluation at a time that the caller chooses, which
 // is what tests and backtests use instead of Run.
 //
+// # Prometheus's HTTP API
+//
+// QueryInstant, QuerySteps, LabelNames, LabelValues, ListSeries, ListRules, ListAlerts, ListTargets, ListMetadata, FormatExpr
+// and Exemplars answer Prometheus's API in the words of package promapi, for a handler to put on HTTP. Options.APIConcurrency
+// of them are under way at once; the rules' own queries do not wait for them.
+//
+// # A Prometheus elsewhere
+//
+// With Config.Remote queries go there, save those of nothing but what the groups write, which live here: Router answers
+// each on its side, and record and alert rules ask in the same way. Prepare refuses a query that needs both sides.
+// Config.RemoteWrites sends what is written here on, by Prometheus's own queues over the write-ahead log.
+//
 // # Scraping
 //
 // ParseScrapeConfigs reads scrape_configs in Prometheus's format with static, file and HTTP discovery. A Job scrapes the

@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	promrules "github.com/prometheus/prometheus/rules"
+
+	"flyball/rules"
 )
 
 // GroupStatus is how a group's last evaluation went.
@@ -75,7 +77,7 @@ func (s *Store) SetGroups(groups []Group) error {
 	if s.isClosed() {
 		return ErrClosed
 	}
-	p, err := s.prepareGroups(*s.global.Load(), groups)
+	p, err := s.prepareGroups(*s.global.Load(), groups, s.route.Load().remote)
 	if err != nil {
 		return err
 	}
@@ -87,6 +89,7 @@ func (s *Store) SetGroups(groups []Group) error {
 type preparedGroups struct {
 	specs []Group
 	rules [][]promrules.Rule
+	route *route // of what they query
 }
 
 // changeGroups makes prepared groups the ones that are evaluated; s.reload is held.
@@ -140,6 +143,7 @@ func (s *Store) changeGroups(p *preparedGroups) {
 		s.retire(r)
 	}
 
+	s.route.Store(p.route)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.runners = next
@@ -151,7 +155,7 @@ func (s *Store) changeGroups(p *preparedGroups) {
 }
 
 // prepareGroups checks every group and makes its rules, and touches nothing else.
-func (s *Store) prepareGroups(global Global, groups []Group) (*preparedGroups, error) {
+func (s *Store) prepareGroups(global Global, groups []Group, remote rules.Querier) (*preparedGroups, error) {
 	var errs []error
 	p := &preparedGroups{}
 	seen := map[string]bool{}
@@ -180,6 +184,10 @@ func (s *Store) prepareGroups(global Global, groups []Group) (*preparedGroups, e
 		p.rules = append(p.rules, rs)
 	}
 	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.route, err = newRoute(s.parser, remote, p.specs); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -8,7 +8,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
-	promrules "github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"flyball/rules"
@@ -112,18 +111,6 @@ func (s *Store) QueryRange(ctx context.Context, expr string, start, end time.Tim
 		series = append(series, Series{Labels: m.Metric, Points: points})
 	}
 	return series, nil
-}
-
-// queryFunc is how record and alert rules query: as Prometheus's do, with errors that name the limits.
-func (s *Store) queryFunc() promrules.QueryFunc {
-	query := promrules.EngineQueryFunc(s.engine, s.db)
-	return func(ctx context.Context, expr string, at time.Time) (promql.Vector, error) {
-		v, err := query(ctx, expr, at)
-		if err != nil {
-			return nil, s.queryError(ctx, err)
-		}
-		return v, nil
-	}
 }
 
 // queryError says what the user can do about an error of the engine, which names its limits only in general.

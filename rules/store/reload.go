@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
+
+	"flyball/rules"
 )
 
 // Config is what a Store may be told anew while it runs.
@@ -12,14 +14,17 @@ type Config struct {
 	Global
 	Groups   []Group  // what to evaluate
 	Scrape   Scrape   // what to scrape
-	Alerting Alerting // where to send alerts
+	Alerting Alerting // where alerts are sent
+
+	Remote       rules.Querier // answers queries of what the groups do not write; nil: the store answers all
+	RemoteWrites RemoteWrites  // where to send on what is written here
 }
 
 // Global are the settings that the parts of a Config share.
 type Global struct {
 	ScrapeInterval     time.Duration // of the jobs that give none; 0: that of DefaultOptions
 	EvaluationInterval time.Duration // of the groups that give none, and of subqueries without a step; 0: that of DefaultOptions
-	ExternalLabels     labels.Labels // on alerts that are sent, in their templates, and part of the seed that spreads scrapes over the interval
+	ExternalLabels     labels.Labels // in alert templates, on alerts that are sent, and part of the seed that spreads scrapes over the interval
 }
 
 func (g Global) normalize() Global {
@@ -35,11 +40,12 @@ func (g Global) normalize() Global {
 
 // Prepared is a Config that was checked and is ready to be taken over.
 type Prepared struct {
-	store  *Store
-	global Global
-	groups *preparedGroups
-	scrape *prepared
-	alerts *preparedAlerting
+	store    *Store
+	global   Global
+	groups   *preparedGroups
+	scrape   *prepared
+	alerting *preparedAlerting
+	send     sending
 }
 
 // Prepare checks a whole configuration and changes nothing. The error joins every fault.
@@ -47,11 +53,11 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 	if s.isClosed() {
 		return nil, ErrClosed
 	}
-	p := &Prepared{store: s, global: c.normalize()}
+	p := &Prepared{store: s, global: c.normalize(), send: sending{c.RemoteWrites, c.ExternalLabels}}
 	var errs [3]error
-	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups)
+	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups, c.Remote)
 	p.scrape, errs[1] = s.scraper.prepare(p.global, c.Scrape)
-	p.alerts, errs[2] = s.alerter.prepare(p.global, c.Alerting)
+	p.alerting, errs[2] = s.alerter.prepare(p.global, c.Alerting)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -59,8 +65,8 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 }
 
 // Commit takes a prepared configuration over: what did not change goes on undisturbed; see SetGroups, ApplyScrape and
-// ApplyAlerting. It fails only where Prometheus's notifier or scraper does, which keep what they had then, and so does
-// everything else. It takes a second longer where an Alertmanager is taken away that does not answer.
+// ApplyAlerting. It fails only where Prometheus's scraper or notifier does, or where a file of remote_write is gone since
+// it was read; then everything stays as it was.
 func (p *Prepared) Commit() error {
 	s := p.store
 	s.reload.Lock()
@@ -68,12 +74,18 @@ func (p *Prepared) Commit() error {
 	if s.isClosed() {
 		return ErrClosed
 	}
-	undo, err := s.alerter.change(p.alerts)
-	if err != nil {
+	before, sent := s.scraper.present(), s.sender.applied
+	if err := s.sender.change(p.send); err != nil {
 		return err
 	}
 	if err := s.scraper.change(p.scrape); err != nil {
-		return errors.Join(err, undo())
+		return errors.Join(err, s.sender.change(sent))
+	}
+	if err := s.alerter.commit(p.alerting); err != nil {
+		if before != nil {
+			err = errors.Join(err, s.scraper.change(before))
+		}
+		return errors.Join(err, s.sender.change(sent))
 	}
 	s.global.Store(&p.global)
 	s.changeGroups(p.groups)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"reflect"
 	"regexp"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	commonconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/discovery"
@@ -56,9 +58,10 @@ type Job struct {
 // Self scrapes one address that does not change. Its series have the labels job (Name), instance (Address) and Labels.
 type Self struct {
 	Name        string
-	Address     string // host:port
-	Scheme      string // "": http
-	MetricsPath string // "": /metrics
+	Address     string       // host:port
+	Handler     http.Handler // if set, it is scraped in memory; Address is then only the label instance
+	Scheme      string       // "": http; unused with a Handler
+	MetricsPath string       // "": /metrics
 	Interval    time.Duration
 	Labels      map[string]string
 	Drop        []string // names of metrics that are not taken, because the store has them from elsewhere
@@ -82,6 +85,7 @@ type scraper struct {
 	db         *tsdb.DB
 	discovery  *discovery.Manager
 	scrapes    *scrape.Manager
+	inProcess  *inProcess
 	stop       context.CancelFunc // ends discovery
 	followers  sync.WaitGroup     // of the lists of replicas
 	departures sync.WaitGroup
@@ -97,6 +101,7 @@ type prepared struct {
 	config    *config.Config
 	discovery map[string]discovery.Configs // by job
 	replicas  map[string]*replicaConfig    // by job
+	handlers  map[string]http.Handler      // by host, of this process
 }
 
 func newScraper(opts Options, db *tsdb.DB, sdMetrics *discovery.SDMetrics) (*scraper, error) {
@@ -108,8 +113,10 @@ func newScraper(opts Options, db *tsdb.DB, sdMetrics *discovery.SDMetrics) (*scr
 		cancel()
 		return nil, errors.New("start discovery: its metrics are registered already")
 	}
+	s.inProcess = newInProcess(s.logger)
 	var err error
 	s.scrapes, err = scrape.NewManager(&scrape.Options{
+		HTTPClientOptions:        []commonconfig.HTTPClientOption{commonconfig.WithDialContextFunc(s.inProcess.dial)},
 		DiscoveryReloadInterval:  model.Duration(discoveryReload),
 		DiscoveryReloadOnStartup: true,
 	}, s.logger, logging.NewJSONFileLogger, nil, db, opts.Registerer)
@@ -157,6 +164,13 @@ func (s *Store) Targets() []Target {
 	return all
 }
 
+// present is what is scraped now, nil before anything was.
+func (s *scraper) present() *prepared {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applied
+}
+
 // change makes what was prepared what is scraped; with an error nothing changed.
 func (s *scraper) change(next *prepared) error {
 	s.mu.Lock()
@@ -197,6 +211,7 @@ func (s *scraper) commit(p *prepared) error {
 	if err := s.scrapes.ApplyConfig(p.config); err != nil {
 		return fmt.Errorf("apply the scrape configuration: %w", err)
 	}
+	s.inProcess.handlers.Store(&p.handlers) // jobs that went are no longer scraped, new ones not yet
 	if err := s.discovery.ApplyConfig(p.discovery); err != nil {
 		return fmt.Errorf("apply the scrape configuration: %w", err)
 	}
@@ -214,7 +229,7 @@ func (s *scraper) prepare(global Global, sc Scrape) (*prepared, error) {
 	cfg.GlobalConfig.ScrapeInterval = model.Duration(global.ScrapeInterval)
 	cfg.GlobalConfig.ScrapeTimeout = model.Duration(min(defaultScrapeTimeout, global.ScrapeInterval))
 	cfg.GlobalConfig.ExternalLabels = global.ExternalLabels
-	p := &prepared{config: cfg, discovery: map[string]discovery.Configs{}, replicas: map[string]*replicaConfig{}}
+	p := &prepared{config: cfg, discovery: map[string]discovery.Configs{}, replicas: map[string]*replicaConfig{}, handlers: map[string]http.Handler{}}
 	var errs []error
 	add := func(c *config.ScrapeConfig, sd discovery.Configs) {
 		if _, ok := p.discovery[c.JobName]; ok {
@@ -241,7 +256,14 @@ func (s *scraper) prepare(global Global, sc Scrape) (*prepared, error) {
 		add(c, discovery.Configs{replicas})
 	}
 	for _, self := range sc.Self {
-		c, err := s.ownConfig(self.Name, self.Scheme, self.MetricsPath, self.Interval, cfg.GlobalConfig)
+		scheme, address := self.Scheme, self.Address
+		extra := labelSet(self.Labels)
+		if self.Handler != nil {
+			scheme, address = "", inProcessHost(self.Name)
+			extra[model.InstanceLabel] = model.LabelValue(self.Address)
+			p.handlers[address] = self.Handler
+		}
+		c, err := s.ownConfig(self.Name, scheme, self.MetricsPath, self.Interval, cfg.GlobalConfig)
 		if err == nil && self.Address == "" {
 			err = fmt.Errorf("job %s: it has no address", self.Name)
 		}
@@ -253,8 +275,8 @@ func (s *scraper) prepare(global Global, sc Scrape) (*prepared, error) {
 			c.MetricRelabelConfigs = append(c.MetricRelabelConfigs, dropMetrics(self.Drop))
 		}
 		add(c, discovery.Configs{discovery.StaticConfig{{
-			Targets: []model.LabelSet{{model.AddressLabel: model.LabelValue(self.Address)}},
-			Labels:  labelSet(self.Labels),
+			Targets: []model.LabelSet{{model.AddressLabel: model.LabelValue(address)}},
+			Labels:  extra,
 			Source:  "0",
 		}}})
 	}
@@ -313,6 +335,7 @@ func (s *scraper) start() (stop func(), err error) {
 	var wg, forward sync.WaitGroup
 	targets := make(chan map[string][]*targetgroup.Group)
 	stopping := make(chan struct{})
+	s.inProcess.start()
 	wg.Go(func() { _ = s.discovery.Run() }) // the error is the end of its context
 	wg.Go(func() { _ = s.scrapes.Run(targets) })
 	forward.Go(func() {
@@ -338,6 +361,7 @@ func (s *scraper) start() (stop func(), err error) {
 		s.departures.Wait()
 		s.scrapes.Stop()
 		wg.Wait()
+		s.inProcess.stop()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -203,6 +203,9 @@ func configErrors(err error, s section, text []byte) error {
 			what = fmt.Sprintf("the key %q is there twice", name)
 		case wrongType.MatchString(what):
 			t := wrongType.FindStringSubmatch(what)
+			if strings.HasPrefix(path, "remote_write") {
+				t[2] = "" // it may be a password where it does not belong
+			}
 			what = fmt.Sprintf("%s where %s is expected", given(t[1], t[2]), expected(t[3]))
 		}
 		errs = append(errs, fmt.Errorf("%s: %s", field, what))

@@ -35,6 +35,7 @@ type Store struct {
 	ruleOptions *promrules.ManagerOptions
 	metrics     *metrics
 	scraper     *scraper
+	sender      *sender
 	alerter     *alerter
 	empty       bool // when it was opened: there is no state of alerts to restore
 
@@ -45,6 +46,7 @@ type Store struct {
 
 	reload sync.Mutex // held by what changes groups or targets, from beginning to end
 	global atomic.Pointer[Global]
+	route  atomic.Pointer[route]
 
 	mu       sync.Mutex // guards what follows
 	runners  []*runner
@@ -86,6 +88,9 @@ func Open(opts Options) (*Store, error) {
 		places:  make(chan struct{}, opts.APIConcurrency),
 		empty:   db.Head().NumSeries() == 0 && len(db.Blocks()) == 0,
 	}
+	s.sender = &sender{dir: opts.Dir, deadline: flushDeadline, logger: opts.Logger.With("component", "remote write"), reg: opts.Registerer}
+	db.SetWriteNotified(s.sender)
+	s.route.Store(&route{})
 	s.global.Store(&Global{opts.ScrapeInterval, opts.EvaluationInterval, opts.ExternalLabels})
 	s.engine = promql.NewEngine(promql.EngineOpts{
 		Logger:               opts.Logger.With("component", "query engine"),
@@ -185,8 +190,8 @@ func (s *Store) begin(ctx context.Context, stop context.CancelFunc) error {
 	return nil
 }
 
-// Close stops Run if it runs, waits for the queries in progress, closes the database and lets go of the directory. A
-// second call does nothing.
+// Close stops Run if it runs, waits for the queries in progress, sends on what waits to be sent, for some seconds at most,
+// closes the database and lets go of the directory. A second call does nothing.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	stop, done := s.stopRun, s.runDone
@@ -205,7 +210,7 @@ func (s *Store) Close() error {
 	s.closed = true
 	s.scraper.close()
 	s.alerter.close()
-	if err := errors.Join(s.engine.Close(), s.db.Close()); err != nil {
+	if err := errors.Join(s.sender.close(), s.engine.Close(), s.db.Close()); err != nil {
 		return fmt.Errorf("close the data directory %s: %w", s.opts.Dir, err)
 	}
 	return nil

@@ -3,22 +3,28 @@ package web
 import (
 	"bytes"
 	"context"
-	_ "embed"
+	"embed"
 	"fmt"
 	"html/template"
 	"net/http"
-	"slices"
+	"strconv"
 	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
 
 	"flyball/rules"
 )
 
-// Page serves the page and the API.
+// Page serves the page, /graph, the freeze button and the API of decisions.
 type Page struct {
-	Version   string
-	Acting    bool                         // acting is enabled on the command line
-	Status    func(context.Context) Status // what runs now
-	Decisions Decisions                    // nil where this process has no rules
+	Version    string
+	ConfigFile string                       // for hints of what to do next; empty: flyball.yml
+	Acting     bool                         // acting is enabled on the command line
+	Lifecycle  bool                         // --web.enable-lifecycle: what changes state may be asked for over HTTP
+	Status     func(context.Context) Status // what runs now; the page sorts the slices that it gets
+	Decisions  Decisions                    // nil where this process has no rules
+	Queries    Queries                      // nil where it has no store: then there are no charts and no /graph
+	Brake      Brake                        // nil where nothing acts
 }
 
 // Decisions is where decisions are read.
@@ -33,20 +39,49 @@ type Filter struct {
 	Since, Until time.Time
 }
 
+// Queries answers PromQL. Errors are shown to the user.
+type Queries interface {
+	rules.Querier
+	// QueryRange answers a query at each step from start to end.
+	QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]Series, error)
+}
+
+// Series is one series of the answer to a range query, its points in order of time.
+type Series struct {
+	Labels labels.Labels
+	Points []Point
+}
+
+// Point is one value of a series at one time.
+type Point struct {
+	Time  time.Time
+	Value float64
+}
+
 // Status is what the page shows besides decisions.
 type Status struct {
-	Models   []Model
-	Rules    []Rule
-	Replicas []Replica
-	Alerts   []Alert
-	Groups   []Group
-	Targets  []Target
+	Models     []Model
+	Window     time.Duration // that the rates and latencies of Models are over; 0 when there are none
+	ModelError string        // why there are none although there is a store
+	Rules      []Rule
+	Replicas   []Replica
+	Alerts     []Alert
+	Groups     []Group
+	Targets    []Target
 }
 
 // Model is a model behind the batching proxy.
 type Model struct {
 	Name                   string
-	Ready, Queued, Running int // replicas, requests waiting, requests with a replica
+	Targets                []string // kind/name of the targets that it is sent to
+	Ready, Queued, Running int      // replicas, requests waiting, requests with a replica
+	MaxBatch               int      // rows; 0 when it is not known
+	// What the store has; NaN where it has nothing.
+	Rate      float64 // answers a second
+	Errors    float64 // share of them with status 5xx, 0 to 1
+	P50, P99  float64 // seconds from a request's arrival to its answer
+	BatchSize float64 // rows in a batch, on average
+	Demand    []Point // arrivals a second over the last minutes
 }
 
 // Rule is a scale rule and its last decision, nil before the first.
@@ -66,9 +101,13 @@ type Replica struct {
 
 // Alert is a pending or firing alert.
 type Alert struct {
-	Labels, State string
-	Since         time.Time
-	Value         float64
+	Name, State string
+	Labels      labels.Labels // without the name
+	Summary     string        // its annotation summary, or description
+	Runbook     string        // its annotation runbook_url
+	Expr        string        // empty when it is not known
+	Since       time.Time
+	Value       float64
 }
 
 // Group is a rule group's last evaluation.
@@ -88,67 +127,84 @@ type Target struct {
 	Duration                time.Duration
 }
 
-//go:embed page.html
-var pageText string
+//go:embed templates
+var templates embed.FS
 
-//go:embed style.css
-var style []byte
+// securityPolicy lets the page use what this process serves and nothing else. There is no inline script or style; uPlot
+// sets styles on elements by script, which the policy is not about.
+const securityPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " +
+	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// refreshSeconds is how often the page asks for itself again, unless ?refresh=off.
-const refreshSeconds = 5
-
-// decisionsShown is the number of decisions on the page; the API has more.
-const decisionsShown = 50
+// site is a Page with what it needs to be served.
+type site struct {
+	Page
+	assets *assets
+	tokens tokens
+	pages  *template.Template
+	charts charts
+	now    func() time.Time
+}
 
 // Register adds the page and the API to a mux.
-func (p Page) Register(mux *http.ServeMux) {
-	parsed := template.Must(template.New("page").Funcs(template.FuncMap{
-		"clock": func(t time.Time) string { return t.Local().Format(time.DateTime) },
-		"ago":   func(t time.Time) string { return ago(time.Now(), t) },
-		"short": short,
-	}).Parse(pageText))
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, parsed) })
-	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/css; charset=utf-8")
-		w.Header().Set("Cache-Control", "max-age=3600")
-		_, _ = w.Write(style)
-	})
+func (p Page) Register(mux *http.ServeMux) { p.register(mux, time.Now) }
+
+func (p Page) register(mux *http.ServeMux, now func() time.Time) {
+	s := p.site(now)
+	// Another site's page must not change state here, nor in a browser that follows a link.
+	guard := http.NewCrossOriginProtection()
+	mux.HandleFunc("GET /{$}", s.overview)
+	mux.HandleFunc("GET /graph", s.graph)
+	mux.Handle("GET /static/", s.assets)
+	mux.Handle("/-/freeze", guard.Handler(http.HandlerFunc(s.freeze)))
 	mux.HandleFunc("GET /api/v1/flyball/decisions", p.listDecisions)
 	mux.HandleFunc("GET /api/v1/flyball/decisions/{id}", p.oneDecision)
+	mux.HandleFunc("GET /api/v1/flyball/models", p.listModels)
+	mux.HandleFunc("GET /api/v1/flyball/rules", p.listScaleRules)
+	mux.HandleFunc("GET /api/v1/flyball/targets", p.listActuatorTargets)
 	mux.HandleFunc("/api/", unknown)
 }
 
-func (p Page) serve(w http.ResponseWriter, r *http.Request, t *template.Template) {
-	view := struct {
-		Page
-		Status
-		Now       time.Time
-		Refresh   int
-		Decisions []*rules.Decision
-		HasRules  bool
-	}{Page: p, Status: p.Status(r.Context()), Now: time.Now(), HasRules: p.Decisions != nil}
-	if r.URL.Query().Get("refresh") != "off" {
-		view.Refresh = refreshSeconds
+// site prepares what is embedded, which tests have shown to be whole.
+func (p Page) site(now func() time.Time) *site {
+	if p.ConfigFile == "" {
+		p.ConfigFile = "flyball.yml"
 	}
-	if p.Decisions != nil {
-		view.Decisions = p.Decisions.Recent(Filter{Rule: r.URL.Query().Get("rule")}, decisionsShown)
+	a, err := newAssets()
+	if err != nil {
+		panic(err)
 	}
-	// What is wrong comes first.
-	slices.SortStableFunc(view.Targets, func(a, b Target) int { return worse(a.Health == "down", b.Health == "down") })
-	slices.SortStableFunc(view.Replicas, func(a, b Replica) int { return worse(a.State != "ready", b.State != "ready") })
-	slices.SortStableFunc(view.Groups, func(a, b Group) int { return worse(len(a.Errors) > 0, len(b.Errors) > 0) })
-	var page bytes.Buffer // a page that fails half way is not sent
-	if err := t.Execute(&page, view); err != nil {
+	s := &site{Page: p, assets: a, tokens: newTokens(), now: now}
+	s.pages = template.Must(template.New("").Funcs(s.functions()).ParseFS(templates, "templates/*.html"))
+	return s
+}
+
+// send makes a page of a template and sends it: one that fails half way is not sent.
+func (s *site) send(w http.ResponseWriter, r *http.Request, code int, name string, view any) {
+	var page bytes.Buffer
+	if err := s.pages.ExecuteTemplate(&page, name, view); err != nil {
 		Text(w, http.StatusInternalServerError, fmt.Sprintf("the page cannot be made: %s\n", err))
 		return
 	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Content-Security-Policy", securityPolicy)
+	h.Set("Referrer-Policy", "same-origin") // with no-referrer the freeze form's Origin would be null
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	_, _ = w.Write(page.Bytes())
+	h.Set("Vary", "Accept-Encoding")
+	body := page.Bytes()
+	if takesGzip(r) {
+		packed, err := compress(body)
+		if err != nil {
+			Text(w, http.StatusInternalServerError, fmt.Sprintf("the page cannot be compressed: %s\n", err))
+			return
+		}
+		h.Set("Content-Encoding", "gzip")
+		body = packed
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(code)
+	_, _ = w.Write(body)
 }
 
 // Text answers with plain text.
@@ -157,34 +213,4 @@ func Text(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
 	_, _ = w.Write([]byte(text))
-}
-
-func worse(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return -1
-	}
-	return 1
-}
-
-func ago(now, t time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	return short(now.Sub(t)) + " ago"
-}
-
-// short is a duration with the digits that matter.
-func short(d time.Duration) string {
-	switch {
-	case d >= 10*time.Second:
-		return d.Round(time.Second).String()
-	case d >= time.Second:
-		return d.Round(100 * time.Millisecond).String()
-	case d >= time.Millisecond:
-		return d.Round(100 * time.Microsecond).String()
-	}
-	return d.Round(time.Microsecond).String()
 }

@@ -121,8 +121,10 @@ func allow(h http.HandlerFunc, methods ...string) http.Handler {
 			w.WriteHeader(http.StatusNoContent)
 		default:
 			w.Header().Set("Allow", allowed)
-			respond(w, http.StatusMethodNotAllowed, answer{Status: "error", ErrorType: string(promapi.BadData),
-				Error: fmt.Sprintf("method %s is not allowed here: expected one of %s", r.Method, allowed)})
+			respond(w, http.StatusMethodNotAllowed, answer{
+				Status: "error", ErrorType: string(promapi.BadData),
+				Error: fmt.Sprintf("method %s is not allowed here: expected one of %s", r.Method, allowed),
+			})
 		}
 	})
 }

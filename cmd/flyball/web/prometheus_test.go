@@ -52,24 +52,31 @@ func (a *asked) only(question any) *promapi.Result {
 func (a *asked) QueryInstant(ctx context.Context, q promapi.Query) (*promapi.Result, error) {
 	return a.answer(ctx, q)
 }
+
 func (a *asked) QuerySteps(ctx context.Context, q promapi.Range) (*promapi.Result, error) {
 	return a.answer(ctx, q)
 }
+
 func (a *asked) LabelNames(ctx context.Context, s promapi.Selection) (*promapi.Result, error) {
 	return a.answer(ctx, s)
 }
+
 func (a *asked) LabelValues(ctx context.Context, name string, s promapi.Selection) (*promapi.Result, error) {
 	return a.answer(ctx, []any{name, s})
 }
+
 func (a *asked) ListSeries(ctx context.Context, s promapi.Selection) (*promapi.Result, error) {
 	return a.answer(ctx, s)
 }
+
 func (a *asked) Exemplars(expr string) (*promapi.Result, error) {
 	return a.answer(context.Background(), expr)
 }
+
 func (a *asked) FormatExpr(expr string) (*promapi.Result, error) {
 	return a.answer(context.Background(), expr)
 }
+
 func (a *asked) ListRules(f promapi.RuleFilter) (*promapi.Result, error) {
 	return a.answer(context.Background(), f)
 }
@@ -77,6 +84,7 @@ func (a *asked) ListAlerts() *promapi.Result                           { return 
 func (a *asked) ListTargets(f promapi.TargetFilter) *promapi.Result    { return a.only(f) }
 func (a *asked) ListMetadata(f promapi.MetadataFilter) *promapi.Result { return a.only(f) }
 func (a *asked) handler() http.Handler                                 { return apiHandler(func() PrometheusStore { return a }) }
+
 func (a *asked) do(method, url, form string) *httptest.ResponseRecorder {
 	return do(a.handler(), method, url, form)
 }
@@ -303,7 +311,11 @@ func TestCompression(t *testing.T) {
 		accepts, encoding string
 		data              promapi.Strings
 	}{
-		{"gzip", "gzip", long}, {"gzip, deflate, br, zstd", "gzip", long}, {"zstd", "", long}, {"", "", long}, {"gzip;q=0", "", long},
+		{"gzip", "gzip", long},
+		{"gzip, deflate, br, zstd", "gzip", long},
+		{"zstd", "", long},
+		{"", "", long},
+		{"gzip;q=0", "", long},
 		{"gzip", "", promapi.Strings{"short"}},
 	} {
 		a := &asked{result: &promapi.Result{Data: tt.data}}
@@ -329,27 +341,34 @@ func TestCompression(t *testing.T) {
 	}
 }
 
-// TestClientGone: the store's context ends with the client's connection.
+// TestClientGone: the store's context ends with the client's connection, whether the client gave a timeout or not.
 func TestClientGone(t *testing.T) {
-	g := &gone{asked: &asked{}, begun: make(chan struct{}), ended: make(chan error, 1)}
-	server := httptest.NewServer(apiHandler(func() PrometheusStore { return g }))
-	defer server.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+"/api/v1/query", strings.NewReader(url.Values{"query": {"up"}}.Encode()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	go func() {
-		<-g.begun
-		cancel()
-	}()
-	if response, err := http.DefaultClient.Do(r); err == nil {
-		response.Body.Close()
-		t.Error("there was an answer")
-	}
-	if err := <-g.ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("the query ended with %v", err)
+	for _, form := range []url.Values{{"query": {"up"}}, {"query": {"up"}, "timeout": {"1h"}}} {
+		g := &gone{asked: &asked{}, begun: make(chan struct{}), ended: make(chan error, 1)}
+		server := httptest.NewServer(apiHandler(func() PrometheusStore { return g }))
+		ctx, cancel := context.WithCancel(t.Context())
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+"/api/v1/query", strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		go func() {
+			<-g.begun
+			cancel()
+		}()
+		if response, err := http.DefaultClient.Do(r); err == nil {
+			response.Body.Close()
+			t.Errorf("%v: there was an answer", form)
+		}
+		select {
+		case err := <-g.ended:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%v: the query ended with %v", form, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%v: the query goes on", form)
+		}
+		server.Close()
 	}
 }
 

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/config"
+)
+
+// server is a running flyball as a command asks it.
+type server struct {
+	url        string
+	httpConfig string // a file; "": neither a password nor a certificate
+}
+
+func (s *server) flags(c *kingpin.CmdClause) {
+	c.Flag("url", "Of the running flyball.").Default("http://127.0.0.1:9838").StringVar(&s.url)
+	c.Flag("http.config.file", "How to reach it: password, CA and client certificate, in Prometheus's format of HTTP clients.").StringVar(&s.httpConfig)
+}
+
+// get asks for a path below the server's URL. The caller closes the answer's body.
+func (s *server) get(ctx context.Context, path string) (*http.Response, error) {
+	base := s.url
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+path, nil)
+	if err != nil {
+		return nil, exitError{exitUsage, fmt.Errorf("--url: %w", err)}
+	}
+	client := http.DefaultClient
+	if s.httpConfig != "" {
+		c, _, err := config.LoadHTTPConfigFile(s.httpConfig)
+		if err != nil {
+			return nil, fmt.Errorf("--http.config.file: %s: %w", s.httpConfig, err)
+		}
+		if client, err = config.NewClientFromConfig(*c, "flyball", config.WithKeepAlivesDisabled()); err != nil {
+			return nil, fmt.Errorf("--http.config.file: %s: %w", s.httpConfig, err)
+		}
+	}
+	return client.Do(request)
+}
+
+func checkHealthyCommand(app *kingpin.Application, stdout io.Writer) command {
+	return checkServerCommand(app, stdout, "healthy", "Ask a running flyball whether it is healthy: for probes that have no HTTP client of their own.", healthyPath)
+}
+
+func checkReadyCommand(app *kingpin.Application, stdout io.Writer) command {
+	return checkServerCommand(app, stdout, "ready", "Ask a running flyball whether it is ready.", readyPath)
+}
+
+func checkServerCommand(app *kingpin.Application, stdout io.Writer, name, help, path string) command {
+	c := checkParent(app).Command(name, help)
+	var s server
+	s.flags(c)
+	timeout := c.Flag("timeout", "How long to wait for the answer.").Default("5s").Duration()
+	return command{c.FullCommand(), func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, *timeout)
+		defer cancel()
+		response, err := s.get(ctx, path)
+		if err != nil {
+			return fmt.Errorf("check %s: %w", name, err)
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+		if err != nil {
+			return fmt.Errorf("check %s: %w", name, err)
+		}
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("check %s: %s answered %s: %s", name, s.url, response.Status, strings.TrimSpace(string(text)))
+		}
+		_, err = stdout.Write(append([]byte(strings.TrimSpace(string(text))), '\n'))
+		return err
+	}}
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"flyball/actuators"
+	"flyball/actuators/process"
+	"flyball/cmd/flyball/web"
+	"flyball/rules"
+	"flyball/rules/journal"
+	"flyball/rules/store"
+)
+
+// page is the page over what this process has. It is registered before the parts are built and asked after.
+func (a *app) page() web.Page {
+	page := web.Page{Version: version.Version, ConfigFile: a.opts.configFile, Acting: a.opts.act, Lifecycle: a.opts.lifecycle}
+	if a.opts.has(roleRules) {
+		page.Decisions, page.Queries, page.Brake = decisions{a}, queries{a}, brake{a}
+	}
+	f := &figures{queries: page.Queries}
+	page.Status = func(ctx context.Context) web.Status { return a.status(ctx, f) }
+	return page
+}
+
+// brake is the brake that the page stops acting with.
+type brake struct{ *app }
+
+// Frozen implements web.Brake.
+func (b brake) Frozen() (rules.Freeze, bool) { return b.brake.Frozen() }
+
+// Freeze implements web.Brake.
+func (b brake) Freeze(by, why string) error {
+	err := b.brake.Freeze(by, why)
+	b.opts.log.Warn("acting is frozen", "by", by, "why", why, "err", err)
+	return err
+}
+
+// Release implements web.Brake.
+func (b brake) Release() error {
+	err := b.brake.Release()
+	if err == nil {
+		b.opts.log.Warn("acting is released")
+	}
+	return err
+}
+
+// queries adapts the store to what the page asks of it.
+type queries struct{ *app }
+
+// Query implements rules.Querier.
+func (q queries) Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
+	return q.store.Query(ctx, expr, at)
+}
+
+// QueryRange implements web.Queries.
+func (q queries) QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]web.Series, error) {
+	found, err := q.store.QueryRange(ctx, expr, start, end, step)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]web.Series, len(found))
+	for i, s := range found {
+		out[i].Labels = s.Labels
+		for _, p := range s.Points {
+			out[i].Points = append(out[i].Points, web.Point(p))
+		}
+	}
+	return out, nil
+}
+
+// decisions adapts the journal to what the page reads.
+type decisions struct{ *app }
+
+// Recent implements web.Decisions. A rule that has been quiet for so long that the journal's memory has passed it by
+// answers with its last decision.
+func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
+	found := d.journal.Recent(journal.Filter{ID: f.ID, Rule: f.Rule, Since: f.Since, Until: f.Until}, n)
+	if len(found) > 0 || f.Rule == "" {
+		return found
+	}
+	for _, s := range d.live.Load().scalers {
+		last := s.Last()
+		if s.Name() == f.Rule && last != nil && (f.ID == "" || f.ID == last.ID) &&
+			(f.Since.IsZero() || !last.Time.Before(f.Since)) && (f.Until.IsZero() || !last.Time.After(f.Until)) {
+			return []*rules.Decision{last}
+		}
+	}
+	return nil
+}
+
+// status gathers what the page shows besides decisions.
+func (a *app) status(ctx context.Context, f *figures) web.Status {
+	now := a.live.Load()
+	s := now.models(ctx, f)
+	for _, sc := range now.scalers {
+		s.Rules = append(s.Rules, web.Rule{Name: sc.Name(), Target: sc.Rule().Target.String(), Acts: sc.Acts(), Last: sc.Last()})
+	}
+	if a.processes != nil {
+		for _, name := range now.targets() {
+			for _, r := range a.processes.Replicas(name) {
+				s.Replicas = append(s.Replicas, replica(name, r))
+			}
+		}
+	}
+	if a.store != nil {
+		all := a.store.Groups()
+		s.Groups, s.Targets, s.Alerts = groups(all), targets(a.store.Targets()), alerts(a.store.Alerts(), all)
+	}
+	return s
+}
+
+// models are those of the proxy in this process, with its live counts, and those that the store has from elsewhere.
+func (l *live) models(ctx context.Context, f *figures) web.Status {
+	found, err := f.at(ctx, time.Now(), time.Duration(l.Global.ScrapeInterval))
+	s := web.Status{Window: found.window}
+	if err != nil {
+		s.ModelError = err.Error()
+	}
+	if l.proxy != nil {
+		for _, counts := range l.proxy.Models() {
+			m := found.model(counts.Name)
+			m.Ready, m.Queued, m.Running = counts.Ready, counts.Queued, counts.Running
+			for _, c := range l.Batchproxy.Models {
+				if c.Name != counts.Name {
+					continue
+				}
+				m.MaxBatch = c.Batch.MaxSize
+				for _, u := range c.Upstreams {
+					if u.Target != "" {
+						m.Targets = append(m.Targets, actuators.Target{Kind: process.Kind, Name: u.Target}.String())
+					}
+				}
+			}
+			s.Models = append(s.Models, m)
+		}
+	}
+	for _, name := range found.names {
+		if !slices.ContainsFunc(s.Models, func(m web.Model) bool { return m.Name == name }) {
+			s.Models = append(s.Models, found.model(name))
+		}
+	}
+	return s
+}
+
+func replica(target string, r process.ReplicaStatus) web.Replica {
+	return web.Replica{
+		Target: target, Index: r.Index, Address: r.Address, PID: r.PID, State: string(r.State), Since: r.Since,
+		Restarts: r.Restarts, LastExit: r.LastExit,
+	}
+}
+
+func groups(all []store.GroupStatus) (out []web.Group) {
+	for _, g := range all {
+		group := web.Group{Name: g.Name, File: g.File, Interval: g.Interval, Last: g.LastEvaluation, Duration: g.Duration}
+		for _, r := range g.Rules {
+			if r.LastError != "" {
+				group.Errors = append(group.Errors, r.Name+": "+r.LastError)
+			}
+		}
+		group.Rules = len(g.Rules)
+		out = append(out, group)
+	}
+	return out
+}
+
+// alerts are the active ones, with the expression of the rule that has their name.
+func alerts(active []store.ActiveAlert, groups []store.GroupStatus) (out []web.Alert) {
+	exprs := map[string]string{}
+	for _, g := range groups {
+		for _, r := range g.Rules {
+			if r.Kind == store.KindAlert {
+				exprs[r.Name] = r.Expr
+			}
+		}
+	}
+	for _, a := range active {
+		name := a.Labels.Get(labels.AlertName)
+		alert := web.Alert{
+			Name: name, State: a.State, Since: a.ActiveAt, Value: a.Value, Expr: exprs[name],
+			Labels:  labels.NewBuilder(a.Labels).Del(labels.AlertName).Labels(),
+			Summary: a.Annotations.Get("summary"), Runbook: a.Annotations.Get("runbook_url"),
+		}
+		if alert.Summary == "" {
+			alert.Summary = a.Annotations.Get("description")
+		}
+		out = append(out, alert)
+	}
+	return out
+}
+
+func targets(all []store.Target) (out []web.Target) {
+	for _, t := range all {
+		out = append(out, web.Target{
+			Job: t.Job, URL: t.URL, Health: t.Health, Error: t.LastError, Last: t.LastScrape, Duration: t.LastScrapeDuration,
+		})
+	}
+	return out
+}

@@ -1,0 +1,58 @@
+package web
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flyball/rules"
+)
+
+// small is a decision that fits in one line of JSON.
+func small() *rules.Decision {
+	return &rules.Decision{
+		ID: "abc", Time: noon, Rule: "digits", Target: "process/digits", Action: rules.Up, From: 1, To: 2,
+		Reasons: []rules.Reason{rules.AboveTarget}, Text: "load <script>alert(1)</script>", Result: rules.Applied,
+	}
+}
+
+func TestAPI(t *testing.T) {
+	k := &kept{all: []*rules.Decision{small()}}
+	p := Page{Status: func(context.Context) Status { return Status{} }, Decisions: k}
+	one := `{"id":"abc","time":"2026-11-22T12:00:00Z","rule":"digits","target":"process/digits","mode":"","action":"up","from":1,"to":2,` +
+		`"reasons":["AboveTarget"],"text":"load \u003cscript\u003ealert(1)\u003c/script\u003e","result":"applied",` +
+		`"replicas":{"spec":0,"ready":0,"pending":0,"min":0,"max":0},"queries":null,"combined":0,"gated":0,"stabilized":0,"limited":0}`
+	for _, tt := range []struct {
+		url  string
+		code int
+		want string
+	}{
+		{"/api/v1/flyball/decisions", 200, `{"status":"success","data":[` + one + `]}`},
+		{"/api/v1/flyball/decisions?rule=other", 200, `{"status":"success","data":[]}`},
+		{"/api/v1/flyball/decisions/abc", 200, `{"status":"success","data":` + one + `}`},
+		{"/api/v1/flyball/decisions/xyz", 404, `{"status":"error","errorType":"not_found","error":"no decision with the id \"xyz\" is remembered"}`},
+		{"/api/v1/flyball/decisions?limit=0", 200, `{"status":"success","data":[` + one + `]}`},
+		{"/api/v1/flyball/decisions?limit=1001", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"limit\": \"1001\": expected a number from 1 to 1000, or 0 for that many"}`},
+		{"/api/v1/nothing", 404, `{"status":"error","errorType":"not_found","error":"no /api/v1/nothing in the API of this version"}`},
+		{"/api/v1/flyball/decisions?since=noon", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"since\": \"noon\": expected RFC 3339 or Unix seconds"}`},
+		{"/api/v1/flyball/decisions?until=NaN", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"until\": \"NaN\": expected RFC 3339 or Unix seconds"}`},
+	} {
+		w := get(t, p, tt.url)
+		if diff := cmp.Diff(tt.want+"\n", w.Body.String()); diff != "" || w.Code != tt.code {
+			t.Errorf("%s: %d %s", tt.url, w.Code, diff)
+		}
+	}
+	get(t, p, "/api/v1/flyball/decisions?rule=digits&since=1763812800.5&until=2026-11-22T13:00:00%2B01:00&limit=7")
+	want := Filter{Rule: "digits", Since: time.Unix(1763812800, 5e8), Until: noon}
+	if k.n != 7 || k.filter.Rule != want.Rule || !k.filter.Since.Equal(want.Since) || !k.filter.Until.Equal(want.Until) {
+		t.Errorf("asked for %d of %+v", k.n, k.filter)
+	}
+	p.Decisions = nil
+	if w := get(t, p, "/api/v1/flyball/decisions"); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "role rules") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}

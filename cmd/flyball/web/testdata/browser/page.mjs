@@ -1,0 +1,236 @@
+// The page over data that the test holds in its hand: POST /test/decide makes a decision.
+import {base, check, contrast, done, equal, screenshot, structure, tabs, test} from './lib.mjs';
+
+const decide = async () => (await fetch(base + '/test/decide', {method: 'POST'})).text();
+const drawn = (page, n = 1) => page.waitForFunction((n) => document.querySelectorAll('.plot canvas').length >= n, n);
+const ink = (page) => page.evaluate(() => [...document.querySelectorAll('.plot canvas')].map((c) => {
+  const {data} = c.getContext('2d').getImageData(0, 0, c.width, c.height);
+  const colors = new Set();
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3] === 255) colors.add(`${data[i]},${data[i + 1]},${data[i + 2]}`);
+  return colors.size;
+}));
+
+await test('a decision appears', '/?refresh=1s', {}, async (page) => {
+  await page.evaluate(() => { window.mark = 'same page'; });
+  await page.locator('#t-abc summary').click();
+  await page.locator('#t-def summary').focus();
+  await page.fill('#why', 'half a sentence');
+  await page.locator('#t-def summary').focus();
+  const id = await decide();
+  await page.locator(`#d-${id}`).waitFor();
+  equal(await page.evaluate(() => window.mark), 'same page', 'the page was loaded anew');
+  check(await page.locator('#t-abc').evaluate((d) => d.open), 'what was open is closed');
+  equal(await page.evaluate(() => document.activeElement.parentElement.id), 't-def', 'the focus');
+  equal(await page.inputValue('#why'), 'half a sentence', 'what was typed');
+  equal(await page.locator('table[data-testid=decisions] > tbody > tr').first().getAttribute('id'), `d-${id}`, 'the newest decision');
+  check((await page.textContent('#news')).startsWith('1 new: digits'), `announced: ${await page.textContent('#news')}`);
+  // Where one reads, the page stays.
+  await page.locator('#d-old12').evaluate((row) => row.scrollIntoView({block: 'start'}));
+  const before = await page.locator('#d-old14').boundingBox();
+  const next = await decide();
+  await page.locator(`#d-${next}`).waitFor({state: 'attached'});
+  await page.waitForTimeout(100);
+  const moved = Math.abs((await page.locator('#d-old14').boundingBox()).y - before.y);
+  check(moved < 2, `the reader's row moved by ${moved} pixels`);
+});
+
+await test('refreshing stops', '/?refresh=1s', {}, async (page) => {
+  await page.click('[data-testid=refresh]');
+  check(new URL(page.url()).searchParams.get('refresh') === 'off', page.url());
+  await page.waitForTimeout(300);
+  const before = await page.locator('body').innerHTML();
+  const id = await decide();
+  await page.waitForTimeout(2500);
+  equal(await page.locator('body').innerHTML() === before, true, 'nothing changes');
+  equal(await page.locator(`#d-${id}`).count(), 0, 'the decision');
+  await page.click('[data-testid=refresh]');
+  await page.locator(`#d-${id}`).waitFor();
+  equal(await page.textContent('[data-testid=refresh]'), 'stop refreshing', 'the link');
+});
+
+await test('a permalink', '/?refresh=off', {}, async (page, context) => {
+  await page.locator('#t-def summary').click();
+  await page.waitForFunction(() => location.search.includes('decision=def'));
+  const other = await context.newPage();
+  await other.goto(page.url());
+  check(await other.locator('#t-def').evaluate((d) => d.open), 'the decision is not open');
+  check(!await other.locator('#t-abc').evaluate((d) => d.open), 'another is');
+  const box = await other.locator('#t-def').boundingBox();
+  check(box.y > 0 && box.y < 900, `the decision is at ${box.y}`);
+  equal(await other.locator('#t-def [data-testid=permalink]').getAttribute('href'), '/?decision=def&refresh=off', 'the link');
+  await page.locator('#t-def summary').click();
+  await page.waitForFunction(() => !location.search.includes('decision='));
+});
+
+await test('a filter', '/?refresh=off', {}, async (page) => {
+  await page.evaluate(() => { window.mark = 'same page'; });
+  await page.locator('#r-digits a').click();
+  await page.locator('[data-testid=filter]').waitFor();
+  equal(new URL(page.url()).search, '?refresh=off&rule=digits', 'the address');
+  equal(await page.locator('#d-def').count(), 0, 'a decision of another rule');
+  equal(await page.locator('[data-testid=chart]').count(), 1, 'charts');
+  await page.goBack();
+  await page.locator('#d-def').waitFor();
+  await page.locator('.label', {hasText: 'model=digits'}).click();
+  await page.locator('[data-testid=filter]').waitFor();
+  equal(await page.locator('#m-llama').count(), 0, 'another model');
+  await page.locator('.ranges a', {hasText: '6h'}).click();
+  await page.waitForFunction(() => document.getElementById('charts').dataset.range === '21600');
+  equal(await page.evaluate(() => window.mark), 'same page', 'the page was loaded anew');
+});
+
+await test('charts', '/?refresh=1s&range=1h', {}, async (page) => {
+  await drawn(page, 2);
+  await page.waitForTimeout(200);
+  for (const colors of await ink(page)) check(colors > 5, `a chart has ${colors} colours`);
+  const legend = await page.locator('#chart-digits .u-legend').innerText();
+  for (const want of ['load', 'ready', 'desired']) check(legend.includes(want), `${want} is not in ${legend}`);
+  check(/load:?\s*\d+/.test(legend.replaceAll('\n', ' ')), `no last value in ${legend}`);
+  const canvas = await page.locator('#chart-digits canvas').elementHandle();
+  await page.waitForResponse((r) => r.url().includes('query_range'));
+  await page.waitForTimeout(1500);
+  check(await canvas.evaluate((c) => c.isConnected), 'the chart was made anew by a refresh');
+  equal(await page.locator('#chart-digits .plot').getAttribute('role'), 'img', 'the role of the chart');
+  await page.locator('#rows-digits summary').click();
+  check(await page.locator('#rows-digits tbody tr').count() > 10, 'no table of the chart');
+});
+
+await test('keyboard', '/?refresh=off', {}, async (page) => {
+  await drawn(page, 2);
+  const {reached, missed, unseen} = await tabs(page);
+  equal(missed, [], 'not reached');
+  equal(unseen, [], 'reached, but not to be seen');
+  check(reached > 20, `${reached} reached`);
+  await page.locator('#t-def summary').focus();
+  await page.keyboard.press('Enter');
+  check(await page.locator('#t-def').evaluate((d) => d.open), 'Enter does not open a decision');
+  await page.keyboard.press('Enter');
+  check(!await page.locator('#t-def').evaluate((d) => d.open), 'Enter does not close it');
+  await page.locator('[data-testid=refresh]').focus();
+  await page.keyboard.press('Enter');
+  await page.waitForFunction(() => document.querySelector('[data-testid=refresh]').textContent === 'stop refreshing');
+  equal(await structure(page), [], 'structure');
+});
+
+const pictures = new Set();
+for (const [name, options] of [['light', {}], ['dark', {colorScheme: 'dark'}], ['narrow', {viewport: {width: 390, height: 844}}], ['narrow dark', {viewport: {width: 390, height: 844}, colorScheme: 'dark'}]]) {
+  await test(name, '/?refresh=off&decision=abc', options, async (page) => {
+    await drawn(page, 2);
+    await page.evaluate(() => scrollTo(0, 0));
+    await page.waitForTimeout(200);
+    pictures.add((await screenshot(page, name.replace(' ', '-'))).toString('base64'));
+    equal(await contrast(page), [], 'too little contrast');
+    const {wide, room} = await page.evaluate(() => ({wide: document.documentElement.scrollWidth, room: innerWidth}));
+    check(wide <= room, `the page is ${wide} wide in ${room}`);
+    if (name === 'narrow') {
+      check(await page.locator('#t-abc .trace').evaluate((e) => e.getBoundingClientRect().right <= innerWidth), 'the trace is out of sight');
+      await page.locator('#d-abc').evaluate((row) => row.scrollIntoView());
+      await screenshot(page, 'narrow-decision', {fullPage: false});
+      const box = page.locator('#s-replicas .box');
+      equal(await box.getAttribute('tabindex'), '0', 'a box that scrolls is not reached by keyboard');
+      equal(await box.getAttribute('aria-label'), 'Model servers that this process runs', 'its name');
+      const {missed} = await tabs(page);
+      equal(missed, [], 'not reached');
+      await box.focus();
+      for (let i = 0; i < 5; i++) await page.keyboard.press('ArrowRight');
+      await page.waitForFunction(() => document.querySelector('#s-replicas .box').scrollLeft > 0);
+    }
+  });
+}
+await test('pictures', '/', {}, async () => equal(pictures.size, 4, 'light and dark, wide and narrow differ'));
+
+await test('a change to dark while it is open', '/?refresh=off', {}, async (page) => {
+  await drawn(page, 2);
+  const canvas = await page.locator('#chart-digits canvas').elementHandle();
+  await page.emulateMedia({colorScheme: 'dark'});
+  await page.waitForFunction((c) => !c.isConnected && document.querySelectorAll('.plot canvas').length === 2, canvas);
+});
+
+await test('without JavaScript', '/?refresh=off', {javaScriptEnabled: false}, async (page) => {
+  for (const id of ['rules', 'decisions', 'models', 'alerts', 'replicas', 'groups', 'targets']) {
+    check(await page.locator(`table[data-testid=${id}] tbody tr`).count() > 0, `no rows of ${id}`);
+  }
+  await page.locator('#t-abc summary').click();
+  check(await page.locator('#t-abc .trace').isVisible(), 'a decision does not open');
+  check((await page.locator('#t-abc .trace').innerText()).includes('behavior.up.policies'), 'no trace');
+  await page.locator('#rows-digits summary').click();
+  check(await page.locator('#rows-digits tbody tr').count() > 10, 'no table of the chart');
+  await screenshot(page, 'no-script');
+  await page.locator('#r-digits a').click();
+  equal(new URL(page.url()).search, '?refresh=off&rule=digits', 'the address');
+  await page.click('[data-testid=refresh]');
+  check(await page.locator('noscript meta, meta[http-equiv=refresh]').count() === 1, 'it does not refresh');
+});
+
+for (const javaScriptEnabled of [true, false]) {
+  await test(`freeze ${javaScriptEnabled ? 'with' : 'without'} JavaScript`, '/?refresh=off&rule=digits', {javaScriptEnabled}, async (page) => {
+    equal(await page.locator('[data-testid=frozen]').count(), 0, 'frozen from the start');
+    await page.fill('#why', 'a <b>bad</b> rollout');
+    await page.click('#freeze');
+    await page.locator('[data-testid=frozen]').waitFor();
+    equal(new URL(page.url()).search, '?refresh=off&rule=digits', 'the address');
+    check((await page.textContent('#brake')).includes('by 127.0.0.1: a <b>bad</b> rollout'), await page.textContent('#brake'));
+    equal(await page.locator('#r-digits .badge').innerText(), 'act, frozen', 'the badge of the rule');
+    equal(await contrast(page).catch(() => []), [], 'too little contrast');
+    if (javaScriptEnabled) await screenshot(page, 'frozen');
+    await page.click('#release');
+    await page.locator('#freeze').waitFor();
+    equal(await page.locator('[data-testid=frozen]').count(), 0, 'frozen after the release');
+  });
+}
+
+await test('another site', '/', {allowErrors: true}, async (page) => {
+  // A page of another origin posts the form: another host name is enough to be one.
+  const other = base.replace('127.0.0.1', 'localhost');
+  await page.goto(other + '/test/elsewhere');
+  await Promise.all([page.waitForURL('**/-/freeze'), page.click('button')]);
+  check((await page.textContent('body')).includes('cross-origin'), await page.textContent('body'));
+  await page.goto(base + '/');
+  equal(await page.locator('[data-testid=frozen]').count(), 0, 'frozen by another site');
+  await page.evaluate(() => { window.violations = []; });
+});
+
+await test('flyball goes and comes back', '/?refresh=1s', {allowErrors: true}, async (page) => {
+  await page.route('**/*', (route) => route.abort());
+  await page.locator('#updated.bad').waitFor();
+  check((await page.textContent('#updated')).startsWith('flyball does not answer; shown as of'), await page.textContent('#updated'));
+  check(await page.locator('#d-abc').count() === 1, 'what was shown is gone');
+  await page.unroute('**/*');
+  await page.locator('#updated:not(.bad)').waitFor();
+});
+
+await test('another version in its place', '/?refresh=1s', {}, async (page) => {
+  await page.evaluate(() => { window.mark = 'same page'; document.body.dataset.build = 'of before'; });
+  await page.waitForFunction(() => !window.mark);
+});
+
+await test('graph', '/graph?g0.expr=flyball_scale_ready_replicas&g0.tab=1&g0.range_input=2h', {}, async (page) => {
+  await drawn(page);
+  check((await ink(page))[0] > 5, 'nothing is drawn');
+  equal(await page.locator('[data-testid=samples] tbody tr').count(), 2, 'rows');
+  equal(await contrast(page), [], 'too little contrast');
+  const {missed, unseen} = await tabs(page);
+  equal([...missed, ...unseen], [], 'not reached or not seen');
+  await screenshot(page, 'graph');
+  await page.fill('#expr', 'flyball_scale_desired_replicas');
+  await page.click('text=Run');
+  check(page.url().includes('g0.expr=flyball_scale_desired_replicas'), page.url());
+  await drawn(page);
+});
+
+await test('graph without JavaScript', '/graph?g0.expr=flyball_scale_ready_replicas&g0.tab=1', {javaScriptEnabled: false}, async (page) => {
+  equal(await page.locator('[data-testid=samples] tbody tr').count(), 2, 'rows');
+  check((await page.innerText('#graph')).includes('needs JavaScript'), 'no word of the chart');
+});
+
+await test('empty', process.env.EMPTY + '/?refresh=off', {}, async (page) => {
+  for (const want of ['flyball check rules FILE', 'flyball explain RULE', 'flyball check config flyball.yml']) {
+    check((await page.locator('code').allInnerTexts()).includes(want), `no ${want}`);
+  }
+  equal(await contrast(page), [], 'too little contrast');
+  equal(await structure(page), [], 'structure');
+  check(await page.locator('#freeze').isDisabled(), 'the button without its flag');
+  await screenshot(page, 'empty');
+});
+
+await done();

@@ -1,0 +1,226 @@
+// Alerts for what can go wrong, each with a runbook of its name. Labels never hold values; annotations may.
+{
+  local config = self._config,
+  local q = import '../lib/promql.libsonnet',
+  local cluster = config.clusterLabel,
+  local own(metric, matchers=[]) = q.select(metric, [config.flyballSelector] + matchers),
+  local scale(metric, matchers=[]) = q.select(metric, [config.scaleSelector] + matchers),
+  local by(labels) = q.by([cluster] + labels),
+  local dashboard = '%s/d/%s' % [config.grafanaURL, config.grafanaDashboardIDs['flyball-overview.json']],
+
+  // forModel links the dashboard to the alert's model.
+  local forModel = '?var-model={{ $labels.model | urlquery }}',
+
+  local alert(name, severity, duration, expr, summary, description, link='') = {
+    alert: name,
+    expr: q.block(expr),
+    [if duration != '0m' then 'for']: duration,
+    labels: { severity: severity },
+    annotations: {
+      summary: summary,
+      description: description,
+      runbook_url: config.runbookURLPattern % name,
+      dashboard_url: dashboard + link,
+    },
+  },
+
+  local slo = config.SLOs.availability,
+  local budget = 1 - slo.target,
+  local burn(w) = alert(
+    'FlyballModelErrorBudgetBurn',
+    w.severity,
+    w['for'],
+    |||
+      (
+        model:flyball_request_error:ratio_rate%(long)s > %(factor)g * %(budget)g
+        and
+        model:flyball_request_error:ratio_rate%(short)s > %(factor)g * %(budget)g
+      )
+      and
+      model:flyball_requests:rate%(long)s * %(hours)d * 3600 >= %(least)d
+    ||| % (w { budget: budget, least: config.minRequestsPerWindow }),
+    'A model fails requests faster than its error budget allows.',
+    'Model {{ $labels.model }}: {{ $value | humanizePercentage }} of the requests of the last %s failed or were refused; the target is %g %% good requests in %d days.'
+    % [w.long, slo.target * 100, slo.days],
+    forModel,
+  ) + { labels+: { long: w.long, short: w.short } },
+
+  prometheusAlerts+:: {
+    groups+: [
+      {
+        name: 'flyball-model-alerts',
+        rules: [burn(w) for w in slo.windows] + [
+          alert(
+            'FlyballQueueSaturated',
+            'warning',
+            '5m',
+            'sum %s (rate(%s[5m])) > 0' % [by(['model', 'reason']), own('flyball_batchproxy_shed_total', ['reason!="draining"'])],
+            'Requests are refused because too many wait.',
+            'Model {{ $labels.model }}: {{ $value | humanize }} requests/s are refused ({{ $labels.reason }}): the queue is full, or requests wait in it for too long.',
+            forModel,
+          ),
+          alert(
+            'FlyballNoReadyReplicas',
+            'critical',
+            '2m',
+            '%s == 0' % own('flyball_batchproxy_replicas_ready'),
+            'A model has no replica that answers.',
+            'Model {{ $labels.model }}: the proxy {{ $labels.instance }} has no ready replica to send to; requests wait or are refused.',
+            forModel,
+          ),
+          alert(
+            'FlyballReplicaRestarting',
+            'warning',
+            '0m',
+            'sum %s (increase(%s[15m])) > 2' % [by(['target', 'reason']), own('flyball_process_restarts_total')],
+            'Replicas end and are started again and again.',
+            'Target {{ $labels.target }}: about {{ $value | humanize }} restarts in 15 minutes ({{ $labels.reason }}).',
+          ),
+        ],
+      },
+      {
+        name: 'flyball-scale-alerts',
+        rules: [
+          alert(
+            'FlyballScaleHeld',
+            'warning',
+            '10m',
+            'max %s (%s) > 0' % [by(['rule', 'target']), scale('flyball_scale_blocked', ['reason=~"MetricMissing|MetricStale|MetricNaN"'])],
+            'A scale rule holds its size because it cannot see the demand.',
+            'Rule {{ $labels.rule }}: {{ $labels.target }} keeps its size: a query has no answer, an old one or no number (MetricMissing, MetricStale or MetricNaN).',
+          ),
+          alert(
+            'FlyballAtMaxReplicas',
+            'warning',
+            '15m',
+            |||
+              max %(by)s (%(desired)s) >= max %(by)s (%(max)s)
+              and
+              max %(by)s (%(max)s) > max %(by)s (%(min)s)
+            ||| % {
+              by: by(['rule', 'target']),
+              desired: scale('flyball_scale_desired_replicas'),
+              max: scale('flyball_scale_max_replicas'),
+              min: scale('flyball_scale_min_replicas'),
+            },
+            'A scale rule wants all the replicas that it may have.',
+            'Rule {{ $labels.rule }}: {{ $labels.target }} is at its max of {{ $value }} replicas; more demand than this is not served.',
+          ),
+          alert(
+            'FlyballReplicasNotReady',
+            'warning',
+            '15m',
+            'max %(by)s (%(ready)s) < max %(by)s (%(current)s)' % {
+              by: by(['rule', 'target']),
+              ready: scale('flyball_scale_ready_replicas'),
+              current: scale('flyball_scale_current_replicas'),
+            },
+            'Replicas that were asked for do not come up.',
+            'Rule {{ $labels.rule }}: only {{ $value }} replicas of {{ $labels.target }} serve, fewer than were asked for.',
+          ),
+          alert(
+            'FlyballFrozen',
+            'info',
+            '4h',
+            '%s == 1' % own('flyball_scale_paused'),
+            'Acting has been frozen for hours; somebody may have forgotten.',
+            'Process {{ $labels.instance }} decides and records, and changes nothing, until it is unfrozen.',
+          ),
+          alert(
+            'FlyballActuatorFailing',
+            'warning',
+            '10m',
+            'sum %s (rate(%s[5m])) > 0' % [by(['actuator', 'op']), own('flyball_actuator_errors_total')],
+            'Sizes cannot be read or changed.',
+            'Actuator {{ $labels.actuator }}: calls to {{ $labels.op }} fail, {{ $value | humanize }} a second.',
+          ),
+          alert(
+            'FlyballScaleJournalErrors',
+            'critical',
+            '0m',
+            'sum %s (increase(%s[15m])) > 0' % [by(['job', 'instance']), own('flyball_scale_journal_errors_total')],
+            'Decisions cannot be written to the journal, so nothing is scaled.',
+            'Process {{ $labels.instance }}: decisions cannot be recorded, and what is not recorded is not done. The disk may be full or not writable.',
+          ),
+        ],
+      },
+      {
+        name: 'flyball-health-alerts',
+        rules: [
+          alert(
+            'FlyballTargetMissing',
+            'critical',
+            '5m',
+            'absent(%s)' % own('up'),
+            'No flyball is scraped.',
+            'Prometheus has no target with %s: flyball is not in its configuration, or discovery does not find it. All other alerts are silent meanwhile.' % config.flyballSelector,
+          ),
+          alert(
+            'FlyballTargetDown',
+            'critical',
+            '5m',
+            '%s == 0' % own('up'),
+            'A flyball process cannot be scraped.',
+            'Process {{ $labels.instance }} of job {{ $labels.job }} does not answer scrapes.',
+          ),
+          alert(
+            'FlyballRuleEvaluationFailing',
+            'warning',
+            '5m',
+            'sum %s (increase(%s[5m])) > 0' % [by(['group', 'rule']), own('flyball_rule_failures_total')],
+            'A rule cannot be evaluated.',
+            'Rule {{ $labels.rule }} of group {{ $labels.group }} failed about {{ $value | humanize }} times in 5 minutes.',
+          ),
+          alert(
+            'FlyballRuleGroupMissed',
+            'warning',
+            '15m',
+            'sum %s (increase(%s[5m])) > 0' % [by(['group']), own('flyball_rule_group_iterations_missed_total')],
+            'A rule group takes longer than its interval.',
+            'Group {{ $labels.group }} left out about {{ $value | humanize }} evaluations in 5 minutes: its rules decide on less than they should.',
+          ),
+          alert(
+            'FlyballCollectorFailing',
+            'warning',
+            '15m',
+            '%s == 0' % own('flyball_collector_success'),
+            'A collector of the exporter fails.',
+            'Collector {{ $labels.collector }} on {{ $labels.instance }} gives no or not all of its figures.',
+          ),
+          alert(
+            'FlyballGPULost',
+            'critical',
+            '5m',
+            '%s == 0' % own('flyball_gpu_up'),
+            'A GPU that was there can no longer be read.',
+            'GPU {{ $labels.gpu }} ({{ $labels.uuid }}) on {{ $labels.instance }} does not answer the driver.',
+          ),
+          alert(
+            'FlyballConfigReloadFailed',
+            'warning',
+            '5m',
+            '%s == 0' % own('flyball_config_last_reload_successful'),
+            'The configuration on disk is not the one that runs.',
+            'Process {{ $labels.instance }} refused its configuration at the last reload and goes on with the one before.',
+          ),
+          alert(
+            'FlyballNotificationsFailing',
+            'warning',
+            '10m',
+            |||
+              sum %(by)s (rate(%(errors)s[5m])) > 0
+              or
+              sum %(by)s (rate(%(dropped)s[5m])) > 0
+            ||| % {
+              by: by(['job', 'instance']),
+              errors: own('flyball_notifications_errors_total'),
+              dropped: own('flyball_notifications_dropped_total'),
+            },
+            'Alerts do not reach an Alertmanager.',
+            'Process {{ $labels.instance }}: {{ $value | humanize }} alerts a second are lost on their way to Alertmanager.',
+          ),
+        ],
+      },
+    ],
+  },
+}

@@ -1,0 +1,58 @@
+{
+  _config+:: {
+    // Which series are flyball's own. The job is the one that flyball gives itself when it scrapes itself.
+    flyballSelector: 'job="flyball"',
+
+    // Which flyball_scale_* series are read. Rules write them to flyball's own store, where they have no job; in a
+    // Prometheus that scrapes flyball they have one, and 'job="flyball"' may stand here.
+    scaleSelector: '',
+
+    // The label that tells clusters apart, where one Prometheus has several; series without it are one cluster.
+    clusterLabel: 'cluster',
+    showMultiCluster: false,
+
+    // Where people reach flyball (runbooks, the page) and Grafana (dashboards): what alerts link to.
+    flyballURL: 'http://localhost:9838',
+    grafanaURL: 'http://localhost:3000',
+    runbookURLPattern: self.flyballURL + '/runbooks/%s',
+
+    // Answers that count against the error budget: the server's faults and what was refused because of load. Code
+    // "error", a client that went before its answer, is left out: most of those are the client's own doing.
+    errorCodes: '429|5..',
+
+    SLOs: {
+      availability: {
+        // Of all requests, over days.
+        target: 0.995,
+        days: 30,
+        // The windows of the SRE workbook for 30 days: the alert is there when both the long and the short window burn
+        // the budget factor times as fast as it lasts.
+        windows: [
+          { long: '1h', hours: 1, short: '5m', factor: 14.4, 'for': '2m', severity: 'critical' },
+          { long: '6h', hours: 6, short: '30m', factor: 6, 'for': '15m', severity: 'critical' },
+          { long: '1d', hours: 24, short: '2h', factor: 3, 'for': '1h', severity: 'warning' },
+          { long: '3d', hours: 72, short: '6h', factor: 1, 'for': '3h', severity: 'warning' },
+        ],
+      },
+    },
+    // Fewer requests than this in the long window do not raise an alert: one failure of ten is no trend.
+    minRequestsPerWindow: 100,
+
+    // Names in Grafana.
+    dashboardNamePrefix: 'flyball / ',
+    tags: ['flyball-mixin'],
+    refresh: '30s',
+    timezone: 'utc',
+    from: 'now-1h',
+    datasourceName: 'default',
+    datasourceFilterRegex: '',
+
+    // Stable: links and bookmarks outlive a new version.
+    grafanaDashboardIDs: {
+      'flyball-overview.json': std.md5('flyball-overview.json'),
+    },
+
+    // Labels on the PrometheusRule, for the selector of a Prometheus operator.
+    prometheusRuleLabels: { 'app.kubernetes.io/name': 'flyball', 'app.kubernetes.io/part-of': 'flyball-mixin' },
+  },
+}

@@ -1,0 +1,5 @@
+{
+  grafanaDashboards+:: {
+    'flyball-overview.json': (import 'overview.libsonnet')($._config),
+  },
+}
