@@ -49,7 +49,7 @@ func TestAlerting(t *testing.T) {
 	am := peertest.Alertmanager(t, "route: {receiver: hook, group_by: [alertname], group_wait: 100ms, group_interval: 500ms}\n"+
 		"receivers: [{name: hook, webhook_configs: [{url: '"+hook.URL+"'}]}]\n")
 	i := newInstance(t,
-		"rule_files: [rules.yml]", "rule_files: [rules.yml]\nalerting: {alertmanagers: [{static_configs: [{targets: ['"+am.Address+"']}]}]}",
+		"storage:\n", "alerting: {alertmanagers: [{static_configs: [{targets: ['"+am.Address+"']}]}]}\nstorage:\n",
 		"  evaluation_interval: 1s", "  evaluation_interval: 1s\n  external_labels: {cluster: east}",
 		"  - alert: DigitsOverloaded", "  - alert: Started\n    expr: time() - process_start_time_seconds{job=\"flyball\"} < 8\n"+
 			"  - alert: Served\n    expr: flyball_scale_desired_replicas{rule=\"digits\"} > 0\n    labels: {severity: info}\n"+
