@@ -635,18 +635,31 @@ func TestQuickstart(t *testing.T) {
 	}
 }
 
-// TestSignals: a hangup, which other servers take as an order to reload, does not end it.
+// TestSignals: a hangup reloads, one whose configuration is wrong changes nothing, and an interrupt ends it.
 func TestSignals(t *testing.T) {
 	i := newInstance(t)
 	i.start()
-	if err := i.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+	i.eventually(20*time.Second, "a replica serves", func() bool { return len(i.replicaPIDs()) == 1 })
+	file := filepath.Join(i.dir, "flyball.yml")
+	right, err := os.ReadFile(file)
+	if err != nil {
 		t.Fatal(err)
 	}
-	i.eventually(10*time.Second, "the hangup is logged", func() bool { return strings.Contains(i.out.String(), "does not reload") })
-	if status("http://"+i.web+"/-/ready") != http.StatusOK {
-		t.Error("not ready after a hangup")
+	for _, step := range []struct{ text, told string }{
+		{"rule_filez: []\n" + string(right), "not reloaded, everything stays as it was"},
+		{string(right), "msg=reloaded"},
+	} {
+		if err := os.WriteFile(file, []byte(step.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := i.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		i.eventually(10*time.Second, step.told, func() bool { return strings.Contains(i.out.String(), step.told) })
+		if status("http://"+i.web+"/-/ready") != http.StatusOK || len(i.replicaPIDs()) != 1 {
+			t.Errorf("after %q: not ready", step.told)
+		}
 	}
-	i.eventually(20*time.Second, "a replica serves", func() bool { return len(i.replicaPIDs()) == 1 })
 	i.stop(os.Interrupt)
 }
 
