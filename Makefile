@@ -15,7 +15,7 @@ export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 
 .PHONY: help
 help: ## print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build ## close the loop here: model servers, batching proxy, rules, real demand; Ctrl-C ends everything
@@ -29,6 +29,10 @@ build: ## build bin/flyball, the example model server and the quickstart
 .PHONY: test
 test: ## build everything and run every test (race detector on all that does not link the TSDB)
 	@.ci/test
+
+.PHONY: components
+components: ## get the real programs that tests run flyball beside (make test does it too)
+	@.ci/components
 
 .PHONY: race
 race: ## every test under the race detector, the TSDB included (minutes)

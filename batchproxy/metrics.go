@@ -74,6 +74,17 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	return m, errors.Join(faults...)
 }
 
+// forget drops the series of a model that there no longer is.
+func (m *metrics) forget(model string) {
+	series := prometheus.Labels{"model": model}
+	for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
+		m.bisects, m.cancelled, m.shed, m.ready,
+	} {
+		v.DeletePartialMatch(series)
+	}
+}
+
 func register[C prometheus.Collector](registerer prometheus.Registerer, faults *[]error, c C) C {
 	if registerer == nil {
 		return c

@@ -165,7 +165,9 @@ func (m *model) pump(now time.Time) {
 		m.start(b, to)
 	}
 	m.arm(now, free)
-	m.proxy.metrics.ready.WithLabelValues(m.config.Name).Set(float64(m.picker.ready(now)))
+	if m.proxy.successor.Load() == nil { // which has the same series
+		m.proxy.metrics.ready.WithLabelValues(m.config.Name).Set(float64(m.picker.ready(now)))
+	}
 }
 
 // pumpAgain sends the batches that are to be sent once more.

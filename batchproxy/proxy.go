@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,6 +47,9 @@ type Proxy struct {
 	buffers   buffers
 	copies    copies
 
+	successor atomic.Pointer[Proxy] // takes the requests from when it is set
+	following chan struct{}         // closed when Run has found the replicas of every target
+
 	base context.Context // ends when the drain is over: what is still in flight then is given up
 	stop context.CancelFunc
 
@@ -80,6 +84,7 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		metrics:   m,
 		models:    make(map[string]*model, len(cfg.Models)),
 		idle:      make(chan struct{}),
+		following: make(chan struct{}),
 	}
 	if p.logger == nil {
 		p.logger = slog.New(slog.DiscardHandler)
@@ -123,9 +128,16 @@ func (p *Proxy) Run(ctx context.Context) error {
 	following, unfollow := context.WithCancel(context.WithoutCancel(ctx)) // replicas may change during the drain
 	defer unfollow()
 	group, failed := errgroup.WithContext(following)
+	var found sync.WaitGroup
 	for _, target := range p.targets() {
-		group.Go(func() error { return p.follow(failed, target) })
+		found.Add(1)
+		group.Go(func() error { return p.follow(failed, target, sync.OnceFunc(found.Done)) })
 	}
+	group.Go(func() error {
+		found.Wait()
+		close(p.following)
+		return nil
+	})
 	select {
 	case <-ctx.Done():
 	case <-failed.Done():
@@ -135,6 +147,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 	err := group.Wait()
 	if t, ok := p.transport.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
+	}
+	if last := p.last(); last != p {
+		for _, name := range p.names {
+			if last.models[name] == nil {
+				p.metrics.forget(name)
+			}
+		}
 	}
 	if errors.Is(err, context.Canceled) {
 		err = nil
@@ -154,8 +173,9 @@ func (p *Proxy) targets() []string {
 	return targets
 }
 
-// follow keeps the models' replicas of one target true.
-func (p *Proxy) follow(ctx context.Context, target string) error {
+// follow keeps the models' replicas of one target true, and calls found when they are for the first time, or never will be.
+func (p *Proxy) follow(ctx context.Context, target string, found func()) error {
+	defer found()
 	current, changes, err := p.endpoints.Endpoints(ctx, target)
 	if err != nil {
 		return fmt.Errorf("target %s: find replicas: %w", target, err)
@@ -164,6 +184,7 @@ func (p *Proxy) follow(ctx context.Context, target string) error {
 		for _, m := range p.models {
 			m.setReplicas(target, current)
 		}
+		found()
 		var open bool
 		select {
 		case current, open = <-changes:
@@ -188,10 +209,12 @@ func (p *Proxy) isDraining() bool {
 // drain refuses new requests and waits for those that were admitted.
 func (p *Proxy) drain() {
 	p.mu.Lock()
-	p.draining = true
 	active := p.active
-	if active == 0 {
-		close(p.idle)
+	if !p.draining {
+		p.draining = true
+		if active == 0 {
+			close(p.idle)
+		}
 	}
 	p.mu.Unlock()
 	p.logger.Info("draining", "requests", active)
@@ -252,6 +275,33 @@ func (p *Proxy) Drain(ctx context.Context, target, address string) error {
 	return nil
 }
 
+// Following is closed when Run knows the replicas of every target.
+func (p *Proxy) Following() <-chan struct{} { return p.following }
+
+// Replace has every request from now on served by another proxy, that of a new configuration, which must be [Proxy.Following];
+// those admitted before are finished here. No request is refused between the two. Run is ended as ever, and drains. It may be called
+// once.
+func (p *Proxy) Replace(next *Proxy) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.successor.Store(next)
+	p.draining = true
+	if p.active == 0 {
+		close(p.idle)
+	}
+}
+
+// last is the proxy that takes the requests now.
+func (p *Proxy) last() *Proxy {
+	for {
+		next := p.successor.Load()
+		if next == nil {
+			return p
+		}
+		p = next
+	}
+}
+
 // Models is the state of every model, in the order of the configuration.
 func (p *Proxy) Models() []ModelStatus {
 	out := make([]ModelStatus, 0, len(p.names))
@@ -264,6 +314,13 @@ func (p *Proxy) Models() []ModelStatus {
 // ServeHTTP implements http.Handler.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
+	entered := p.enter()
+	if entered {
+		defer p.leave()
+	} else if next := p.successor.Load(); next != nil {
+		next.ServeHTTP(w, r)
+		return
+	}
 	switch r.URL.Path {
 	case "/v2/health/live":
 		writeJSON(w, http.StatusOK, `{"live":true}`)
@@ -295,13 +352,12 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if counted {
 		defer func() { d.answered(code, time.Since(start)) }()
 	}
-	if !p.enter() {
+	if !entered {
 		p.metrics.shed.WithLabelValues(m.config.Name, "draining").Inc()
 		w.Header().Set("Connection", "close") // or its next request may meet the end of the connection
 		code = writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
 		return
 	}
-	defer p.leave()
 	if !counted || !to.infer || len(r.Header["Inference-Header-Content-Length"]) > 0 {
 		code = m.pass(w, r, d, counted)
 		return

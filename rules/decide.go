@@ -208,17 +208,17 @@ func (p *pipeline) step(i int, env environment) (StepRecord, int) {
 	record := StepRecord{If: step.If, Do: step.Do, Fault: p.obs.fault(step.condition)}
 	if record.Fault != "" {
 		// Neither true nor false: `for` starts again when the data is back.
-		p.st.hold(i, false, p.obs.At)
+		p.st.hold(step.If, false, p.obs.At)
 		return record, 0
 	}
 	holds, err := step.condition.bool(env)
 	if err != nil {
 		record.Fault = MetricNaN
-		p.st.hold(i, false, p.obs.At)
+		p.st.hold(step.If, false, p.obs.At)
 		return record, 0
 	}
 	record.Holds = holds
-	since := p.st.hold(i, holds, p.obs.At)
+	since := p.st.hold(step.If, holds, p.obs.At)
 	record.Fired = holds && p.obs.At.Sub(since) >= time.Duration(step.For)
 	if !record.Fired {
 		return record, 0

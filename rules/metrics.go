@@ -41,14 +41,28 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-func (m *Metrics) add(s *Scaler) {
+// Show makes these the rules whose series there are. What counted the ones before goes on; the series of rules that are
+// gone go with them.
+func (m *Metrics) Show(scalers []*Scaler) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.scalers[s.rule.Name] = s
-	for _, direction := range []Action{Up, Down} {
-		for _, result := range []Result{Applied, Failed} {
-			m.applied.WithLabelValues(s.rule.Name, s.rule.Target.String(), string(direction), string(result))
+	gone := m.scalers
+	m.scalers = make(map[string]*Scaler, len(scalers))
+	for _, s := range scalers {
+		m.scalers[s.rule.Name] = s
+		if old := gone[s.rule.Name]; old != nil && old.rule.Target == s.rule.Target {
+			delete(gone, s.rule.Name)
 		}
+		for _, direction := range []Action{Up, Down} {
+			for _, result := range []Result{Applied, Failed} {
+				m.applied.WithLabelValues(s.rule.Name, s.rule.Target.String(), string(direction), string(result))
+			}
+		}
+	}
+	for name, s := range gone {
+		series := prometheus.Labels{"rule": name, "target": s.rule.Target.String()}
+		m.decisions.DeletePartialMatch(series)
+		m.applied.DeletePartialMatch(series)
 	}
 }
 

@@ -25,6 +25,7 @@ const (
 	MetricMissing  Reason = "MetricMissing"  // a query has no answer, or fewer series than expected
 	MetricStale    Reason = "MetricStale"    // its newest sample is too old
 	MetricNaN      Reason = "MetricNaN"      // its value is not a finite number
+	Paused         Reason = "Paused"         // acting is frozen
 	DryRun         Reason = "DryRun"         // the rule observes, or acting is not enabled
 	ExternalChange Reason = "ExternalChange" // somebody else changed the target since it was observed
 	ActuatorError  Reason = "ActuatorError"  // the target could not be observed or changed
@@ -34,6 +35,7 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		AboveTarget, BelowTarget, WithinTolerance, StepRule, MinReplicas, MaxReplicas, ScaleUpRate, ScaleDownRate,
-		Stabilized, Cooldown, MetricMissing, MetricStale, MetricNaN, InFlight, ExternalChange, Restored, DryRun, ActuatorError,
+		Stabilized, Cooldown, MetricMissing, MetricStale, MetricNaN, InFlight, ExternalChange, Restored,
+		Paused, DryRun, ActuatorError,
 	}
 }

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"math"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -141,6 +142,33 @@ func DefaultScale() *Scale {
 			}},
 		},
 	}
+}
+
+// Equal says whether two rules that Reader has read decide alike. What they were traced through counts too: a recording rule
+// that changed makes the age of a query another one.
+func (s *Scale) Equal(o *Scale) bool {
+	a, aQueries := s.plain()
+	b, bQueries := o.plain()
+	return reflect.DeepEqual(a, b) && reflect.DeepEqual(aQueries, bQueries)
+}
+
+// plain is the rule without what was compiled of it.
+func (s *Scale) plain() (Scale, map[string]Query) {
+	rule, queries := *s, make(map[string]Query, len(s.Queries))
+	for name, q := range s.Queries {
+		plain := *q
+		plain.parsed, plain.expect = nil, nil
+		queries[name] = plain
+	}
+	rule.Queries = nil
+	rule.Signals, rule.When = slices.Clone(s.Signals), slices.Clone(s.When)
+	for i := range rule.Signals {
+		rule.Signals[i].value = nil
+	}
+	for i := range rule.When {
+		rule.When[i].condition = nil
+	}
+	return rule, queries
 }
 
 // DecodeNode takes a query as its PromQL alone or as a mapping.

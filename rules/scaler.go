@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -29,26 +28,24 @@ type Scaler struct {
 	metrics  *Metrics
 	log      *slog.Logger
 	acting   bool
+	brake    *Brake
 
-	mu       sync.Mutex // guards what follows; groups evaluate one at a time, pages read meanwhile
-	state    State
-	last     *Decision
-	recorded *Decision // the last one that the journal has
-	output   []Sample
+	*remembered // of the target
 }
 
-// ScalerOptions are what a Scaler works with. All but Log are required.
+// ScalerOptions are what a Scaler works with. All but Log and Brake are required.
 type ScalerOptions struct {
 	Querier  Querier
 	Actuator actuators.Actuator
 	Journal  Journal
 	Metrics  *Metrics
 	Log      *slog.Logger // nil: no logs
-	State    State        // what a journal remembers of the target
+	Memory   *Memory      // what is known of the target; the rules of a process share one
 	Acting   bool         // acting is enabled on the command line; the rule must say act as well
+	Brake    *Brake       // stops acting at once; nil: nothing does
 }
 
-// NewScaler returns the evaluator of a rule that ParseFile has validated.
+// NewScaler returns the evaluator of a rule that Reader has validated. It is not seen in metrics before [Metrics.Show].
 func NewScaler(rule *Scale, o ScalerOptions) *Scaler {
 	log := o.Log
 	if log == nil {
@@ -56,9 +53,9 @@ func NewScaler(rule *Scale, o ScalerOptions) *Scaler {
 	}
 	s := &Scaler{
 		rule: rule, querier: o.Querier, actuator: o.Actuator, journal: o.Journal, metrics: o.Metrics, acting: o.Acting,
-		log: log.With("rule", rule.Name, "target", rule.Target.String()), state: o.State,
+		log: log.With("rule", rule.Name, "target", rule.Target.String()), brake: o.Brake,
+		remembered: o.Memory.of(rule.Target.String()),
 	}
-	s.metrics.add(s)
 	return s
 }
 
@@ -76,13 +73,6 @@ func (s *Scaler) Last() *Decision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last
-}
-
-// State returns what the scaler remembers, to be handed to the one that replaces it.
-func (s *Scaler) State() State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.state
 }
 
 // Eval implements Evaluator. A failure to act is part of the decision, not an error: the rule did its work. The error is
@@ -126,6 +116,13 @@ func (s *Scaler) carryOut(ctx context.Context, d *Decision, version string) erro
 		d.because(DryRun)
 		return nil
 	}
+	if freeze, frozen := s.frozen(); frozen {
+		d.Result = Observed
+		d.because(Paused)
+		d.LimitedBy = append(d.LimitedBy, Paused)
+		d.Text += ", frozen by " + freeze.By
+		return nil
+	}
 	d.Result = Applying
 	if err := s.record(d); err != nil {
 		d.Result, d.Error = Unrecorded, err.Error()
@@ -148,6 +145,13 @@ func (s *Scaler) carryOut(ctx context.Context, d *Decision, version string) erro
 		s.log.Error("change refused", "from", d.From, "to", d.To, "err", err)
 	}
 	return s.record(d)
+}
+
+func (s *Scaler) frozen() (Freeze, bool) {
+	if s.brake == nil {
+		return Freeze{}, false
+	}
+	return s.brake.Frozen()
 }
 
 func (s *Scaler) record(d *Decision) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -80,16 +81,20 @@ type bench struct {
 	fake    *actuatortest.Fake
 	journal *pages
 	reg     *prometheus.Registry
+	brake   *Brake
 	scaler  *Scaler
 }
 
 func newBench(t *testing.T, text string, acting bool, st State) *bench {
 	t.Helper()
-	b := &bench{data: &answers{}, fake: &actuatortest.Fake{}, journal: &pages{}, reg: prometheus.NewPedanticRegistry()}
+	b := &bench{data: &answers{}, fake: &actuatortest.Fake{}, journal: &pages{}, reg: prometheus.NewPedanticRegistry(), brake: OpenBrake(filepath.Join(t.TempDir(), "freeze.json"))}
 	b.fake.Resize(digits, 1)
+	metrics, memory := NewMetrics(b.reg), &Memory{}
+	memory.of(digits.String()).state = st
 	b.scaler = NewScaler(parseScale(t, text), ScalerOptions{
-		Querier: b.data, Actuator: b.fake, Journal: b.journal, Metrics: NewMetrics(b.reg), Acting: acting, State: st,
+		Querier: b.data, Actuator: b.fake, Journal: b.journal, Metrics: metrics, Acting: acting, Memory: memory, Brake: b.brake,
 	})
+	metrics.Show([]*Scaler{b.scaler})
 	return b
 }
 
@@ -194,7 +199,7 @@ func TestScalerFailures(t *testing.T) {
 		if d.Result != Failed || d.ReasonText() != "AboveTarget, ActuatorError" || !strings.Contains(d.Error, "out of range") {
 			t.Errorf("%s %s %s", d.Result, d.ReasonText(), d.Error)
 		}
-		if st := b.scaler.State(); !st.LastUp.IsZero() {
+		if st := b.scaler.state; !st.LastUp.IsZero() {
 			t.Error("a refused change began a cooldown")
 		}
 	})
@@ -325,7 +330,7 @@ func TestScalerRestore(t *testing.T) {
 			if got := story(*d); got != tt.want {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
-			if st := b.scaler.State(); st.LastUp != tt.st.LastUp || st.Replicas != d.To {
+			if st := b.scaler.state; st.LastUp != tt.st.LastUp || st.Replicas != d.To {
 				t.Errorf("state %+v", st)
 			}
 			if again, err := b.scaler.Restore(t.Context(), at, 2); again != nil || err != nil {

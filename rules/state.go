@@ -16,8 +16,8 @@ type State struct {
 
 	changes         []change
 	recommendations []recommendation
-	holdsSince      map[int]time.Time // by index of the `when` step whose condition holds
-	pendingSince    time.Time         // replicas have been missing since; zero when none are
+	holdsSince      map[string]time.Time // by the condition of a `when` step that holds
+	pendingSince    time.Time            // replicas have been missing since; zero when none are
 }
 
 type change struct {
@@ -74,10 +74,10 @@ func (s State) notAfter(now time.Time) State {
 	if slices.ContainsFunc(s.recommendations, func(r recommendation) bool { return future(r.at) }) {
 		s.recommendations = slices.DeleteFunc(slices.Clone(s.recommendations), func(r recommendation) bool { return future(r.at) })
 	}
-	for step, t := range s.holdsSince {
+	for condition, t := range s.holdsSince {
 		if future(t) {
 			s.holdsSince = maps.Clone(s.holdsSince)
-			s.holdsSince[step] = now
+			s.holdsSince[condition] = now
 		}
 	}
 	return s
@@ -116,9 +116,9 @@ func (s *State) forget(changesBefore, recommendationsBefore time.Time) {
 	s.recommendations = recommended
 }
 
-// hold notes since when a step's condition has held, and returns that.
-func (s *State) hold(step int, holds bool, now time.Time) time.Time {
-	since, held := s.holdsSince[step]
+// hold notes since when a step's condition has held, and returns that. Steps with the same condition share it.
+func (s *State) hold(condition string, holds bool, now time.Time) time.Time {
+	since, held := s.holdsSince[condition]
 	switch {
 	case holds == held:
 		return since
@@ -127,12 +127,12 @@ func (s *State) hold(step int, holds bool, now time.Time) time.Time {
 	}
 	s.holdsSince = maps.Clone(s.holdsSince)
 	if s.holdsSince == nil {
-		s.holdsSince = map[int]time.Time{}
+		s.holdsSince = map[string]time.Time{}
 	}
 	if holds {
-		s.holdsSince[step] = now
+		s.holdsSince[condition] = now
 	} else {
-		delete(s.holdsSince, step)
+		delete(s.holdsSince, condition)
 	}
 	return since
 }

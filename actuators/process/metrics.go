@@ -2,6 +2,8 @@ package process
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"flyball/actuators"
 )
 
 // metrics is what the replicas count as they go.
@@ -10,8 +12,8 @@ type metrics struct {
 	starts   *prometheus.HistogramVec
 }
 
-func newMetrics(pools []*pool) *metrics {
-	m := &metrics{
+func newMetrics() *metrics {
+	return &metrics{
 		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flyball_process_restarts_total",
 			Help: "Replicas that ended without being told to and were to be started again, by reason.",
@@ -23,13 +25,21 @@ func newMetrics(pools []*pool) *metrics {
 			Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200},
 		}, []string{"target"}),
 	}
-	for _, pool := range pools {
-		m.starts.WithLabelValues(pool.target.String())
-		for _, reason := range reasons {
-			m.restarts.WithLabelValues(pool.target.String(), reason)
-		}
+}
+
+// show has the series of a target there from the start, at 0.
+func (m *metrics) show(target actuators.Target) {
+	m.starts.WithLabelValues(target.String())
+	for _, reason := range reasons {
+		m.restarts.WithLabelValues(target.String(), reason)
 	}
-	return m
+}
+
+// forget drops the series of a target that there no longer is.
+func (m *metrics) forget(target actuators.Target) {
+	series := prometheus.Labels{"target": target.String()}
+	m.starts.DeletePartialMatch(series)
+	m.restarts.DeletePartialMatch(series)
 }
 
 // sizes collects the number of replicas in each state.

@@ -3,17 +3,17 @@ package process
 import (
 	"cmp"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"flyball/actuators"
 )
 
-// pool is the replicas of one target. The lock of Processes guards it, but for the first three fields, which stay as they
-// are.
+// pool is the replicas of one target. The lock of Processes guards it, but for target, which stays as it is, and settings.
 type pool struct {
-	target  actuators.Target
-	cfg     Target
-	command command
+	target   actuators.Target
+	settings atomic.Pointer[settings] // of the processes that start from now on
+	removed  bool                     // the configuration has the target no more: it ends with its last replica
 
 	spec      int
 	version   int
@@ -21,6 +21,18 @@ type pool struct {
 	decisions []decision
 	replicas  []*replica // ordered by index
 	endpoints endpoints
+}
+
+// settings are what the configuration says of a target. A process keeps those that it was started with.
+type settings struct {
+	Target
+	command command
+}
+
+func newPool(name string, s *settings) *pool {
+	p := &pool{target: actuators.Target{Kind: Kind, Name: name}, version: 1, fresh: true}
+	p.settings.Store(s)
+	return p
 }
 
 // decision is a change that was carried out.
@@ -92,6 +104,9 @@ func (p *pool) victim() *replica {
 
 func (p *pool) remove(r *replica) {
 	p.replicas = slices.DeleteFunc(p.replicas, func(other *replica) bool { return other == r })
+	if p.removed && len(p.replicas) == 0 {
+		p.endpoints.end()
+	}
 }
 
 // publish brings the list of endpoints up to date.

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net/http"
-	"slices"
+	"reflect"
 	"sync"
 	"time"
 
@@ -69,16 +68,8 @@ type timing struct {
 // New returns the targets of the configuration, each at size 0. Nothing is started before Run. It fails on what Validate
 // finds, on metrics that are registered already, and on a system where replicas cannot be held.
 func New(cfg Config, opts Options) (*Processes, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
-	if len(cfg) > 0 {
-		if err := supported(); err != nil {
-			return nil, err
-		}
-		if len(opts.Supervisor) == 0 {
-			return nil, errors.New("process: no supervisor given")
-		}
+	if len(cfg) > 0 && len(opts.Supervisor) == 0 {
+		return nil, errors.New("process: no supervisor given")
 	}
 	p := &Processes{
 		opts: opts,
@@ -105,20 +96,17 @@ func New(cfg Config, opts Options) (*Processes, error) {
 	p.start = func(command rendered, grace time.Duration, out output) (*child, error) {
 		return startChild(opts.Supervisor, command, grace, out)
 	}
-	for name, target := range cfg {
-		command, err := target.compile()
-		if err != nil {
-			return nil, fmt.Errorf("%s.%w", name, err)
-		}
-		p.pools[name] = &pool{
-			target:  actuators.Target{Kind: Kind, Name: name},
-			cfg:     target,
-			command: command,
-			version: 1,
-			fresh:   true,
-		}
+	all, err := compile(cfg)
+	if err != nil {
+		return nil, err
 	}
-	p.metrics = newMetrics(slices.Collect(maps.Values(p.pools)))
+	for name, s := range all {
+		p.pools[name] = newPool(name, s)
+	}
+	p.metrics = newMetrics()
+	for _, pool := range p.pools {
+		p.metrics.show(pool.target)
+	}
 	if opts.Registerer != nil {
 		for _, c := range []prometheus.Collector{p.metrics.restarts, p.metrics.starts, &sizes{p}} {
 			if err := opts.Registerer.Register(c); err != nil {
@@ -204,8 +192,8 @@ func (p *Processes) apply(ctx context.Context, target actuators.Target, change a
 		return actuators.Receipt{}, err
 	case p.ended:
 		return actuators.Receipt{}, errors.New("all replicas were ended")
-	case change.To < 0 || change.To > pool.cfg.MaxReplicas:
-		return actuators.Receipt{}, fmt.Errorf("%w: 0 to max_replicas %d", actuators.ErrOutOfRange, pool.cfg.MaxReplicas)
+	case change.To < 0 || change.To > pool.settings.Load().MaxReplicas:
+		return actuators.Receipt{}, fmt.Errorf("%w: 0 to max_replicas %d", actuators.ErrOutOfRange, pool.settings.Load().MaxReplicas)
 	}
 	unchanged := actuators.Receipt{Spec: pool.spec, Version: p.versionOf(pool)}
 	if pool.decided(change) {
@@ -266,6 +254,7 @@ func (p *Processes) Replicas(target string) []ReplicaStatus {
 	statuses := make([]ReplicaStatus, len(pool.replicas))
 	for i, r := range pool.replicas {
 		statuses[i] = r.ReplicaStatus
+		statuses[i].Outdated = r.settings != nil && !reflect.DeepEqual(r.settings.Target, pool.settings.Load().Target)
 	}
 	return statuses
 }

@@ -44,13 +44,15 @@ type ReplicaStatus struct {
 	Restarts int          `json:"restarts"`
 	Since    time.Time    `json:"since"` // when it came into its state
 	LastExit string       `json:"last_exit,omitempty"`
+	Outdated bool         `json:"outdated,omitempty"` // its process was started with the settings of before a reload
 }
 
 // replica is one replica of a pool, over all the processes that it has one after another.
 type replica struct {
 	// The lock of Processes guards these.
 	ReplicaStatus
-	started time.Time // its present process
+	started  time.Time // its present process
+	settings *settings // of its present process; nil before it has one
 
 	retired chan struct{} // closed once it is to go; its state is Draining from then on
 }
@@ -85,13 +87,14 @@ func (p *Processes) hold(ctx context.Context, pool *pool, r *replica) {
 		defer p.mu.Unlock()
 		pool.remove(r)
 	}()
-	backoff := pool.cfg.RestartBackoff
-	streak := streak{min: time.Duration(backoff.Min), max: time.Duration(backoff.Max)}
+	var streak streak
 	for !r.gone() {
-		end := p.live(ctx, pool, r)
+		settings := pool.settings.Load()
+		end := p.live(ctx, pool, r, settings)
 		if r.gone() {
 			return
 		}
+		streak.min, streak.max = time.Duration(settings.RestartBackoff.Min), time.Duration(settings.RestartBackoff.Max)
 		pause := streak.next(end.readyFor, rand.Float64())
 		p.metrics.restarts.WithLabelValues(pool.target.String(), end.reason).Inc()
 		p.log.Warn("replica ended", "target", pool.target.String(), "replica", r.Index, "reason", end.reason,
@@ -134,7 +137,7 @@ type ending struct {
 }
 
 // live runs one process of the replica, from its start to its end.
-func (p *Processes) live(ctx context.Context, pool *pool, r *replica) ending {
+func (p *Processes) live(ctx context.Context, pool *pool, r *replica, settings *settings) ending {
 	port, err := p.ports.take()
 	if err != nil {
 		return ending{reason: reasonStartError, exit: err.Error()}
@@ -143,12 +146,12 @@ func (p *Processes) live(ctx context.Context, pool *pool, r *replica) ending {
 
 	out := p.outputOf(pool, r)
 	began := time.Now()
-	c, err := p.begin(pool, r, port, out)
+	c, err := p.begin(pool, r, settings, port, out)
 	if err != nil {
 		return ending{reason: reasonStartError, exit: err.Error()}
 	}
 	p.mu.Lock()
-	r.Address = address(port)
+	r.Address, r.settings = address(port), settings
 	p.mu.Unlock()
 
 	var wg sync.WaitGroup
@@ -156,10 +159,10 @@ func (p *Processes) live(ctx context.Context, pool *pool, r *replica) ending {
 	polling, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan error)
-	wg.Go(func() { p.poll(polling, "http://"+address(port)+pool.cfg.Ready, results) })
+	wg.Go(func() { p.poll(polling, "http://"+address(port)+settings.Ready, results) })
 
 	var (
-		timeout   = time.NewTimer(time.Duration(pool.cfg.StartTimeout))
+		timeout   = time.NewTimer(time.Duration(settings.StartTimeout))
 		readyAt   time.Time // zero before it was ready for the first time
 		isReady   bool
 		failures  int // in a row
@@ -176,7 +179,7 @@ func (p *Processes) live(ctx context.Context, pool *pool, r *replica) ending {
 		select {
 		case <-r.retired:
 			cancel()
-			p.drain(ctx, pool, r, c, address(port), !readyAt.IsZero())
+			p.drain(ctx, pool, r, settings, c, address(port), !readyAt.IsZero())
 			return ending{}
 
 		case <-c.done:
@@ -192,7 +195,7 @@ func (p *Processes) live(ctx context.Context, pool *pool, r *replica) ending {
 				failures++
 				if isReady && failures >= p.timing.failures {
 					isReady = false
-					timeout.Reset(time.Duration(pool.cfg.StartTimeout))
+					timeout.Reset(time.Duration(settings.StartTimeout))
 					p.update(pool, r, func() { r.enter(Unready) })
 					p.log.Warn("replica unready", "target", pool.target.String(), "replica", r.Index, "err", lastError)
 				}
@@ -213,21 +216,21 @@ func (p *Processes) live(ctx context.Context, pool *pool, r *replica) ending {
 
 		case <-timeout.C:
 			cancel()
-			c.end(time.Duration(pool.cfg.Drain))
+			c.end(time.Duration(settings.Drain))
 			end := ending{reason: reasonStartTimeout, readyFor: readyFor()}
 			what := "not ready within"
 			if !readyAt.IsZero() {
 				end.reason, what = reasonUnready, "unready for"
 			}
-			end.exit = withLast(fmt.Sprintf("%s %s (%v), ended: %s", what, pool.cfg.StartTimeout, lastError, c.cause()), out)
+			end.exit = withLast(fmt.Sprintf("%s %s (%v), ended: %s", what, settings.StartTimeout, lastError, c.cause()), out)
 			return end
 		}
 	}
 }
 
 // begin starts a process of the replica that is to listen on the port.
-func (p *Processes) begin(pool *pool, r *replica, port int, out output) (*child, error) {
-	command, err := pool.command.render(Instance{
+func (p *Processes) begin(pool *pool, r *replica, settings *settings, port int, out output) (*child, error) {
+	command, err := settings.command.render(Instance{
 		Name:    pool.target.Name,
 		Index:   r.Index,
 		Replica: r.Index,
@@ -238,7 +241,7 @@ func (p *Processes) begin(pool *pool, r *replica, port int, out output) (*child,
 	if err != nil {
 		return nil, err
 	}
-	return p.start(command, time.Duration(pool.cfg.Drain), out)
+	return p.start(command, time.Duration(settings.Drain), out)
 }
 
 // outputOf makes the writers that log what a process of the replica prints.
@@ -262,11 +265,11 @@ func withLast(cause string, out output) string {
 
 // drain ends a process of a retired replica: it waits for what is in flight, if it ever was an endpoint, and then has
 // what is left of the drain time between SIGTERM and SIGKILL.
-func (p *Processes) drain(ctx context.Context, pool *pool, r *replica, c *child, address string, served bool) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(pool.cfg.Drain))
+func (p *Processes) drain(ctx context.Context, pool *pool, r *replica, settings *settings, c *child, address string, served bool) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(settings.Drain))
 	defer cancel()
 	deadline, _ := ctx.Deadline()
-	if served && p.opts.Drain != nil && pool.cfg.Drain > 0 {
+	if served && p.opts.Drain != nil && settings.Drain > 0 {
 		drained := make(chan error, 1)
 		var wg sync.WaitGroup
 		defer wg.Wait()

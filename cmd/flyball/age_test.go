@@ -68,11 +68,11 @@ func TestDeadSourceHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	fake := &actuatortest.Fake{}
-	metrics := rules.NewMetrics(prometheus.NewRegistry())
+	metrics, memory := rules.NewMetrics(prometheus.NewRegistry()), &rules.Memory{}
 	scalers := map[string]*rules.Scaler{}
 	group := storeGroup(file, &file.Groups[0], func(r *rules.Scale) rules.Evaluator {
 		fake.Resize(actuators.Target{Kind: "process", Name: r.Name}, 1)
-		scalers[r.Name] = rules.NewScaler(r, rules.ScalerOptions{Querier: s, Actuator: fake, Journal: j, Metrics: metrics, Acting: true})
+		scalers[r.Name] = rules.NewScaler(r, rules.ScalerOptions{Querier: s, Actuator: fake, Journal: j, Metrics: metrics, Memory: memory, Acting: true})
 		return scalers[r.Name]
 	})
 	if err := s.SetGroups([]store.Group{group}); err != nil {

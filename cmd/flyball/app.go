@@ -16,7 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
-	"github.com/prometheus/prometheus/model/labels"
 
 	"flyball/actuators"
 	"flyball/actuators/process"
@@ -32,8 +31,7 @@ import (
 // app is one running flyball. newApp takes its addresses; run serves the page, builds each part from those above it,
 // starts them in that order and stops them in the other; close lets go of what was opened.
 type app struct {
-	opts   *runOptions
-	loaded *loaded
+	opts *runOptions
 
 	metrics  *prometheus.Registry // ours, at /metrics
 	embedded *prometheus.Registry // the embedded Prometheus's own, at /metrics/embedded
@@ -45,16 +43,23 @@ type app struct {
 	proxySecured  *webConfig
 	store         *store.Store
 	journal       *journal.Journal
+	memory        rules.Memory
+	brake         *rules.Brake
+	scales        *rules.Metrics
 	processes     *process.Processes
-	gpus          *gpu.Collector
-	proxy         *batchproxy.Proxy
-	scalers       []*rules.Scaler
+	exporter      currentExporter
+	proxySlot     *slot
+	gpuSlot       *slot
 
-	phase  atomic.Int32                    // starting, ready, stopping
-	quit   func()                          // ends run
-	reload func(ctx context.Context) error // nil: nothing reloads
+	live  atomic.Pointer[live] // what the configuration made; a reload replaces it
+	phase atomic.Int32         // starting, ready, stopping
+	quit  func()               // ends run
 
-	mu      sync.Mutex // guards closers
+	reloading sync.Mutex // held by reload
+	reloads   *reloadMetrics
+
+	mu      sync.Mutex          // guards what follows
+	proxied []*batchproxy.Proxy // those that run: the present one, and those before it that still drain
 	closers []func() error
 }
 
@@ -67,9 +72,12 @@ const (
 
 // newApp takes the addresses and starts nothing: a second flyball stops here, before it touches anything.
 func newApp(l *loaded, o *runOptions) (*app, error) {
-	a := &app{opts: o, loaded: l, metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry()}
+	a := &app{opts: o, metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry()}
+	a.live.Store(&live{loaded: l})
+	a.proxySlot, a.gpuSlot = newSlot("proxy", o.log), newSlot("gpu collector", o.log)
 	a.metrics.MustRegister(versioncollector.NewCollector("flyball"), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.reloads = newReloadMetrics(a.metrics)
 	if err := a.listen(); err != nil {
 		a.close()
 		return nil, err
@@ -77,9 +85,9 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 	return a, nil
 }
 
-// build opens and builds the parts, each from those above it.
+// build opens what stays for the life of the process, then takes the configuration over as a reload does.
 func (a *app) build(ctx context.Context) error {
-	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildExporter, a.buildProxy, a.buildRules, a.buildScrape} {
+	for _, step := range []func() error{a.openStore, a.buildProcesses} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -87,6 +95,17 @@ func (a *app) build(ctx context.Context) error {
 			return err
 		}
 	}
+	if a.opts.has(roleExporter) {
+		a.metrics.MustRegister(&a.exporter)
+	}
+	n, err := a.prepare(a.live.Load().loaded)
+	if err != nil {
+		return err
+	}
+	if err := a.commit(ctx, n); err != nil {
+		return err
+	}
+	a.reloads.done(nil)
 	return nil
 }
 
@@ -94,12 +113,11 @@ func (a *app) openStore() (err error) {
 	if !a.opts.has(roleRules) {
 		return nil
 	}
-	c := a.loaded.Config
+	c := a.live.Load().Config
 	o := store.DefaultOptions()
 	o.Dir = filepath.Join(c.Storage.Path, "tsdb")
 	o.Retention, o.MaxBytes = time.Duration(c.Storage.Retention), int64(c.Storage.MaxBytes)
-	o.ScrapeInterval, o.EvaluationInterval = time.Duration(c.Global.ScrapeInterval), time.Duration(c.Global.EvaluationInterval)
-	o.ExternalLabels, o.ExternalURL = labels.FromMap(c.Global.ExternalLabels), a.pageURL()
+	o.ExternalURL = a.pageURL()
 	o.Logger, o.Registerer, o.Metrics = a.opts.log.With("component", "store"), a.embedded, a.metrics
 	if err := os.MkdirAll(c.Storage.Path, 0o750); err != nil {
 		return fmt.Errorf("make the data directory (storage.path): %w", err)
@@ -115,103 +133,146 @@ func (a *app) openStore() (err error) {
 		return err
 	}
 	a.onClose(a.journal.Close)
+	a.journal.Replay(a.memory.Replay)
+	a.brake = rules.OpenBrake(filepath.Join(c.Storage.Path, "freeze.json"))
+	a.scales = rules.NewMetrics(a.metrics)
+	a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "flyball_scale_paused", Help: "1 while acting is frozen: rules decide and record, and change nothing.",
+	}, func() float64 {
+		if _, frozen := a.brake.Frozen(); frozen {
+			return 1
+		}
+		return 0
+	}))
 	return nil
 }
 
+// buildProcesses makes the process actuator, without any target yet.
 func (a *app) buildProcesses() error {
-	if !a.opts.has(roleRules) || len(a.loaded.Actuators.Process) == 0 {
+	if !a.opts.has(roleRules) {
 		return nil
 	}
 	self, err := executable()
 	if err != nil {
 		return err
 	}
-	a.processes, err = process.New(a.loaded.Actuators.Process, process.Options{
+	a.processes, err = process.New(process.DefaultConfig(), process.Options{
 		Logger: a.opts.log.With("component", "process"), Registerer: a.metrics,
 		Supervisor: []string{self, superviseCommand},
 		Drain: func(ctx context.Context, target, address string) error {
-			if a.proxy == nil {
-				return nil
+			var errs []error
+			for _, p := range a.proxies() {
+				errs = append(errs, p.Drain(ctx, target, address))
 			}
-			return a.proxy.Drain(ctx, target, address)
+			return errors.Join(errs...)
 		},
 	})
 	return err
 }
 
-func (a *app) buildExporter() error {
-	if !a.opts.has(roleExporter) {
-		return nil
-	}
-	c := a.loaded.Exporter
+// newExporter makes the exporter of a configuration; the collector of GPUs is nil where there is none.
+func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector, error) {
 	log := a.opts.log.With("component", "exporter")
 	var list []exporter.Collector
 	if c.Collectors.Host {
 		collector, err := host.New(host.Options{})
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		list = append(list, collector)
 	}
+	var gpus *gpu.Collector
 	if c.Collectors.GPU {
 		self, err := executable()
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		a.gpus = gpu.New(gpu.Options{Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: c.GPU.Require, Logger: log})
-		list = append(list, a.gpus)
+		gpus = gpu.New(gpu.Options{Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: c.GPU.Require, Logger: log})
+		list = append(list, gpus)
 	}
 	e, err := exporter.New(exporter.Options{Timeout: time.Duration(c.Timeout), Logger: log}, list...)
-	if err != nil {
-		return err
-	}
-	return a.metrics.Register(e)
+	return e, gpus, err
 }
 
-func (a *app) buildProxy() (err error) {
-	if a.proxyListener == nil {
-		return nil
-	}
+// newProxy makes the proxy of a configuration.
+func (a *app) newProxy(c batchproxy.Config) (*batchproxy.Proxy, error) {
 	o := batchproxy.Options{Logger: a.opts.log.With("component", "batchproxy"), Registerer: a.metrics}
 	if a.processes != nil {
 		o.Endpoints = a.processes
 	} else {
-		for i, m := range a.loaded.Batchproxy.Models {
+		for i, m := range c.Models {
 			for j, u := range m.Upstreams {
 				if u.Target != "" {
-					return fmt.Errorf("batchproxy.models[%d].upstreams[%d]: target %s is run by the role rules, which this process has not: give the url", i, j, u.Target)
+					return nil, fmt.Errorf("batchproxy.models[%d].upstreams[%d]: target %s is run by the role rules, which this process has not: give the url", i, j, u.Target)
 				}
 			}
 		}
 	}
-	a.proxy, err = batchproxy.New(a.loaded.Batchproxy, o)
-	return err
+	return batchproxy.New(c, o)
 }
 
-// buildRules makes an evaluator of each scale rule, with the memory that the journal has of its target.
-func (a *app) buildRules() error {
-	if a.store == nil {
-		return nil
+// runProxy runs a proxy as one of those that may have requests with a replica.
+func (a *app) runProxy(p *batchproxy.Proxy) func(context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.proxied = append(a.proxied, p)
+	return func(ctx context.Context) error {
+		defer func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.proxied = slices.DeleteFunc(a.proxied, func(other *batchproxy.Proxy) bool { return other == p })
+		}()
+		return p.Run(ctx)
 	}
-	states := map[string]rules.State{}
-	a.journal.Replay(func(d *rules.Decision) { states[d.Target] = states[d.Target].Replay(d) })
-	metrics := rules.NewMetrics(a.metrics)
+}
+
+func (a *app) proxies() []*batchproxy.Proxy {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.proxied)
+}
+
+// newGroups makes the groups of the rule files. A scale rule that is as it was keeps its evaluator, and so its group goes on
+// undisturbed.
+func (a *app) newGroups(l *loaded) (groups []store.Group, scalers []*rules.Scaler) {
+	before := map[string]*rules.Scaler{}
+	for _, s := range a.live.Load().scalers {
+		before[s.Name()] = s
+	}
 	actuator := a.actuators()
 	evaluator := func(r *rules.Scale) rules.Evaluator {
-		s := rules.NewScaler(r, rules.ScalerOptions{
-			Querier: a.store, Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: metrics,
-			Log: a.opts.log.With("component", "rules"), State: states[r.Target.String()], Acting: a.opts.act,
-		})
-		a.scalers = append(a.scalers, s)
+		s := before[r.Name]
+		if s == nil || !s.Rule().Equal(r) {
+			s = rules.NewScaler(r, rules.ScalerOptions{
+				Querier: a.store, Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: a.scales,
+				Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, Brake: a.brake,
+			})
+		}
+		scalers = append(scalers, s)
 		return s
 	}
-	var groups []store.Group
-	for _, f := range a.loaded.rules {
+	for _, f := range l.rules {
 		for i := range f.Groups {
 			groups = append(groups, storeGroup(f, &f.Groups[i], evaluator))
 		}
 	}
-	return a.store.SetGroups(groups)
+	return groups, scalers
+}
+
+// newScrape is what the store scrapes: this process, the replicas of its targets and what the configuration names.
+func (a *app) newScrape(l *loaded) store.Scrape {
+	sc := store.Scrape{
+		Configs: l.scrape,
+		Self: []store.Self{{
+			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: metricsHandler(a.metrics), Drop: rules.OutputMetrics(),
+		}},
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.Actuators.Process)) {
+		if path := l.Actuators.Process[name].MetricsPath; path != "" {
+			sc.Jobs = append(sc.Jobs, store.Job{Name: name, Target: name, Endpoints: a.processes, MetricsPath: path})
+		}
+	}
+	return sc
 }
 
 // storeGroup is a group of a rule file as the store takes it.
@@ -246,25 +307,6 @@ func (a *app) actuators() map[string]actuators.Actuator {
 	return byKind
 }
 
-// buildScrape has the store scrape this process, the replicas of its targets and what the configuration names.
-func (a *app) buildScrape() error {
-	if a.store == nil {
-		return nil
-	}
-	sc := store.Scrape{
-		Configs: a.loaded.scrape,
-		Self: []store.Self{{
-			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: metricsHandler(a.metrics), Drop: rules.OutputMetrics(),
-		}},
-	}
-	for _, name := range slices.Sorted(maps.Keys(a.loaded.Actuators.Process)) {
-		if path := a.loaded.Actuators.Process[name].MetricsPath; path != "" {
-			sc.Jobs = append(sc.Jobs, store.Job{Name: name, Target: name, Endpoints: a.processes, MetricsPath: path})
-		}
-	}
-	return a.store.ApplyScrape(sc)
-}
-
 // part is something that runs until its context ends.
 type part struct {
 	name string
@@ -295,31 +337,24 @@ func (a *app) runBuilt(ctx context.Context) error {
 		return nil
 	}
 	var parts []part
-	if a.gpus != nil {
-		parts = append(parts, part{"gpu collector", a.gpus.Run})
+	if a.opts.has(roleExporter) {
+		parts = append(parts, part{"gpu collector", a.gpuSlot.run})
 	}
 	if a.processes != nil {
 		parts = append(parts, part{"process actuator", a.processes.Run})
 	}
-	if a.proxy != nil {
+	if a.proxyListener != nil {
 		server := a.proxyServer()
 		parts = append(parts,
 			part{"proxy server", func(ctx context.Context) error {
 				return serve(ctx, server, a.proxyListener, a.opts.proxySecured, a.opts.log.With("component", "batchproxy"))
 			}},
-			part{"proxy", a.proxy.Run})
+			part{"proxy", a.proxySlot.run})
 	}
 	if a.store != nil {
-		a.restore(ctx)
 		parts = append(parts, part{"rules", a.store.Run})
 	}
 	a.isReady()
-	if len(parts) == 0 { // the exporter without GPUs: the page is all
-		parts = append(parts, part{"exporter", func(ctx context.Context) error {
-			<-ctx.Done()
-			return nil
-		}})
-	}
 	return runParts(ctx, parts, a.isStopping)
 }
 
@@ -371,24 +406,25 @@ func runParts(ctx context.Context, parts []part, stopping func()) error {
 
 // restore gives targets that came up without a size their first one. A target that cannot have it is said in the log and,
 // where it has a rule, in the journal; it must not keep the others, and the proxy, from starting.
-func (a *app) restore(ctx context.Context) {
+func (a *app) restore(ctx context.Context, l *loaded, scalers []*rules.Scaler) {
 	ruled := map[string]bool{}
-	for _, s := range a.scalers {
+	for _, s := range scalers {
 		target := s.Rule().Target
 		if target.Kind != process.Kind {
 			continue
 		}
 		ruled[target.Name] = true
-		if _, err := s.Restore(ctx, time.Now(), a.loaded.Actuators.Process[target.Name].Replicas); err != nil {
+		if _, err := s.Restore(ctx, time.Now(), l.Actuators.Process[target.Name].Replicas); err != nil {
 			a.opts.log.Error("restore", "target", target, "err", err)
 		}
 	}
-	for name, t := range a.loaded.Actuators.Process {
-		if ruled[name] || t.Replicas == 0 {
-			continue
+	for name, t := range l.Actuators.Process {
+		target := actuators.Target{Kind: process.Kind, Name: name}
+		state, err := a.processes.Observe(ctx, target)
+		if err == nil && state.Fresh && !ruled[name] && t.Replicas > 0 {
+			_, err = a.processes.Apply(ctx, target, actuators.Change{To: t.Replicas, Reason: "replicas in the configuration"})
 		}
-		if _, err := a.processes.Apply(ctx, actuators.Target{Kind: process.Kind, Name: name},
-			actuators.Change{To: t.Replicas, Reason: "replicas in the configuration"}); err != nil {
+		if err != nil {
 			a.opts.log.Error("start", "target", name, "err", err)
 		}
 	}

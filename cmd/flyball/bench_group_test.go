@@ -49,11 +49,11 @@ func BenchmarkGroupIteration(b *testing.B) {
 				b.Fatal(err)
 			}
 			fake := &actuatortest.Fake{}
-			metrics := rules.NewMetrics(prometheus.NewRegistry())
+			metrics, memory := rules.NewMetrics(prometheus.NewRegistry()), &rules.Memory{}
 			for _, r := range file.Groups[0].Rules {
 				fake.Resize(actuators.Target{Kind: "process", Name: r.Scale.Name}, 1)
 				scale.Rules = append(scale.Rules, store.Rule{Evaluator: rules.NewScaler(r.Scale, rules.ScalerOptions{
-					Querier: s, Actuator: fake, Journal: j, Metrics: metrics, Acting: true,
+					Querier: s, Actuator: fake, Journal: j, Metrics: metrics, Memory: memory, Acting: true,
 				})})
 			}
 			if err := s.SetGroups([]store.Group{data, scale}); err != nil {

@@ -26,6 +26,7 @@ type Config struct {
 	Storage       Storage           `yaml:"storage"`
 	ScrapeConfigs *yaml.Node        `yaml:"scrape_configs"` // Prometheus's own format, for rules/store to read
 	RuleFiles     []string          `yaml:"rule_files"`
+	Alerting      *yaml.Node        `yaml:"alerting"` // Prometheus's own format, for rules/store to read
 	Exporter      exporter.Config   `yaml:"exporter"`
 	Batchproxy    batchproxy.Config `yaml:"batchproxy"`
 	Actuators     Actuators         `yaml:"actuators"`
@@ -73,12 +74,14 @@ func DefaultConfig() Config {
 // loaded is a configuration with all that it refers to, read and checked.
 type loaded struct {
 	Config
-	rules  []*rules.File
-	scrape store.ScrapeConfigs
+	rules    []*rules.File
+	scrape   store.ScrapeConfigs
+	alerting store.Alerting
 }
 
-// load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them.
-func load(path string) (*loaded, error) {
+// load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them; more
+// finds further ones.
+func load(path string, more ...func(*loaded, *source.Decoder)) (*loaded, error) {
 	text, err := source.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration (--config.file): %w", err)
@@ -91,6 +94,9 @@ func load(path string) (*loaded, error) {
 	l := &loaded{Config: DefaultConfig()}
 	d.Decode(&l.Config)
 	l.validate(d, filepath.Dir(path))
+	for _, f := range more {
+		f(l, d)
+	}
 	reader := rules.Reader{Defaults: l.ruleDefaults(), CheckScale: l.checkScale, CheckGroup: checkGroup}
 	var ruleFaults []error
 	for _, file := range l.findRules(d, filepath.Dir(path)) {
@@ -139,6 +145,29 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 			})
 		}
 		d.Faults("", err)
+	}
+	if l.Alerting != nil {
+		text, err := yaml.Marshal(l.Alerting)
+		if err == nil {
+			l.alerting, err = store.ParseAlerting(text, dir)
+		}
+		d.Faults("", err)
+	}
+}
+
+// checkFixed says what differs from the configuration that runs and cannot be changed while it does.
+func (l *loaded) checkFixed(d *source.Decoder, running *loaded) {
+	for _, key := range []struct {
+		path     string
+		from, to any
+	}{
+		{"storage.path", running.Storage.Path, l.Storage.Path},
+		{"storage.retention", running.Storage.Retention, l.Storage.Retention},
+		{"storage.max_bytes", running.Storage.MaxBytes, l.Storage.MaxBytes},
+	} {
+		if key.from != key.to {
+			d.FaultAt(key.path, 0, "%s is %v in the process that runs: to change it takes a restart", key.path, key.from)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -52,7 +51,7 @@ func (a *app) registerLifecycle(mux *http.ServeMux) {
 	}
 	change(reloadPath, func(w http.ResponseWriter, r *http.Request) {
 		if err := a.reloadNow(r.Context()); err != nil {
-			web.Text(w, http.StatusInternalServerError, fmt.Sprintf("failed to reload config: %s\n", err))
+			web.Text(w, http.StatusInternalServerError, fmt.Sprintf("failed to reload config: %s\n", oneLine(err)))
 			return
 		}
 		w.WriteHeader(http.StatusOK)
@@ -66,12 +65,6 @@ func (a *app) registerLifecycle(mux *http.ServeMux) {
 
 // reloadNow reloads the configuration, and tells systemd while it does. SIGHUP and POST /-/reload both come here.
 func (a *app) reloadNow(ctx context.Context) error {
-	switch {
-	case a.phase.Load() != ready:
-		return errors.New("flyball is starting or stopping")
-	case a.reload == nil:
-		return errors.New("this version does not reload")
-	}
 	a.notify(daemon.SdNotifyMonotonicUsec() + daemon.SdNotifyReloading)
 	defer a.notify(daemon.SdNotifyReady)
 	return a.reload(ctx)

@@ -55,7 +55,7 @@ func (a *app) listenProxy() (err error) {
 	switch {
 	case !a.opts.has(roleBatchproxy):
 		idle = errors.New("--role has no batchproxy")
-	case len(a.loaded.Batchproxy.Models) == 0:
+	case len(a.live.Load().Batchproxy.Models) == 0:
 		idle = errors.New("the configuration has no batchproxy.models")
 		if !a.opts.has(roleRules) && !a.opts.has(roleExporter) {
 			return fmt.Errorf("--role=batchproxy has nothing to do: %w", idle)

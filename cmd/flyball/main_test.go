@@ -19,6 +19,9 @@ func (b binaries) path(name string) string { return filepath.Join(b.dir, name) }
 var built binaries // set once, before any test runs
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == superviseCommand { // of an app within the test's own process
+		os.Exit(run(os.Args[1:]))
+	}
 	flag.Parse()
 	os.Exit(withBinaries(m.Run))
 }

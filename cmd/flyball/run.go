@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/version"
 
 	"flyball/rules"
+	"flyball/rules/source"
 )
 
 // Roles of a process. Ports of single roles differ, so that they live together on one node.
@@ -86,12 +87,9 @@ func (o *runOptions) webAddresses() []string {
 }
 
 func (o *runOptions) run(ctx context.Context) error {
-	l, err := load(o.configFile)
+	l, err := o.load(nil)
 	if err != nil {
 		return err
-	}
-	if o.storagePath != "" {
-		l.Storage.Path = o.storagePath
 	}
 	a, err := newApp(l, o)
 	if err != nil {
@@ -112,17 +110,29 @@ func (o *runOptions) run(ctx context.Context) error {
 	}()
 	go func() {
 		for range hangups {
-			o.log.Warn("SIGHUP: this version does not reload; the configuration is as it was at the start")
+			_ = a.reloadNow(ctx) // it logs how it went
 		}
 	}()
 	return a.run(ctx)
+}
+
+// load reads the configuration; running is the one that holds now, nil at the start.
+func (o *runOptions) load(running *loaded) (*loaded, error) {
+	return load(o.configFile, func(l *loaded, d *source.Decoder) {
+		if o.storagePath != "" {
+			l.Storage.Path = o.storagePath
+		}
+		if running != nil {
+			l.checkFixed(d, running)
+		}
+	})
 }
 
 // greeting is the first line that a person reads.
 func (a *app) greeting() string {
 	var line strings.Builder
 	fmt.Fprintf(&line, "flyball %s   page %s", version.Version, a.pageURL())
-	for _, m := range a.loaded.Batchproxy.Models {
+	for _, m := range a.live.Load().Batchproxy.Models {
 		if a.proxyListener != nil {
 			fmt.Fprintf(&line, "   model %s://%s/v2/models/%s/infer", a.proxySecured.scheme(), reachable(a.proxyListener.Addr()), m.Name)
 		}

@@ -31,6 +31,7 @@ func (a *app) webHandler() http.Handler {
 		page.Decisions = decisions{a}
 	}
 	page.Register(built)
+	web.Prometheus{Store: a.prometheusStore, Build: buildInfo()}.Register(built)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if a.phase.Load() == starting {
 			w.Header().Set("Retry-After", "1")
@@ -52,6 +53,21 @@ func (a *app) webServer(handler http.Handler) *http.Server {
 	}
 }
 
+// prometheusStore is what answers Prometheus's API: nothing where this process has no store.
+func (a *app) prometheusStore() web.PrometheusStore {
+	if a.store == nil {
+		return nil
+	}
+	return a.store
+}
+
+func buildInfo() web.BuildInfo {
+	return web.BuildInfo{
+		Version: store.PrometheusVersion(), Revision: version.GetRevision(), Branch: version.Branch,
+		BuildUser: version.BuildUser, BuildDate: version.BuildDate, GoVersion: version.GoVersion, Flyball: version.Version,
+	}
+}
+
 // proxyServer serves the batching proxy, over HTTP/1 and HTTP/2, with TLS and without.
 func (a *app) proxyServer() *http.Server {
 	protocols := new(http.Protocols)
@@ -59,7 +75,7 @@ func (a *app) proxyServer() *http.Server {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler: a.proxy, Protocols: protocols,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.live.Load().proxy.ServeHTTP(w, r) }), Protocols: protocols,
 		// What clients do wrong with their connections; the requests themselves are counted.
 		ErrorLog: slog.NewLogLogger(a.opts.log.With("component", "batchproxy").Handler(), slog.LevelDebug),
 		// No WriteTimeout: it would cut long answers and streams; the proxy has its own timeout for each model.
@@ -85,7 +101,7 @@ func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
 	if len(found) > 0 || f.Rule == "" {
 		return found
 	}
-	for _, s := range d.scalers {
+	for _, s := range d.live.Load().scalers {
 		last := s.Last()
 		if s.Name() == f.Rule && last != nil && (f.ID == "" || f.ID == last.ID) &&
 			(f.Since.IsZero() || !last.Time.Before(f.Since)) && (f.Until.IsZero() || !last.Time.After(f.Until)) {
@@ -98,17 +114,18 @@ func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
 // status gathers what the page shows besides decisions.
 func (a *app) status(context.Context) web.Status {
 	var s web.Status
-	if a.proxy != nil {
-		for _, m := range a.proxy.Models() {
+	now := a.live.Load()
+	if now.proxy != nil {
+		for _, m := range now.proxy.Models() {
 			s.Models = append(s.Models, web.Model{Name: m.Name, Ready: m.Ready, Queued: m.Queued, Running: m.Running})
 		}
 	}
-	for _, sc := range a.scalers {
+	for _, sc := range now.scalers {
 		rule := web.Rule{Name: sc.Name(), Target: sc.Rule().Target.String(), Acts: sc.Acts(), Last: sc.Last()}
 		s.Rules = append(s.Rules, rule)
 	}
 	if a.processes != nil {
-		for _, name := range a.loaded.targets() {
+		for _, name := range now.targets() {
 			for _, r := range a.processes.Replicas(name) {
 				s.Replicas = append(s.Replicas, replica(name, r))
 			}

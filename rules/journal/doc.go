@@ -2,7 +2,7 @@
 // kill -9, and the newest of them in memory for the page and for `flyball explain`.
 //
 //	j, err := journal.Open("data/decisions.jsonl", journal.Options{})
-//	j.Replay(func(d *rules.Decision) { states[d.Target] = states[d.Target].Replay(d) })
+//	j.Replay(memory.Replay) // a rules.Memory
 //	j.Append(decision)
 //	j.Recent(journal.Filter{Rule: "digits"}, 20)
 //

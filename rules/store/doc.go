@@ -1,16 +1,17 @@
 // Package store is the embedded Prometheus: a time series database on disk, the PromQL engine over it, the scraper that
 // fills it, and the rule groups that read it and write back into it. It is the only package that imports Prometheus's
-// tsdb, promql, scrape, rules, config and discovery; everything else speaks to it in the words of package rules
+// tsdb, promql, scrape, rules, notifier, config and discovery; everything else speaks to it in the words of package rules
 // (Sample, Querier, Evaluator).
 //
-// A Store goes through four steps:
+// A Store goes through these steps:
 //
 //	opts := store.DefaultOptions()
 //	opts.Dir = "data"
 //	s, err := store.Open(opts)          // locks the directory, replays the write-ahead log
 //	err = s.ApplyScrape(scrape)         // what to scrape; may be called again at any time
 //	err = s.SetGroups(groups)           // which rules to evaluate; may be called again at any time
-//	err = s.Run(ctx)                    // scrapes and evaluates until ctx ends
+//	err = s.ApplyAlerting(alerting)     // which Alertmanagers to send alerts to; may be called again at any time
+//	err = s.Run(ctx)                    // scrapes, evaluates and sends alerts until ctx ends
 //	err = s.Close()                     // closes the database and lets go of the directory
 //
 // # Rule groups
@@ -27,8 +28,22 @@
 // flyball_rule_group_iterations_missed_total. EvalGroups runs the same evaluation at a time that the caller chooses, which
 // is what tests and backtests use instead of Run.
 //
+// # Prometheus's HTTP API
+//
+// QueryInstant, QuerySteps, LabelNames, LabelValues, ListSeries, ListRules, ListAlerts, ListTargets, ListMetadata, FormatExpr
+// and Exemplars answer Prometheus's API in the words of package promapi, for a handler to put on HTTP. Options.APIConcurrency
+// of them are under way at once; the rules' own queries do not wait for them.
+//
 // # Scraping
 //
 // ParseScrapeConfigs reads scrape_configs in Prometheus's format with static, file and HTTP discovery. A Job scrapes the
 // replicas of an actuator's target and follows the list that the actuator gives. A Self scrapes flyball's own metrics.
+//
+// # Alerts
+//
+// ParseAlerting reads alerting in Prometheus's format. While Run runs, the alerts of alert rules go to every Alertmanager
+// that there is, through Prometheus's notifier: when they begin to fire, again each Options.ResendDelay, and when they have
+// ended. Each says when it ends by itself, four times the longer of ResendDelay and the group's interval from now; so what
+// a killed process has left there goes away. An evaluation never waits for an Alertmanager: alerts are queued, and those that one
+// does not take are sent anew when they are due again. EvalGroups sends nothing.
 package store

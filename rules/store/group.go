@@ -27,6 +27,8 @@ type Group struct {
 	Limit       int               // how many series, or alerts, a rule may give; 0: no limit
 	Labels      map[string]string // put on each series that the group writes, unless the rule sets the label itself
 	Rules       []Rule
+
+	external string // the external labels that its alerts were made with
 }
 
 // Rule is exactly one of its fields.
@@ -209,7 +211,7 @@ func sameEvaluator(a, b rules.Evaluator) bool {
 
 // build makes Prometheus's rules of a group that has been validated. Where restored is false, alerts write nothing until
 // their "for" state has been looked up in the store.
-func (s *Store) build(g Group, restored bool) ([]promrules.Rule, error) {
+func (s *Store) build(g Group, global Global, restored bool) ([]promrules.Rule, error) {
 	built := make([]promrules.Rule, 0, len(g.Rules))
 	for _, r := range g.Rules {
 		if r.Evaluator != nil {
@@ -227,7 +229,7 @@ func (s *Store) build(g Group, restored bool) ([]promrules.Rule, error) {
 			continue
 		}
 		built = append(built, promrules.NewAlertingRule(f.Alert, expr, r.Alert.For, r.Alert.KeepFiringFor, ls,
-			labels.FromMap(f.Annotations), s.opts.ExternalLabels, s.opts.ExternalURL, restored, s.logger.With("alert", f.Alert)))
+			labels.FromMap(f.Annotations), global.ExternalLabels, s.opts.ExternalURL, restored, s.logger.With("alert", f.Alert)))
 	}
 	return built, nil
 }

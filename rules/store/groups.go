@@ -75,11 +75,23 @@ func (s *Store) SetGroups(groups []Group) error {
 	if s.isClosed() {
 		return ErrClosed
 	}
-	specs, built, err := s.prepare(groups)
+	p, err := s.prepareGroups(*s.global.Load(), groups)
 	if err != nil {
 		return err
 	}
+	s.changeGroups(p)
+	return nil
+}
 
+// preparedGroups are groups with everything filled in, and the rules of each.
+type preparedGroups struct {
+	specs []Group
+	rules [][]promrules.Rule
+}
+
+// changeGroups makes prepared groups the ones that are evaluated; s.reload is held.
+func (s *Store) changeGroups(p *preparedGroups) {
+	specs, built := p.specs, p.rules
 	s.mu.Lock()
 	old := map[string]*runner{}
 	for _, r := range s.runners {
@@ -136,18 +148,16 @@ func (s *Store) SetGroups(groups []Group) error {
 			r.start(s.groupCtx, &s.groups)
 		}
 	}
-	return nil
 }
 
-// prepare checks every group and makes its rules, and touches nothing else.
-func (s *Store) prepare(groups []Group) ([]Group, [][]promrules.Rule, error) {
+// prepareGroups checks every group and makes its rules, and touches nothing else.
+func (s *Store) prepareGroups(global Global, groups []Group) (*preparedGroups, error) {
 	var errs []error
-	specs := make([]Group, 0, len(groups))
-	built := make([][]promrules.Rule, 0, len(groups))
+	p := &preparedGroups{}
 	seen := map[string]bool{}
 	for _, g := range groups {
 		if g.Interval == 0 {
-			g.Interval = s.opts.EvaluationInterval
+			g.Interval = global.EvaluationInterval
 		}
 		if err := g.Validate(); err != nil {
 			for _, fault := range err.(interface{ Unwrap() []error }).Unwrap() {
@@ -160,15 +170,19 @@ func (s *Store) prepare(groups []Group) ([]Group, [][]promrules.Rule, error) {
 			continue
 		}
 		seen[g.Key()] = true
-		rs, err := s.build(g, false)
+		g.external = global.ExternalLabels.String()
+		rs, err := s.build(g, global, false)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		specs = append(specs, g)
-		built = append(built, rs)
+		p.specs = append(p.specs, g)
+		p.rules = append(p.rules, rs)
 	}
-	return specs, built, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (s *Store) newRunner(spec Group, built []promrules.Rule) *runner {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/prometheus/model/labels"
+	promrules "github.com/prometheus/prometheus/rules"
 
 	"flyball/rules"
 )
@@ -20,13 +21,12 @@ import (
 // TestOneTimestamp has each rule of a group see what those above it wrote at the very same time.
 func TestOneTimestamp(t *testing.T) {
 	var sent []string
-	s := open(t, t.TempDir(), func(o *Options) {
-		o.Notify = func(_ context.Context, expr string, alerts ...ActiveAlert) {
-			for _, a := range alerts {
-				sent = append(sent, fmt.Sprintf("%s %s %s %s", expr, a.State, a.Labels, a.Annotations))
-			}
+	s := open(t, t.TempDir())
+	s.ruleOptions.NotifyFunc = func(_ context.Context, expr string, alerts ...*promrules.Alert) {
+		for _, a := range alerts {
+			sent = append(sent, fmt.Sprintf("%s %s %s %s", expr, a.State, a.Labels, a.Annotations))
 		}
-	})
+	}
 	setGroups(t, s, Group{Name: "g", Interval: time.Minute, Labels: map[string]string{"team": "serving"}, Rules: []Rule{
 		record("model:queue:sum", `sum by (model) (queue)`),
 		copyOf(s, "decided", `model:queue:sum * 10`),

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
-	promrules "github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/compression"
 )
@@ -23,22 +21,18 @@ type Options struct {
 	MaxBytes           int64         // how much disk the samples may take, the oldest going first; negative means no limit
 	ScrapeInterval     time.Duration // of the jobs that give none
 	EvaluationInterval time.Duration // of the groups that give none
-	ExternalLabels     labels.Labels // in alert templates, and part of the seed that spreads scrapes over the interval
-	ExternalURL        string        // where users reach flyball, for alert templates
+	ExternalLabels     labels.Labels // on alerts that are sent, in their templates, and part of the seed that spreads scrapes over the interval
+	ExternalURL        string        // where users reach flyball, for alert templates and the links in alerts
+	ResendDelay        time.Duration // alerts that still fire are sent again after this; what is not sent again ends after four of it, or four intervals if that is longer
 	QueryTimeout       time.Duration // the longest that one query may take
 	MaxSamples         int           // how many samples one query may hold at once
 	LookbackDelta      time.Duration // how old the last sample of a series may be to count as its present value
+	APIConcurrency     int           // how many answers of Prometheus's API are made and written at once; more wait, at most QueryTimeout
 
-	Notify     NotifyFunc            // gets the alerts to send; nil: alerts are evaluated and recorded, not sent
 	Logger     *slog.Logger          // nil: no logs
 	Registerer prometheus.Registerer // for Prometheus's own prometheus_* metrics, a registry apart from ours; nil: not exposed
-	Metrics    prometheus.Registerer // for our flyball_rule_* metrics; nil: not exposed
+	Metrics    prometheus.Registerer // for our flyball_rule_* and flyball_notifications_* metrics; nil: not exposed
 }
-
-// NotifyFunc hands on the alerts of one rule that are due to be sent: those that began to fire, those that still fire
-// and were last sent a resend delay ago, and those that ended. expr is the rule's expression. It is called during the
-// evaluation of the group and so must not block.
-type NotifyFunc func(ctx context.Context, expr string, alerts ...ActiveAlert)
 
 // DefaultOptions returns the settings of a small installation: one node, some thousand series.
 func DefaultOptions() Options {
@@ -50,6 +44,8 @@ func DefaultOptions() Options {
 		QueryTimeout:       10 * time.Second, // less than an interval, so that one bad query costs one evaluation
 		MaxSamples:         5_000_000,        // at 16 bytes a sample one query stays below 80 MB
 		LookbackDelta:      5 * time.Minute,  // Prometheus's; users' queries expect it
+		APIConcurrency:     4,                // of 80 MB each at worst; two to a core of a small machine. Prometheus: 20
+		ResendDelay:        time.Minute,      // Prometheus's; Alertmanager's own times are made for it
 	}
 }
 
@@ -57,7 +53,6 @@ func DefaultOptions() Options {
 const (
 	outageTolerance = time.Hour        // the "for" state of an alert is restored after an outage of at most this
 	forGracePeriod  = 10 * time.Minute // a restored alert waits at least this before it fires; shorter "for"s start anew
-	resendDelay     = time.Minute      // alerts that still fire are sent again after this
 )
 
 // normalize fills in the defaults and reports what is wrong with the rest.
@@ -72,6 +67,7 @@ func (o *Options) normalize() error {
 		{"evaluation_interval", &o.EvaluationInterval, &d.EvaluationInterval},
 		{"query_timeout", &o.QueryTimeout, &d.QueryTimeout},
 		{"lookback_delta", &o.LookbackDelta, &d.LookbackDelta},
+		{"resend_delay", &o.ResendDelay, &d.ResendDelay},
 	} {
 		if *f.value == 0 {
 			*f.value = *f.def
@@ -88,6 +84,12 @@ func (o *Options) normalize() error {
 	}
 	if o.MaxSamples == 0 {
 		o.MaxSamples = d.MaxSamples
+	}
+	if o.APIConcurrency == 0 {
+		o.APIConcurrency = d.APIConcurrency
+	}
+	if o.APIConcurrency < 0 {
+		return fmt.Errorf("api_concurrency: %d is not a number of answers: give 1 or more", o.APIConcurrency)
 	}
 	if o.MaxSamples < 0 {
 		return fmt.Errorf("max_samples: %d is not a number of samples: give 1 or more", o.MaxSamples)
@@ -124,18 +126,4 @@ func (o *Options) tsdbOptions() *tsdb.Options {
 	// Locks of the series map: 16,384 take 1 MB and more before the first series.
 	t.StripeSize = 1 << 10
 	return t
-}
-
-// notifyFunc adapts Notify to Prometheus's rules, which call it even without alerts.
-func (o *Options) notifyFunc() promrules.NotifyFunc {
-	return func(ctx context.Context, expr string, alerts ...*promrules.Alert) {
-		if o.Notify == nil || len(alerts) == 0 {
-			return
-		}
-		out := make([]ActiveAlert, 0, len(alerts))
-		for _, a := range alerts {
-			out = append(out, activeAlert(a))
-		}
-		o.Notify(ctx, expr, out...)
-	}
 }

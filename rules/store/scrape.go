@@ -104,11 +104,7 @@ type prepared struct {
 	handlers  map[string]http.Handler      // by host, of this process
 }
 
-func newScraper(opts Options, db *tsdb.DB) (*scraper, error) {
-	sdMetrics, err := discovery.CreateAndRegisterSDMetrics(opts.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("start discovery: %w", err)
-	}
+func newScraper(opts Options, db *tsdb.DB, sdMetrics *discovery.SDMetrics) (*scraper, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &scraper{opts: opts, logger: opts.Logger.With("component", "scrape"), db: db, stop: cancel}
 	s.discovery = discovery.NewManager(ctx, opts.Logger.With("component", "discovery"), opts.Registerer, sdMetrics,
@@ -118,6 +114,7 @@ func newScraper(opts Options, db *tsdb.DB) (*scraper, error) {
 		return nil, errors.New("start discovery: its metrics are registered already")
 	}
 	s.inProcess = newInProcess(s.logger)
+	var err error
 	s.scrapes, err = scrape.NewManager(&scrape.Options{
 		HTTPClientOptions:        []commonconfig.HTTPClientOption{commonconfig.WithDialContextFunc(s.inProcess.dial)},
 		DiscoveryReloadInterval:  model.Duration(discoveryReload),
@@ -133,10 +130,16 @@ func newScraper(opts Options, db *tsdb.DB) (*scraper, error) {
 // ApplyScrape makes this what is scraped, all or nothing. What did not change goes on undisturbed. Before Run it only
 // takes note.
 func (s *Store) ApplyScrape(sc Scrape) error {
+	s.reload.Lock()
+	defer s.reload.Unlock()
 	if s.isClosed() {
 		return ErrClosed
 	}
-	return s.scraper.apply(sc)
+	p, err := s.scraper.prepare(*s.global.Load(), sc)
+	if err != nil {
+		return err
+	}
+	return s.scraper.change(p)
 }
 
 // Targets returns what is scraped at present, sorted by job and instance.
@@ -161,13 +164,17 @@ func (s *Store) Targets() []Target {
 	return all
 }
 
-func (s *scraper) apply(sc Scrape) error {
+// present is what is scraped now, nil before anything was.
+func (s *scraper) present() *prepared {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next, err := s.prepare(sc)
-	if err != nil {
-		return err
-	}
+	return s.applied
+}
+
+// change makes what was prepared what is scraped; with an error nothing changed.
+func (s *scraper) change(next *prepared) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.running {
 		s.applied = next
 		return nil
@@ -212,14 +219,16 @@ func (s *scraper) commit(p *prepared) error {
 }
 
 // prepare checks the whole of a Scrape and touches nothing else.
-func (s *scraper) prepare(sc Scrape) (*prepared, error) {
+func (s *scraper) prepare(global Global, sc Scrape) (*prepared, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	cfg, err := config.Load("", s.logger) // only what Load made passes for a valid configuration
 	if err != nil {
 		return nil, fmt.Errorf("prepare the scrape configuration: %w", err)
 	}
-	cfg.GlobalConfig.ScrapeInterval = model.Duration(s.opts.ScrapeInterval)
-	cfg.GlobalConfig.ScrapeTimeout = model.Duration(min(defaultScrapeTimeout, s.opts.ScrapeInterval))
-	cfg.GlobalConfig.ExternalLabels = s.opts.ExternalLabels
+	cfg.GlobalConfig.ScrapeInterval = model.Duration(global.ScrapeInterval)
+	cfg.GlobalConfig.ScrapeTimeout = model.Duration(min(defaultScrapeTimeout, global.ScrapeInterval))
+	cfg.GlobalConfig.ExternalLabels = global.ExternalLabels
 	p := &prepared{config: cfg, discovery: map[string]discovery.Configs{}, replicas: map[string]*replicaConfig{}, handlers: map[string]http.Handler{}}
 	var errs []error
 	add := func(c *config.ScrapeConfig, sd discovery.Configs) {

@@ -5,16 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/config"
-	_ "github.com/prometheus/prometheus/discovery/file" // file_sd_configs
-	_ "github.com/prometheus/prometheus/discovery/http" // http_sd_configs
+	"github.com/prometheus/prometheus/discovery"
+	"github.com/prometheus/prometheus/discovery/file"        // file_sd_configs
+	sdhttp "github.com/prometheus/prometheus/discovery/http" // http_sd_configs
+	"github.com/prometheus/prometheus/discovery/targetgroup"
 	"gopkg.in/yaml.v3"
+
+	"flyball/rules/source"
 )
 
 // ScrapeConfigs are the user's scrape_configs, ready to be applied.
@@ -119,7 +126,7 @@ func parseScrapeConfig(item *yaml.Node, path string, global ScrapeGlobal) (*conf
 	}
 	cfg, err := config.Load(text.String(), slog.New(slog.DiscardHandler))
 	if err != nil {
-		return nil, configErrors(err, path, text.Bytes())
+		return nil, configErrors(err, section{in: "scrape_configs[0]", path: path, root: path, form: reflect.TypeFor[config.ScrapeConfig]()}, text.Bytes())
 	}
 	c := cfg.ScrapeConfigs[0]
 	c.SetDirectory(global.Dir)
@@ -151,9 +158,18 @@ var (
 // maxFaults is how many faults of one configuration are told apart; who sees more has given the wrong file.
 const maxFaults = 20
 
+// section is the part of the user's file that Prometheus was given.
+type section struct {
+	in   string       // where it stands in the text that Prometheus got
+	path string       // where it stands in the file
+	root string       // the path of what has the form
+	form reflect.Type // Prometheus's type, which knows the keys
+}
+
 // configErrors turns Prometheus's errors, with lines of the text that it got and names of Go types, into ours, with the
 // path of the field.
-func configErrors(err error, path string, text []byte) error {
+func configErrors(err error, s section, text []byte) error {
+	path := s.path
 	var (
 		errs []error
 		more int
@@ -173,15 +189,18 @@ func configErrors(err error, path string, text []byte) error {
 		}
 		n, _ := strconv.Atoi(m[1]) // digits, by the expression
 		what, name := m[2], ""
-		if u := unknownField.FindStringSubmatch(what); u != nil {
-			name = u[1]
+		for _, e := range []*regexp.Regexp{unknownField, repeatedKey} {
+			if k := e.FindStringSubmatch(what); k != nil {
+				name = k[1]
+			}
 		}
-		field := strings.Replace(fieldAt(&doc, n, name), "scrape_configs[0]", path, 1)
+		field := strings.Replace(fieldAt(&doc, n, name), s.in, path, 1)
 		switch {
 		case unknownField.MatchString(what):
-			what = fmt.Sprintf("unknown key %q", name)
+			parent, _ := strings.CutSuffix(strings.TrimPrefix(field, s.root), "."+name)
+			what = fmt.Sprintf("unknown key %q%s", name, source.DidYouMean(name, keysOf(s.form, parent)))
 		case repeatedKey.MatchString(what):
-			what = fmt.Sprintf("the key %q is there twice", repeatedKey.FindStringSubmatch(what)[1])
+			what = fmt.Sprintf("the key %q is there twice", name)
 		case wrongType.MatchString(what):
 			t := wrongType.FindStringSubmatch(what)
 			what = fmt.Sprintf("%s where %s is expected", given(t[1], t[2]), expected(t[3]))
@@ -195,6 +214,46 @@ func configErrors(err error, path string, text []byte) error {
 		return fmt.Errorf("%s: %s", path, goType.ReplaceAllString(strings.TrimPrefix(err.Error(), "yaml: "), ""))
 	}
 	return errors.Join(errs...)
+}
+
+// keysOf lists the keys that a value may have, by the path to it from a value of the type form, such as
+// .static_configs[0]; nil where they are not known.
+func keysOf(form reflect.Type, path string) []string {
+	name, rest, _ := strings.Cut(strings.TrimPrefix(path, "."), ".")
+	name, _, _ = strings.Cut(name, "[")
+	for form.Kind() == reflect.Pointer || form.Kind() == reflect.Slice {
+		form = form.Elem()
+	}
+	if form == reflect.TypeFor[targetgroup.Group]() {
+		return []string{"targets", "labels"} // it decodes itself
+	}
+	if form.Kind() != reflect.Struct {
+		return nil
+	}
+	fields := map[string]reflect.Type{}
+	var collect func(t reflect.Type)
+	collect = func(t reflect.Type) {
+		for f := range t.Fields() {
+			switch tag, options, _ := strings.Cut(f.Tag.Get("yaml"), ","); {
+			case options == "inline" && f.Type.Kind() == reflect.Struct:
+				collect(f.Type)
+			case f.Type == reflect.TypeFor[discovery.Configs]():
+				fields["static_configs"] = reflect.TypeFor[targetgroup.Group]()
+				fields["file_sd_configs"] = reflect.TypeFor[file.SDConfig]()
+				fields["http_sd_configs"] = reflect.TypeFor[sdhttp.SDConfig]()
+			case tag != "" && tag != "-":
+				fields[tag] = f.Type
+			}
+		}
+	}
+	collect(form)
+	if name == "" {
+		return slices.Sorted(maps.Keys(fields))
+	}
+	if next, ok := fields[name]; ok {
+		return keysOf(next, rest)
+	}
+	return nil
 }
 
 // given describes a value of YAML by its tag and, for a scalar, its text.

@@ -74,8 +74,8 @@ func TestParseScrapeConfigsErrors(t *testing.T) {
 		}},
 		{name: "not YAML", yaml: "- {", want: []string{"scrape_configs: line 1: did not find expected node content"}},
 		{name: "one line", yaml: "- {job_name: a, shceme: http, static_configs: [{targets: [a:1], lables: {a: b}}], scheme: http}", want: []string{
-			`scrape_configs[0].shceme: unknown key "shceme"`,
-			`scrape_configs[0].static_configs[0].lables: unknown key "lables"`,
+			`scrape_configs[0].shceme: unknown key "shceme" (did you mean "scheme"?)`,
+			`scrape_configs[0].static_configs[0].lables: unknown key "lables" (did you mean "labels"?)`,
 		}},
 		{name: "not a mapping", yaml: "- x", want: []string{"scrape_configs[0]: it is not a scrape configuration: give a mapping with job_name and targets"}},
 		{name: "other discovery", yaml: "- job_name: x\n  kubernetes_sd_configs: [{role: pod}]\n  dns_sd_configs: []", want: []string{
@@ -83,8 +83,8 @@ func TestParseScrapeConfigsErrors(t *testing.T) {
 			"scrape_configs[0].dns_sd_configs: discovery by dns is not built in: give static_configs, file_sd_configs or http_sd_configs",
 		}},
 		{name: "unknown keys", yaml: "- job_name: a\n- job_name: x\n  shceme: http\n  static_configs:\n  - targets: [a:1]\n  - target: [b:1]\n", want: []string{
-			`scrape_configs[1].shceme: unknown key "shceme"`,
-			`scrape_configs[1].static_configs[1].target: unknown key "target"`,
+			`scrape_configs[1].shceme: unknown key "shceme" (did you mean "scheme"?)`,
+			`scrape_configs[1].static_configs[1].target: unknown key "target" (did you mean "targets"?)`,
 		}},
 		{name: "wrong kinds", yaml: "- job_name: x\n  honor_labels: 7\n  sample_limit: many\n  metrics_path: [a]\n", want: []string{
 			`scrape_configs[0].honor_labels: "7" is a number where true or false is expected`,

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/discovery"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	promrules "github.com/prometheus/prometheus/rules"
@@ -33,12 +35,16 @@ type Store struct {
 	ruleOptions *promrules.ManagerOptions
 	metrics     *metrics
 	scraper     *scraper
+	alerter     *alerter
 	empty       bool // when it was opened: there is no state of alerts to restore
+
+	places chan struct{} // taken by each answer of the API
 
 	use    sync.RWMutex // held for reading by each query, for writing by Close
 	closed bool         // guarded by use
 
-	reload sync.Mutex // held by SetGroups from beginning to end
+	reload sync.Mutex // held by what changes groups or targets, from beginning to end
+	global atomic.Pointer[Global]
 
 	mu       sync.Mutex // guards what follows
 	runners  []*runner
@@ -72,50 +78,62 @@ func Open(opts Options) (*Store, error) {
 	}
 	p := parser.NewParser(parser.Options{})
 	s := &Store{
-		opts:   opts,
-		logger: opts.Logger,
-		db:     db,
-		parser: p,
-		engine: promql.NewEngine(promql.EngineOpts{
-			Logger:               opts.Logger.With("component", "query engine"),
-			Reg:                  opts.Registerer,
-			MaxSamples:           opts.MaxSamples,
-			Timeout:              opts.QueryTimeout,
-			LookbackDelta:        opts.LookbackDelta,
-			EnableAtModifier:     true,
-			EnableNegativeOffset: true,
-			Parser:               p,
-			// What a subquery without a step of its own steps by: Prometheus takes the global evaluation interval.
-			NoStepSubqueryIntervalFn: func(int64) int64 { return opts.EvaluationInterval.Milliseconds() },
-		}),
+		opts:    opts,
+		logger:  opts.Logger,
+		db:      db,
+		parser:  p,
 		metrics: m,
+		places:  make(chan struct{}, opts.APIConcurrency),
 		empty:   db.Head().NumSeries() == 0 && len(db.Blocks()) == 0,
 	}
+	s.global.Store(&Global{opts.ScrapeInterval, opts.EvaluationInterval, opts.ExternalLabels})
+	s.engine = promql.NewEngine(promql.EngineOpts{
+		Logger:               opts.Logger.With("component", "query engine"),
+		Reg:                  opts.Registerer,
+		MaxSamples:           opts.MaxSamples,
+		Timeout:              opts.QueryTimeout,
+		LookbackDelta:        opts.LookbackDelta,
+		EnableAtModifier:     true,
+		EnableNegativeOffset: true,
+		Parser:               p,
+		// What a subquery without a step of its own steps by: Prometheus takes the global evaluation interval.
+		NoStepSubqueryIntervalFn: func(int64) int64 { return s.global.Load().EvaluationInterval.Milliseconds() },
+	})
 	s.ruleOptions = &promrules.ManagerOptions{
 		NameValidationScheme: model.UTF8Validation,
 		ExternalURL:          externalURL,
 		QueryFunc:            s.queryFunc(),
-		NotifyFunc:           opts.notifyFunc(),
 		Context:              context.Background(), // of the look-up that restores alerts, at most some milliseconds
 		Appendable:           db,
 		Queryable:            db,
 		Logger:               slog.New(quietHandler{opts.Logger.With("component", "rules").Handler()}),
 		OutageTolerance:      outageTolerance,
 		ForGracePeriod:       forGracePeriod,
-		ResendDelay:          resendDelay,
+		ResendDelay:          opts.ResendDelay,
 		Metrics:              promrules.NewGroupMetrics(opts.Registerer),
 		Parser:               p,
 	}
-	s.scraper, err = newScraper(opts, db)
+	sdMetrics, err := discovery.CreateAndRegisterSDMetrics(opts.Registerer)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start discovery: %w", err), db.Close())
+	}
+	s.scraper, err = newScraper(opts, db, sdMetrics)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	s.alerter, err = newAlerter(opts, sdMetrics)
+	if err != nil {
+		s.scraper.close()
+		return nil, errors.Join(err, db.Close())
+	}
+	s.ruleOptions.NotifyFunc = promrules.SendAlerts(s.alerter.outbox, strings.TrimRight(opts.ExternalURL, "/"))
 	return s, nil
 }
 
-// Run scrapes and evaluates until ctx ends. Then it stops in order: the groups, which finish the evaluation in progress;
-// then discovery and scraping. The other way around, rules would see targets vanish that are still there. It returns nil
-// after an ordered stop, and may be called once.
+// Run scrapes, evaluates and sends alerts until ctx ends. Then it stops in order: the groups, which finish the evaluation in
+// progress; then the alerts that are queued are sent, for at most five seconds; then discovery and scraping end. The other
+// way around, rules would see targets vanish that are still there. It returns nil after an ordered stop, and may be called
+// once.
 func (s *Store) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -135,6 +153,7 @@ func (s *Store) Run(ctx context.Context) error {
 	s.mu.Unlock()
 	stopGroups()
 	s.groups.Wait()
+	s.alerter.stop()
 	stopScraping()
 	return scrapeErr
 }
@@ -150,6 +169,10 @@ func (s *Store) begin(ctx context.Context, stop context.CancelFunc) error {
 	defer s.mu.Unlock()
 	if s.runDone != nil {
 		return errors.New("the store runs already, or has run")
+	}
+	if err := s.alerter.start(); err != nil {
+		s.alerter.stop()
+		return err
 	}
 	s.groupCtx, s.stopRun, s.runDone = ctx, stop, make(chan struct{})
 	for _, r := range s.runners {
@@ -181,6 +204,7 @@ func (s *Store) Close() error {
 	}
 	s.closed = true
 	s.scraper.close()
+	s.alerter.close()
 	if err := errors.Join(s.engine.Close(), s.db.Close()); err != nil {
 		return fmt.Errorf("close the data directory %s: %w", s.opts.Dir, err)
 	}

@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 		hold(dir)
 		return
 	}
+	if dir, address, ok := strings.Cut(os.Getenv(alertEnv), "|"); ok {
+		fmt.Println(fireAlert(dir, address))
+		os.Exit(1)
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -115,6 +115,9 @@ func (p Page) Register(mux *http.ServeMux) {
 	})
 	mux.HandleFunc("GET /api/v1/flyball/decisions", p.listDecisions)
 	mux.HandleFunc("GET /api/v1/flyball/decisions/{id}", p.oneDecision)
+	mux.HandleFunc("GET /api/v1/flyball/models", p.listModels)
+	mux.HandleFunc("GET /api/v1/flyball/rules", p.listScaleRules)
+	mux.HandleFunc("GET /api/v1/flyball/targets", p.listActuatorTargets)
 	mux.HandleFunc("/api/", unknown)
 }
 

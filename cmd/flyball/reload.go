@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"flyball/actuators/process"
+	"flyball/batchproxy"
+	"flyball/exporter"
+	"flyball/exporter/gpu"
+	"flyball/rules"
+	"flyball/rules/source"
+	"flyball/rules/store"
+)
+
+// live is what a configuration made: all that a reload replaces.
+type live struct {
+	*loaded
+	scalers []*rules.Scaler
+	proxy   *batchproxy.Proxy // nil where this process has none
+	gpus    *gpu.Collector    // nil where it has none
+}
+
+// next is a configuration that every part has checked, and that none has taken over yet.
+type next struct {
+	live
+	processes *process.Update
+	store     interface{ Commit() error } // nil where this process has no store
+	exporter  *exporter.Exporter          // nil: it stays as it is
+	proxied   bool                        // the proxy is to be another one
+}
+
+// reload reads the configuration again. All of it holds from then on or, with an error, nothing has changed.
+func (a *app) reload(ctx context.Context) error {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	if a.phase.Load() != ready {
+		return errors.New("flyball is starting or stopping")
+	}
+	began := time.Now()
+	err := a.loadAgain(ctx)
+	a.reloads.done(err)
+	if err != nil {
+		a.opts.log.Error("not reloaded, everything stays as it was", "config", a.opts.configFile, "err", oneLine(err))
+		return err
+	}
+	a.opts.log.Info("reloaded", "config", a.opts.configFile, "took", time.Since(began))
+	return nil
+}
+
+// oneLine is an error for a log: the faults of files without the lines that they are on.
+func oneLine(err error) error {
+	faults, ok := errors.AsType[source.Errors](err)
+	if !ok {
+		return err
+	}
+	texts := make([]string, len(faults))
+	for i, f := range faults {
+		texts[i] = f.Error()
+	}
+	return errors.New(strings.Join(texts, "; "))
+}
+
+func (a *app) loadAgain(ctx context.Context) error {
+	l, err := a.opts.load(a.live.Load().loaded)
+	if err != nil {
+		return err
+	}
+	n, err := a.prepare(l)
+	if err != nil {
+		return err
+	}
+	return a.commit(ctx, n)
+}
+
+// prepare has every part check its share of a configuration.
+func (a *app) prepare(l *loaded) (n *next, err error) {
+	now := a.live.Load()
+	n = &next{live: live{loaded: l, proxy: now.proxy, gpus: now.gpus}}
+	if a.processes != nil {
+		if n.processes, err = a.processes.Prepare(l.Actuators.Process); err != nil {
+			return nil, fmt.Errorf("actuators.process: %w", err)
+		}
+	}
+	if a.opts.has(roleExporter) && (a.exporter.Load() == nil || !reflect.DeepEqual(l.Exporter, now.Exporter)) {
+		if n.exporter, n.gpus, err = a.newExporter(l.Exporter); err != nil {
+			return nil, fmt.Errorf("exporter: %w", err)
+		}
+	}
+	switch {
+	case a.proxyListener != nil:
+		n.proxied = now.proxy == nil || !reflect.DeepEqual(l.Batchproxy, now.Batchproxy)
+	case a.opts.has(roleBatchproxy) && len(l.Batchproxy.Models) > 0:
+		return nil, errors.New("batchproxy.models: there were none when flyball started, so nothing listens for them: that takes a restart")
+	}
+	if a.store != nil {
+		c := store.Config{
+			Global: store.Global{
+				ScrapeInterval: time.Duration(l.Global.ScrapeInterval), EvaluationInterval: time.Duration(l.Global.EvaluationInterval),
+				ExternalLabels: labels.FromMap(l.Global.ExternalLabels),
+			},
+			Scrape: a.newScrape(l), Alerting: l.alerting,
+		}
+		c.Groups, n.scalers = a.newGroups(l)
+		prepared, err := a.store.Prepare(c)
+		if err != nil {
+			return nil, err
+		}
+		n.store = prepared
+	}
+	return n, nil
+}
+
+// commit takes over what was prepared. Targets come first and go last, since the other parts follow them. What can still
+// fail comes before what cannot be taken back.
+func (a *app) commit(ctx context.Context, n *next) (err error) {
+	now := a.live.Load()
+	if n.proxied {
+		if n.proxy, err = a.newProxy(n.Batchproxy); err != nil {
+			return fmt.Errorf("batchproxy: %w", err)
+		}
+	}
+	if n.processes != nil {
+		n.processes.Commit()
+		a.restore(ctx, n.loaded, n.scalers)
+	}
+	if n.store != nil {
+		if err := n.store.Commit(); err != nil {
+			return errors.Join(err, a.takeBack(now))
+		}
+		a.scales.Show(n.scalers)
+	}
+	if n.exporter != nil {
+		a.exporter.Store(n.exporter)
+		a.gpuSlot.put(runGPUs(n.gpus))
+	}
+	a.live.Store(&n.live)
+	if n.proxied {
+		a.proxySlot.put(a.runProxy(n.proxy))
+		if now.proxy != nil {
+			select {
+			case <-n.proxy.Following():
+			case <-ctx.Done():
+			}
+			now.proxy.Replace(n.proxy)
+		}
+	}
+	if n.processes != nil {
+		n.processes.Retire()
+	}
+	return nil
+}
+
+// takeBack returns the targets to what they were.
+func (a *app) takeBack(now *live) error {
+	if a.processes == nil {
+		return nil
+	}
+	before, err := a.processes.Prepare(now.Actuators.Process)
+	if err != nil {
+		return err
+	}
+	before.Commit()
+	before.Retire()
+	return nil
+}
+
+func runGPUs(c *gpu.Collector) func(context.Context) error {
+	if c != nil {
+		return c.Run
+	}
+	return func(ctx context.Context) error {
+		<-ctx.Done()
+		return nil
+	}
+}
+
+// currentExporter collects what the exporter of the present configuration does. It describes nothing, as that does.
+type currentExporter struct {
+	atomic.Pointer[exporter.Exporter]
+}
+
+// Describe implements prometheus.Collector.
+func (*currentExporter) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (c *currentExporter) Collect(ch chan<- prometheus.Metric) {
+	if e := c.Load(); e != nil {
+		e.Collect(ch)
+	}
+}
+
+// reloadMetrics say how the last reload went, under Prometheus's names with our prefix.
+type reloadMetrics struct {
+	successful, at prometheus.Gauge
+}
+
+func newReloadMetrics(reg prometheus.Registerer) *reloadMetrics {
+	m := &reloadMetrics{
+		successful: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flyball_config_last_reload_successful", Help: "Whether the last attempt to read the configuration succeeded.",
+		}),
+		at: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flyball_config_last_reload_success_timestamp_seconds", Help: "When the configuration was last read with success, in Unix time.",
+		}),
+	}
+	reg.MustRegister(m.successful, m.at)
+	return m
+}
+
+func (m *reloadMetrics) done(err error) {
+	if err != nil {
+		m.successful.Set(0)
+		return
+	}
+	m.successful.Set(1)
+	m.at.SetToCurrentTime()
+}

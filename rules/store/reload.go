@@ -1,0 +1,83 @@
+package store
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Config is what a Store may be told anew while it runs.
+type Config struct {
+	Global
+	Groups   []Group  // what to evaluate
+	Scrape   Scrape   // what to scrape
+	Alerting Alerting // where alerts are sent
+}
+
+// Global are the settings that the parts of a Config share.
+type Global struct {
+	ScrapeInterval     time.Duration // of the jobs that give none; 0: that of DefaultOptions
+	EvaluationInterval time.Duration // of the groups that give none, and of subqueries without a step; 0: that of DefaultOptions
+	ExternalLabels     labels.Labels // in alert templates, on alerts that are sent, and part of the seed that spreads scrapes over the interval
+}
+
+func (g Global) normalize() Global {
+	d := DefaultOptions()
+	if g.ScrapeInterval == 0 {
+		g.ScrapeInterval = d.ScrapeInterval
+	}
+	if g.EvaluationInterval == 0 {
+		g.EvaluationInterval = d.EvaluationInterval
+	}
+	return g
+}
+
+// Prepared is a Config that was checked and is ready to be taken over.
+type Prepared struct {
+	store    *Store
+	global   Global
+	groups   *preparedGroups
+	scrape   *prepared
+	alerting *preparedAlerting
+}
+
+// Prepare checks a whole configuration and changes nothing. The error joins every fault.
+func (s *Store) Prepare(c Config) (*Prepared, error) {
+	if s.isClosed() {
+		return nil, ErrClosed
+	}
+	p := &Prepared{store: s, global: c.normalize()}
+	var errs [3]error
+	p.groups, errs[0] = s.prepareGroups(p.global, c.Groups)
+	p.scrape, errs[1] = s.scraper.prepare(p.global, c.Scrape)
+	p.alerting, errs[2] = s.alerter.prepare(p.global, c.Alerting)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Commit takes a prepared configuration over: what did not change goes on undisturbed; see SetGroups, ApplyScrape and
+// ApplyAlerting. It fails only where Prometheus's scraper or notifier does; then everything stays as it was.
+func (p *Prepared) Commit() error {
+	s := p.store
+	s.reload.Lock()
+	defer s.reload.Unlock()
+	if s.isClosed() {
+		return ErrClosed
+	}
+	before := s.scraper.present()
+	if err := s.scraper.change(p.scrape); err != nil {
+		return err
+	}
+	if err := s.alerter.commit(p.alerting); err != nil {
+		if before != nil {
+			err = errors.Join(err, s.scraper.change(before))
+		}
+		return err
+	}
+	s.global.Store(&p.global)
+	s.changeGroups(p.groups)
+	return nil
+}
