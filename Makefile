@@ -22,9 +22,10 @@ run: build ## close the loop here: model servers, batching proxy, rules, real de
 	@exec bin/quickstart --storage.path='$(STATE)'
 
 .PHONY: build
-build: ## build bin/flyball, the example model server and the quickstart
+build: ## build bin/flyball, its manual page, the example model server and the quickstart
 	@mkdir -p bin
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/flyball ./examples/modelserver ./examples/quickstart
+	@bin/flyball --help-man >bin/flyball.1
 
 .PHONY: test
 test: ## build everything and run every test (race detector on all that does not link the TSDB)

@@ -17,8 +17,11 @@ type server struct {
 	httpConfig string // a file; "": neither a password nor a certificate
 }
 
+// defaultURL is where a flyball that runs all roles has its page unless told otherwise.
+const defaultURL = "http://127.0.0.1:9838"
+
 func (s *server) flags(c *kingpin.CmdClause) {
-	c.Flag("url", "Of the running flyball.").Default("http://127.0.0.1:9838").StringVar(&s.url)
+	c.Flag("url", "Of the running flyball.").Default(defaultURL).StringVar(&s.url)
 	c.Flag("http.config.file", "How to reach it: password, CA and client certificate, in Prometheus's format of HTTP clients.").StringVar(&s.httpConfig)
 }
 

@@ -7,7 +7,10 @@
 //	config.go   the configuration file, composed of the parts' own, read with every fault at its place
 //	kinds.go    the one list of the kinds of actuators
 //	app.go      builds each part from those above it, runs them in order and stops them in the other
-//	server.go   the page, /metrics and health, which read what the parts say of themselves
+//	server.go   the page, /metrics and the API, which read what the parts say of themselves
+//	listeners.go, webconfig.go    the addresses, systemd's sockets, TLS and passwords
+//	lifecycle.go, profiles.go     health, reload and quit by HTTP, systemd's notifications; pprof on loopback
+//	completion.go, man.go, help.go   what helps at a prompt, made from the command line itself
 //	web/        the page and the API
 //
 // Two hidden commands are for flyball itself: supervise holds one replica (actuators/process), nvml-worker makes the NVML

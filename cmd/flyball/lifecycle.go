@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
@@ -49,8 +50,8 @@ func (a *app) registerLifecycle(mux *http.ServeMux) {
 		})
 	}
 	change(reloadPath, func(w http.ResponseWriter, r *http.Request) {
-		if err := a.reload(r.Context()); err != nil {
-			web.Text(w, http.StatusInternalServerError, fmt.Sprintf("failed to reload config: %s\n", err))
+		if err := a.reloadNow(r.Context()); err != nil {
+			web.Text(w, http.StatusInternalServerError, fmt.Sprintf("failed to reload config: %s\n", oneLine(err)))
 			return
 		}
 		w.WriteHeader(http.StatusOK)
@@ -60,6 +61,13 @@ func (a *app) registerLifecycle(mux *http.ServeMux) {
 		web.Text(w, http.StatusOK, "Requesting termination... Goodbye!\n")
 		a.quit()
 	})
+}
+
+// reloadNow reloads the configuration, and tells systemd while it does. SIGHUP and POST /-/reload both come here.
+func (a *app) reloadNow(ctx context.Context) error {
+	a.notify(daemon.SdNotifyMonotonicUsec() + daemon.SdNotifyReloading)
+	defer a.notify(daemon.SdNotifyReady)
+	return a.reload(ctx)
 }
 
 // isReady and isStopping tell all who wait for it.

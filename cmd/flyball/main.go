@@ -69,14 +69,30 @@ type command struct {
 // execute parses the command line and does what it says.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := kingpin.New("flyball", "Measures model servers, batches their requests and decides how many replicas they have, in Prometheus's own terms.")
-	app.HelpFlag.Short('h')
+	addHelp(app)
 	app.UsageWriter(stdout).ErrorWriter(stderr)
 	done := -1
-	app.Terminate(func(code int) { done = code })
+	app.Terminate(func(code int) {
+		done = code
+		app.UsageWriter(io.Discard) // kingpin, which would have ended here, goes on and shows the help again
+	})
 	commands := newCommands(app, stdout, stderr)
 	if len(args) == 0 {
 		app.Usage(nil)
 		return exitUsage
+	}
+	switch args[0] {
+	case "--help-man":
+		if err := writeMan(stdout, app.Model(), version.Version); err != nil {
+			fmt.Fprintf(stderr, "flyball: %s\n", err)
+			return exitFailed
+		}
+		return exitOK
+	case completeCommand: // asked by the shells' scripts
+		if err := complete(app, args[1:], stdout); err != nil {
+			return exitFailed
+		}
+		return exitOK
 	}
 	chosen, err := app.Parse(args)
 	if done >= 0 { // --help and the like have been answered
@@ -120,6 +136,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		benchCommand(app, stdout, stderr),
 		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
+		completionCommand(app, stdout),
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -41,16 +40,13 @@ type next struct {
 	proxied   bool                        // the proxy is to be another one
 }
 
-// reload reads the configuration again. All of it holds from then on or, with an error, nothing has changed. SIGHUP and
-// POST /-/reload both come here; systemd is told.
+// reload reads the configuration again. All of it holds from then on or, with an error, nothing has changed.
 func (a *app) reload(ctx context.Context) error {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	if a.phase.Load() != ready {
 		return errors.New("flyball is starting or stopping")
 	}
-	a.notify(daemon.SdNotifyMonotonicUsec() + daemon.SdNotifyReloading)
-	defer a.notify(daemon.SdNotifyReady)
 	began := time.Now()
 	err := a.loadAgain(ctx)
 	a.reloads.done(err)

@@ -110,7 +110,7 @@ func (o *runOptions) run(ctx context.Context) error {
 	}()
 	go func() {
 		for range hangups {
-			_ = a.reload(ctx) // it logs how it went
+			_ = a.reloadNow(ctx) // it logs how it went
 		}
 	}()
 	return a.run(ctx)

@@ -132,8 +132,7 @@ func runApp(t *testing.T, dir, config string, change func(*runOptions)) *running
 	write(t, path, "global: {scrape_interval: 100ms, evaluation_interval: 100ms}\nexporter: {collectors: {gpu: false, host: false}}\n"+config)
 	r := &runningApp{t: t, log: &record{}}
 	o := &runOptions{
-		configFile: path, storagePath: filepath.Join(dir, "state"),
-		roles: []string{roleAll}, webListen: []string{"127.0.0.1:0"}, proxyListen: "127.0.0.1:0",
+		configFile: path, storagePath: filepath.Join(dir, "state"), roles: []string{roleAll}, webListen: []string{"127.0.0.1:0"}, proxyListen: "127.0.0.1:0",
 		log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})), stdout: io.Discard,
 	}
 	if change != nil {
@@ -191,8 +190,8 @@ func client(config *tls.Config, http2 bool) *http.Client {
 	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: http2, DisableKeepAlives: !http2}}
 }
 
-// visit returns the code, or what went wrong, and the answer.
-func visit(c *http.Client, method, url string, header ...string) (string, *http.Response) {
+// send returns the code, or what went wrong, and the answer.
+func send(c *http.Client, method, url string, header ...string) (string, *http.Response) {
 	request, err := http.NewRequest(method, url, nil)
 	if err != nil {
 		return err.Error(), nil
@@ -229,28 +228,28 @@ func TestTLS(t *testing.T) {
 	trusting := client(&tls.Config{RootCAs: ca.pool}, true)
 	for _, l := range a.webListeners {
 		url := "https://" + l.Addr().String() + "/-/ready"
-		code, response := visit(trusting, "GET", url)
+		code, response := send(trusting, "GET", url)
 		if code != "200" || response.ProtoMajor != 2 || response.TLS.PeerCertificates[0].SerialNumber.Cmp(first) != 0 {
 			t.Errorf("%s: %s %+v", url, code, response)
 		}
 	}
-	if code, _ := visit(client(&tls.Config{}, true), "GET", a.pageURL()); !strings.Contains(code, "certificate") {
+	if code, _ := send(client(&tls.Config{}, true), "GET", a.pageURL()); !strings.Contains(code, "certificate") {
 		t.Errorf("a client that does not know the authority: %s", code)
 	}
-	if code, _ := visit(http.DefaultClient, "GET", "http://"+a.webListener.Addr().String()+"/"); code != "400" {
+	if code, _ := send(http.DefaultClient, "GET", "http://"+a.webListener.Addr().String()+"/"); code != "400" {
 		t.Errorf("without TLS: %s", code)
 	}
 	a.scrapesItself()
 
 	second := ca.issue(dir, "server", time.Time{}) // a certificate is renewed in place
-	_, response := visit(trusting, "GET", a.pageURL())
+	_, response := send(trusting, "GET", a.pageURL())
 	if response == nil || response.TLS.PeerCertificates[0].SerialNumber.Cmp(second) != 0 {
 		t.Error("the renewed certificate is not used")
 	}
 	if err := a.stop(); err != nil {
 		t.Errorf("stopped with %v", err)
 	}
-	if code, _ := visit(trusting, "GET", a.pageURL()); !strings.Contains(code, "refused") {
+	if code, _ := send(trusting, "GET", a.pageURL()); !strings.Contains(code, "refused") {
 		t.Errorf("after the end: %s", code)
 	}
 }
@@ -274,13 +273,13 @@ func TestClientCertificates(t *testing.T) {
 		return &tls.Config{RootCAs: ca.pool, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }}
 	}
 	for _, path := range []string{"", "-/healthy", "metrics"} {
-		if code, _ := visit(client(&tls.Config{RootCAs: ca.pool}, true), "GET", a.pageURL()+path); !strings.Contains(code, "certificate required") {
+		if code, _ := send(client(&tls.Config{RootCAs: ca.pool}, true), "GET", a.pageURL()+path); !strings.Contains(code, "certificate required") {
 			t.Errorf("%s without a certificate: %s", path, code)
 		}
-		if code, _ := visit(client(with(other), true), "GET", a.pageURL()+path); !strings.Contains(code, "tls: ") {
+		if code, _ := send(client(with(other), true), "GET", a.pageURL()+path); !strings.Contains(code, "tls: ") {
 			t.Errorf("%s with another authority's certificate: %s", path, code)
 		}
-		if code, response := visit(client(with(dir), true), "GET", a.pageURL()+path); code != "200" || response.ProtoMajor != 1 {
+		if code, response := send(client(with(dir), true), "GET", a.pageURL()+path); code != "200" || response.ProtoMajor != 1 {
 			t.Errorf("%s with a certificate: %s", path, code)
 		}
 	}
@@ -315,16 +314,16 @@ func TestPasswords(t *testing.T) {
 		{"GET", "-/ready/../../metrics", "", "401"},
 		{"GET", "-//ready", "", "401"},
 	} {
-		if code, _ := visit(c, tt.method, a.pageURL()+tt.path, "X-Login", tt.login); code != tt.want {
+		if code, _ := send(c, tt.method, a.pageURL()+tt.path, "X-Login", tt.login); code != tt.want {
 			t.Errorf("%s /%s as %q: %s, want %s", tt.method, tt.path, tt.login, code, tt.want)
 		}
 	}
-	if _, response := visit(c, "GET", a.pageURL(), "X-Login", "alice:"+password); response.Header.Get("X-Frame-Options") != "deny" {
+	if _, response := send(c, "GET", a.pageURL(), "X-Login", "alice:"+password); response.Header.Get("X-Frame-Options") != "deny" {
 		t.Errorf("the header is missing: %v", response.Header)
 	}
 	a.scrapesItself()
 	write(t, file, "basic_auth_users: {}\n") // without a restart
-	if code, _ := visit(c, "GET", a.pageURL()+"metrics"); code != "200" {
+	if code, _ := send(c, "GET", a.pageURL()+"metrics"); code != "200" {
 		t.Errorf("without users: %s", code)
 	}
 	if err := a.stop(); err != nil {
@@ -402,7 +401,7 @@ func TestProxyTLS(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- a.stop() }()
 	a.eventually("it says that it stops, over TLS", func() bool {
-		code, _ := visit(one, "GET", a.pageURL()+"-/ready")
+		code, _ := send(one, "GET", a.pageURL()+"-/ready")
 		return code == "503"
 	})
 	close(release)

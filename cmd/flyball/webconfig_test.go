@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -62,7 +63,7 @@ func TestCheckWebConfig(t *testing.T) {
 	}
 	// The same is said when flyball starts, before it takes anything.
 	write(t, path, "basic_auth_users:\n  alice: hunter2-in-clear\n")
-	_, err := newApp(&loaded{Config: DefaultConfig()}, &runOptions{roles: []string{roleRules}, webListen: []string{"127.0.0.1:0"}, webSecured: path})
+	_, err := newApp(&loaded{Config: DefaultConfig()}, &runOptions{log: slog.New(slog.DiscardHandler), roles: []string{roleRules}, webListen: []string{"127.0.0.1:0"}, webSecured: path})
 	if err == nil || !strings.Contains(err.Error(), "web.yml:2:10: basic_auth_users.alice") {
 		t.Errorf("got %v", err)
 	}
