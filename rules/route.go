@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/prometheus/prometheus/promql/parser"
@@ -89,8 +90,9 @@ func (r *Reader) Finish() error {
 			if err != nil {
 				return // told before
 			}
-			if _, err := o.Remote(parsed); err != nil {
-				d.FaultAt(path, err.(*MixError).Offset, "PromQL: %s", err)
+			_, err = o.Remote(parsed)
+			if mix, ok := errors.AsType[*MixError](err); ok {
+				d.FaultAt(path, mix.Offset, "PromQL: %s", mix)
 			}
 		}
 		for j, g := range f.Groups {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -78,15 +79,16 @@ func (named) Eval(context.Context, time.Time) ([]rules.Sample, error) {
 }
 
 func (l *loaded) summary() string {
-	text := fmt.Sprintf("%s, %s, %s, %s", plural(len(l.rules), "rule file"), countRules(l.rules),
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s, %s, %s, %s", plural(len(l.rules), "rule file"), countRules(l.rules),
 		plural(len(l.Batchproxy.Models), "model"), plural(len(l.targets()), "target"))
 	if l.Prometheus.Remote() {
-		text += ", queries to " + l.Prometheus.URL
+		text.WriteString(", queries to " + l.Prometheus.URL)
 	}
 	for _, u := range l.writes.URLs() {
-		text += ", samples to " + u
+		text.WriteString(", samples to " + u)
 	}
-	return text
+	return text.String()
 }
 
 // ruleCount counts rules by kind.

@@ -51,8 +51,12 @@ func TestCheckDashboardsAgainst(t *testing.T) {
 		stderr     string
 	}{
 		{"data", "good.json", []string{"--header=X-Scope-OrgID=team-a", "--http.config.file=" + filepath.Join(dir, "http.yml")}, exitOK, ""},
-		{"a metric that was renamed", "renamed.json", []string{"--header=X-Scope-OrgID=team-a", "--http.config.file=" + filepath.Join(dir, "http.yml")}, exitFailed,
-			`renamed.json:1:90: panel "P", query A: no series: no metric "vllm:gpu_cache_usage_perc" (did you mean "vllm:kv_cache_usage_perc"?)`},
+		{
+			"a metric that was renamed", "renamed.json",
+			[]string{"--header=X-Scope-OrgID=team-a", "--http.config.file=" + filepath.Join(dir, "http.yml")},
+			exitFailed,
+			`renamed.json:1:90: panel "P", query A: no series: no metric "vllm:gpu_cache_usage_perc" (did you mean "vllm:kv_cache_usage_perc"?)`,
+		},
 		{"no password", "good.json", []string{"--header=X-Scope-OrgID=team-a"}, exitFailed, "client error: 401"},
 		{"another tenant", "good.json", []string{"--http.config.file=" + filepath.Join(dir, "http.yml")}, exitFailed, "client error: 401"},
 	} {

@@ -189,7 +189,7 @@ func (c *webConfig) summary(now time.Time) (string, error) {
 		users = len(c.Users.Content) / 2
 	}
 	if !c.TLS.IsEnabled() {
-		return fmt.Sprintf("no TLS, %s", plural(users, "user")), nil
+		return "no TLS, " + plural(users, "user"), nil
 	}
 	server, err := web.ConfigToTLSConfig(&c.TLS)
 	if err != nil {

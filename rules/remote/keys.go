@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -100,8 +101,8 @@ func checkKeys(d *source.Decoder, n *yaml.Node, t reflect.Type) {
 		seen := map[string]bool{}
 		for key, value := range entries(n) {
 			of, ok := known[key.Value]
-			if any, open := known["*"]; !ok && open {
-				of, ok = any, true
+			if each, open := known["*"]; !ok && open {
+				of, ok = each, true
 			}
 			switch {
 			case !ok:
@@ -127,16 +128,13 @@ func expected(word string, known []string) string {
 // fields are the YAML keys of a struct and their types; "*" stands for any other where it takes such.
 func fields(t reflect.Type) map[string]reflect.Type {
 	all := map[string]reflect.Type{}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		tag, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch {
 		case options == "inline" && f.Type.Kind() == reflect.Map:
 			all["*"] = f.Type.Elem()
 		case options == "inline":
-			for name, of := range fields(f.Type) {
-				all[name] = of
-			}
+			maps.Copy(all, fields(f.Type))
 		case tag != "" && tag != "-" && f.IsExported():
 			all[tag] = f.Type
 		}
