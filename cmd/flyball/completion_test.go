@@ -56,7 +56,7 @@ func TestComplete(t *testing.T) {
 		{"help check r", "rules ready"},
 		{"completion f", "fish"},
 		{"nonsense vers", "version"}, // the first word is for the parser to refuse
-		{"supervi", ""}, // not for users
+		{"supervi", ""},              // not for users
 	} {
 		words := strings.Split(strings.ReplaceAll(tt.words, "URL", rules.URL), " ")
 		var out bytes.Buffer
