@@ -48,6 +48,7 @@ func TestComplete(t *testing.T) {
 		{"explain --url=URL ", "digits llama"},
 		{"explain --url URL d", "digits"},
 		{"explain --url=URL -- l", "llama"},
+		{"explain --url=URL -- --j", ""}, // no flag after --
 		{"explain -o ", "text json"},
 		{"explain --output=j", "--output=json"},
 		{"bench --protocol=v", "--protocol=v2 --protocol=v1"},

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -76,6 +77,9 @@ func TestNotify(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	if err := l.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("NOTIFY_SOCKET", socket)
 	a := runApp(t, t.TempDir(), "", nil)
 	if err := a.reloadNow(t.Context()); err != nil {
