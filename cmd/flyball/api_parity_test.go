@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
@@ -16,7 +17,10 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"flyball/cmd/flyball/web"
 	"flyball/rules/peertest"
+	"flyball/rules/remote"
+	"flyball/rules/store"
 )
 
 // parity is one request to flyball and to Prometheus, whose answers are to be the same: status, error type, message,
@@ -206,6 +210,7 @@ func TestAPIParity(t *testing.T) {
 	p := peertest.Prometheus(t, fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 100ms}\nrule_files: [%q]\nscrape_configs:\n%s", s.rules, s.scrapeConfigs()),
 		"--web.external-url="+apiExternalURL, "--web.route-prefix=/")
 	evaluated(t, p.URL)
+	elsewhere := beside(t, p.URL)
 	now := time.Now()
 	at := strings.NewReplacer("=S", fmt.Sprint("=", s.start.Unix()), "=E", fmt.Sprint("=", s.end().Unix()),
 		"=M", "="+s.start.Add(100*time.Second+250*time.Millisecond).UTC().Format(time.RFC3339Nano), "=NaN", "=NaN", "=N", fmt.Sprintf("=%.3f", float64(now.UnixMilli())/1000))
@@ -218,6 +223,9 @@ func TestAPIParity(t *testing.T) {
 				if name, value, ok := strings.Cut(pair, "="); ok {
 					params.Add(name, strings.ReplaceAll(value, "%2B", "+"))
 				}
+			}
+			if askedElsewhere(tt) {
+				t.Run("elsewhere", func(t *testing.T) { compareElsewhere(t, method, elsewhere, p.URL, tt, params) })
 			}
 			gotCode, got := ask(t, method, s.url, tt.path, params)
 			wantCode, want := ask(t, method, p.URL, tt.path, params)
@@ -258,6 +266,71 @@ func TestAPIParity(t *testing.T) {
 	}
 	if len(parities) < 60 {
 		t.Errorf("%d requests: too few to say much", len(parities))
+	}
+}
+
+// beside is the API of a flyball that has the Prometheus at an address for what it does not know, which is all.
+func beside(t *testing.T, address string) string {
+	t.Helper()
+	o := store.DefaultOptions()
+	o.Dir = t.TempDir()
+	s, err := store.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := remote.DefaultConfig()
+	c.URL = address
+	client, err := remote.New(c, remote.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Prepare(store.Config{Remote: client})
+	if err == nil {
+		err = p.Commit()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	web.Prometheus{Store: func(*http.Request) web.PrometheusStore { return s.Router() }}.Register(mux)
+	server := httptest.NewServer(mux)
+	t.Cleanup(func() {
+		server.Close()
+		client.Close()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server.URL
+}
+
+// askedElsewhere says whether a request is one that flyball asks elsewhere: no fault of its parameters is for flyball to tell, and
+// it is not about flyball itself.
+func askedElsewhere(tt parity) bool {
+	switch tt.path {
+	case "rules", "alerts", "targets", "status/buildinfo", "format_query":
+		return false
+	}
+	if strings.HasPrefix(tt.params, `query="text"`) { // nothing of it is elsewhere
+		return false
+	}
+	return tt.all != newInThree && tt.all != refusedHere && tt.message != capital && tt.method != http.MethodPut
+}
+
+// compareElsewhere compares what Prometheus answers with what it answers through flyball: all of it is the same but the order
+// of what has none, and errors of a parameter, which are flyball's own.
+func compareElsewhere(t *testing.T, method, flyball, prometheus string, tt parity, params url.Values) {
+	gotCode, got := ask(t, method, flyball, tt.path, params)
+	wantCode, want := ask(t, method, prometheus, tt.path, params)
+	if tt.all != "" && gotCode == http.StatusBadRequest { // a fault to this version, which asks nobody then
+		return
+	}
+	if tt.message == byChance {
+		delete(got, "error")
+		delete(want, "error")
+	}
+	if diff := gocmp.Diff(alike(tt.path, want), alike(tt.path, got)); diff != "" || gotCode != wantCode {
+		t.Errorf("status %d, want %d; through flyball it differs (+) from Prometheus (-):\n%s", gotCode, wantCode, diff)
 	}
 }
 
