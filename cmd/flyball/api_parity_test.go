@@ -108,6 +108,14 @@ var parities = []parity{
 	{path: "query", params: "query=queue_depth&time=E&limit=x", all: newInThree, want: `400 bad_data invalid parameter "limit": strconv.Atoi: parsing "x": invalid syntax`},
 	{path: "query", params: "query=queue_depth&time=E&limit=-1", all: newInThree, want: `400 bad_data invalid parameter "limit": limit must be non-negative`},
 	{path: "query", params: "query={\"queue depth\"}&time=E", all: utf8Names, want: `200`},
+	{path: "query", params: "query=requests_total&time=M&stats=all"},
+	{path: "query", params: "query=queue_depth&time=E&stats=true"},
+	{path: "query", params: "query=sort(queue_depth)&time=E&limit=1", all: newInThree, want: `200`},
+	{path: "query", params: "query=queue_depth&time=E&lookback_delta=0"},
+	{path: "query", params: "query=queue_depth&time=E&lookback_delta=-1"},
+	{path: "query", params: "query=queue_depth&time=E&timeout=-1s"},
+	{method: "POST", path: "query", params: "query=sum(&time=E"},
+	{method: "POST", path: "query", params: "query=queue_depth&time=yesterday", message: capital},
 	// Range queries.
 	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=15"},
 	{method: "POST", path: "query_range", params: "query=queue_depth&start=S&end=E&step=15"},
@@ -139,6 +147,10 @@ var parities = []parity{
 		path: "query_range", params: "query=queue_depth&start=S&end=S&step=0.0001", all: "2.42's engine has no step below a millisecond either, and says so only where it divides by it",
 		want: `400 bad_data invalid parameter "step": query resolution step widths below a millisecond are not accepted`,
 	},
+	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=60&stats=all"},
+	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=60&limit=1", all: newInThree, want: `200`},
+	{method: "POST", path: "query_range", params: "query=queue_depth&start=E&end=S&step=15"},
+	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=15&timeout=0s", message: byChance},
 	// Labels, values, series.
 	{path: "labels"},
 	{method: "POST", path: "labels", params: "match[]=queue_depth"},
@@ -152,6 +164,11 @@ var parities = []parity{
 	{path: "labels", params: "start=x", message: capital},
 	{path: "labels", params: "end=x", message: capital},
 	{path: "labels", params: "limit=x", all: newInThree, want: `400 bad_data invalid parameter "limit": strconv.Atoi: parsing "x": invalid syntax`},
+	{path: "labels", params: "limit=1", all: newInThree, want: `200`},
+	{path: "label/code/values", params: "limit=1", all: newInThree, want: `200`},
+	{path: "series", params: "match[]=queue_depth&limit=1", all: newInThree, want: `200`},
+	{method: "POST", path: "series"},
+	{method: "POST", path: "labels", params: "match[]={}"},
 	{path: "label/__name__/values"},
 	{path: "label/model/values"},
 	{path: "label/text/values"},
@@ -342,8 +359,8 @@ func text(answer map[string]any, key string) string {
 // alike takes from an answer what cannot be the same in two servers that run side by side, or in two versions:
 //
 //   - the order of what the API returns without one: vectors, series, alerts;
-//   - when something was last evaluated or scraped, how long it took, since when an alert is active;
-//   - what 3.x has in addition: the number of dropped targets of each job, the job of a dropped target, the labels of a
+//   - when something was last evaluated or scraped, how long that or a query took, since when an alert is active;
+//   - what 3.x has in addition: the samples that a query read, the number of dropped targets of each job, the job of a dropped target, the labels of a
 //     recording rule that has none, three labels of discovered targets that begin with __ and speak of histograms;
 //   - of a rule's error the series, of which the engine names two in no order;
 //   - of buildinfo all but the names of the fields, and our own, flyball.
@@ -353,7 +370,7 @@ func alike(path string, answer map[string]any) any {
 	walk = func(key string, v any) any {
 		switch v := v.(type) {
 		case map[string]any:
-			for _, name := range []string{"lastEvaluation", "evaluationTime", "lastScrape", "lastScrapeDuration", "activeAt", "droppedTargetCounts"} {
+			for _, name := range []string{"lastEvaluation", "evaluationTime", "lastScrape", "lastScrapeDuration", "activeAt", "droppedTargetCounts", "timings", "samplesRead"} {
 				delete(v, name)
 			}
 			if ls, ok := v["labels"].(map[string]any); ok && len(ls) == 0 && v["type"] == "recording" {
