@@ -108,7 +108,7 @@ func (a ages) parts(expr parser.Expr, within []string) (parts []agePart) {
 		if !ok || selector.Timestamp != nil || selector.StartOrEnd != 0 {
 			return nil
 		}
-		name := metricName(selector)
+		name := metricName(selector.LabelMatchers)
 		if sources := a.sources(selector, name); len(sources) > 0 && !slices.Contains(within, name) {
 			for _, source := range sources {
 				for _, part := range a.parts(source, append(slices.Clip(within), name)) {
@@ -146,8 +146,8 @@ func (a ages) sources(selector *parser.VectorSelector, name string) (exprs []par
 }
 
 // metricName is the metric that a selector names, or "".
-func metricName(selector *parser.VectorSelector) string {
-	for _, m := range selector.LabelMatchers {
+func metricName(selector []*labels.Matcher) string {
+	for _, m := range selector {
 		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual {
 			return m.Value
 		}

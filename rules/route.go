@@ -3,7 +3,12 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"flyball/rules/source"
@@ -27,7 +32,7 @@ func (o Own) Remote(expr parser.Expr) (bool, error) {
 		selector, ok := node.(*parser.VectorSelector)
 		switch {
 		case !ok:
-		case o[metricName(selector)]:
+		case o[metricName(selector.LabelMatchers)]:
 			if own == nil {
 				own = selector
 			}
@@ -40,6 +45,22 @@ func (o Own) Remote(expr parser.Expr) (bool, error) {
 		return false, &MixError{Own: own.String(), Remote: remote.String(), Offset: int(remote.PosRange.Start)}
 	}
 	return remote != nil, nil
+}
+
+// Selects says whether a selector names a metric, and whether it is one that the rules write.
+func (o Own) Selects(selector []*labels.Matcher) (named, own bool) {
+	name := metricName(selector)
+	return name != "", o[name]
+}
+
+// Matcher selects all that the rules write, whatever else a selector asks for.
+func (o Own) Matcher() *labels.Matcher {
+	var names []string
+	for name := range o {
+		names = append(names, regexp.QuoteMeta(name))
+	}
+	slices.Sort(names)
+	return labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, strings.Join(names, "|"))
 }
 
 // MixError says that no side can answer a query: it needs series of both.

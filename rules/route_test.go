@@ -74,6 +74,28 @@ func TestRoute(t *testing.T) {
 	}
 }
 
+// TestOwnSelectors: what labels and series are listed of.
+func TestOwnSelectors(t *testing.T) {
+	o := Own{"a": true, "a.b": true}
+	for text, want := range map[string]struct{ named, own bool }{
+		`a`: {true, true}, `{__name__="a"}`: {true, true}, `{"a.b"}`: {true, true}, `up`: {true, false},
+		`{__name__=~"a"}`: {false, false}, `{job="a"}`: {false, false}, `{__name__!="up"}`: {false, false},
+	} {
+		ms, err := promQL.ParseMetricSelector(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if named, own := o.Selects(ms); named != want.named || own != want.own {
+			t.Errorf("%s: named %v, own %v", text, named, own)
+		}
+	}
+	for name, want := range map[string]bool{"a": true, "a.b": true, "axb": false, "up": false, "aa": false, "": false} {
+		if o.Matcher().Matches(name) != want {
+			t.Errorf("%s is selected by what the rules write: %v", name, !want)
+		}
+	}
+}
+
 // TestMixes: a query that no side can answer is a fault where it is, in whatever order files and rules come.
 func TestMixes(t *testing.T) {
 	r := Reader{Defaults: testDefaults, Remote: true}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
@@ -16,7 +17,10 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"flyball/cmd/flyball/web"
 	"flyball/rules/peertest"
+	"flyball/rules/remote"
+	"flyball/rules/store"
 )
 
 // parity is one request to flyball and to Prometheus, whose answers are to be the same: status, error type, message,
@@ -104,6 +108,14 @@ var parities = []parity{
 	{path: "query", params: "query=queue_depth&time=E&limit=x", all: newInThree, want: `400 bad_data invalid parameter "limit": strconv.Atoi: parsing "x": invalid syntax`},
 	{path: "query", params: "query=queue_depth&time=E&limit=-1", all: newInThree, want: `400 bad_data invalid parameter "limit": limit must be non-negative`},
 	{path: "query", params: "query={\"queue depth\"}&time=E", all: utf8Names, want: `200`},
+	{path: "query", params: "query=requests_total&time=M&stats=all"},
+	{path: "query", params: "query=queue_depth&time=E&stats=true"},
+	{path: "query", params: "query=sort(queue_depth)&time=E&limit=1", all: newInThree, want: `200`},
+	{path: "query", params: "query=queue_depth&time=E&lookback_delta=0"},
+	{path: "query", params: "query=queue_depth&time=E&lookback_delta=-1"},
+	{path: "query", params: "query=queue_depth&time=E&timeout=-1s"},
+	{method: "POST", path: "query", params: "query=sum(&time=E"},
+	{method: "POST", path: "query", params: "query=queue_depth&time=yesterday", message: capital},
 	// Range queries.
 	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=15"},
 	{method: "POST", path: "query_range", params: "query=queue_depth&start=S&end=E&step=15"},
@@ -135,6 +147,10 @@ var parities = []parity{
 		path: "query_range", params: "query=queue_depth&start=S&end=S&step=0.0001", all: "2.42's engine has no step below a millisecond either, and says so only where it divides by it",
 		want: `400 bad_data invalid parameter "step": query resolution step widths below a millisecond are not accepted`,
 	},
+	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=60&stats=all"},
+	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=60&limit=1", all: newInThree, want: `200`},
+	{method: "POST", path: "query_range", params: "query=queue_depth&start=E&end=S&step=15"},
+	{path: "query_range", params: "query=queue_depth&start=S&end=E&step=15&timeout=0s", message: byChance},
 	// Labels, values, series.
 	{path: "labels"},
 	{method: "POST", path: "labels", params: "match[]=queue_depth"},
@@ -148,6 +164,11 @@ var parities = []parity{
 	{path: "labels", params: "start=x", message: capital},
 	{path: "labels", params: "end=x", message: capital},
 	{path: "labels", params: "limit=x", all: newInThree, want: `400 bad_data invalid parameter "limit": strconv.Atoi: parsing "x": invalid syntax`},
+	{path: "labels", params: "limit=1", all: newInThree, want: `200`},
+	{path: "label/code/values", params: "limit=1", all: newInThree, want: `200`},
+	{path: "series", params: "match[]=queue_depth&limit=1", all: newInThree, want: `200`},
+	{method: "POST", path: "series"},
+	{method: "POST", path: "labels", params: "match[]={}"},
 	{path: "label/__name__/values"},
 	{path: "label/model/values"},
 	{path: "label/text/values"},
@@ -206,6 +227,7 @@ func TestAPIParity(t *testing.T) {
 	p := peertest.Prometheus(t, fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 100ms}\nrule_files: [%q]\nscrape_configs:\n%s", s.rules, s.scrapeConfigs()),
 		"--web.external-url="+apiExternalURL, "--web.route-prefix=/")
 	evaluated(t, p.URL)
+	elsewhere := beside(t, p.URL)
 	now := time.Now()
 	at := strings.NewReplacer("=S", fmt.Sprint("=", s.start.Unix()), "=E", fmt.Sprint("=", s.end().Unix()),
 		"=M", "="+s.start.Add(100*time.Second+250*time.Millisecond).UTC().Format(time.RFC3339Nano), "=NaN", "=NaN", "=N", fmt.Sprintf("=%.3f", float64(now.UnixMilli())/1000))
@@ -218,6 +240,9 @@ func TestAPIParity(t *testing.T) {
 				if name, value, ok := strings.Cut(pair, "="); ok {
 					params.Add(name, strings.ReplaceAll(value, "%2B", "+"))
 				}
+			}
+			if askedElsewhere(tt) {
+				t.Run("elsewhere", func(t *testing.T) { compareElsewhere(t, method, elsewhere, p.URL, tt, params) })
 			}
 			gotCode, got := ask(t, method, s.url, tt.path, params)
 			wantCode, want := ask(t, method, p.URL, tt.path, params)
@@ -261,6 +286,71 @@ func TestAPIParity(t *testing.T) {
 	}
 }
 
+// beside is the API of a flyball that has the Prometheus at an address for what it does not know, which is all.
+func beside(t *testing.T, address string) string {
+	t.Helper()
+	o := store.DefaultOptions()
+	o.Dir = t.TempDir()
+	s, err := store.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := remote.DefaultConfig()
+	c.URL = address
+	client, err := remote.New(c, remote.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Prepare(store.Config{Remote: client})
+	if err == nil {
+		err = p.Commit()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	web.Prometheus{Store: func(*http.Request) web.PrometheusStore { return s.Router() }}.Register(mux)
+	server := httptest.NewServer(mux)
+	t.Cleanup(func() {
+		server.Close()
+		client.Close()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server.URL
+}
+
+// askedElsewhere says whether a request is one that flyball asks elsewhere: no fault of its parameters is for flyball to tell, and
+// it is not about flyball itself.
+func askedElsewhere(tt parity) bool {
+	switch tt.path {
+	case "rules", "alerts", "targets", "status/buildinfo", "format_query":
+		return false
+	}
+	if strings.HasPrefix(tt.params, `query="text"`) { // nothing of it is elsewhere
+		return false
+	}
+	return tt.all != newInThree && tt.all != refusedHere && tt.message != capital && tt.method != http.MethodPut
+}
+
+// compareElsewhere compares what Prometheus answers with what it answers through flyball: all of it is the same but the order
+// of what has none, and errors of a parameter, which are flyball's own.
+func compareElsewhere(t *testing.T, method, flyball, prometheus string, tt parity, params url.Values) {
+	gotCode, got := ask(t, method, flyball, tt.path, params)
+	wantCode, want := ask(t, method, prometheus, tt.path, params)
+	if tt.all != "" && gotCode == http.StatusBadRequest { // a fault to this version, which asks nobody then
+		return
+	}
+	if tt.message == byChance {
+		delete(got, "error")
+		delete(want, "error")
+	}
+	if diff := gocmp.Diff(alike(tt.path, want), alike(tt.path, got)); diff != "" || gotCode != wantCode {
+		t.Errorf("status %d, want %d; through flyball it differs (+) from Prometheus (-):\n%s", gotCode, wantCode, diff)
+	}
+}
+
 func text(answer map[string]any, key string) string {
 	s, _ := answer[key].(string)
 	return s
@@ -269,8 +359,8 @@ func text(answer map[string]any, key string) string {
 // alike takes from an answer what cannot be the same in two servers that run side by side, or in two versions:
 //
 //   - the order of what the API returns without one: vectors, series, alerts;
-//   - when something was last evaluated or scraped, how long it took, since when an alert is active;
-//   - what 3.x has in addition: the number of dropped targets of each job, the job of a dropped target, the labels of a
+//   - when something was last evaluated or scraped, how long that or a query took, since when an alert is active;
+//   - what 3.x has in addition: the samples that a query read, the number of dropped targets of each job, the job of a dropped target, the labels of a
 //     recording rule that has none, three labels of discovered targets that begin with __ and speak of histograms;
 //   - of a rule's error the series, of which the engine names two in no order;
 //   - of buildinfo all but the names of the fields, and our own, flyball.
@@ -280,7 +370,7 @@ func alike(path string, answer map[string]any) any {
 	walk = func(key string, v any) any {
 		switch v := v.(type) {
 		case map[string]any:
-			for _, name := range []string{"lastEvaluation", "evaluationTime", "lastScrape", "lastScrapeDuration", "activeAt", "droppedTargetCounts"} {
+			for _, name := range []string{"lastEvaluation", "evaluationTime", "lastScrape", "lastScrapeDuration", "activeAt", "droppedTargetCounts", "timings", "samplesRead"} {
 				delete(v, name)
 			}
 			if ls, ok := v["labels"].(map[string]any); ok && len(ls) == 0 && v["type"] == "recording" {

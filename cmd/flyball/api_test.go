@@ -177,7 +177,7 @@ func newAPIServer(t *testing.T) *apiServer {
 	go func() { ended <- s.store.Run(ctx) }()
 	mux := http.NewServeMux()
 	web.Page{}.Register(mux)
-	web.Prometheus{Store: func() web.PrometheusStore { return s.store }, Build: buildInfo()}.Register(mux)
+	web.Prometheus{Store: func(*http.Request) web.PrometheusStore { return s.store.Router() }, Build: buildInfo()}.Register(mux)
 	server := httptest.NewServer(mux)
 	s.url = server.URL
 	t.Cleanup(func() {

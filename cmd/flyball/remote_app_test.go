@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,6 +103,18 @@ func TestRemoteApp(t *testing.T) {
 		golden(t, "metrics_remote.golden", names)
 	})
 
+	t.Run("API", func(t *testing.T) { remoteAPI(t, "http://"+web, prom.URL) })
+	t.Run("page", func(t *testing.T) {
+		samples, err := a.page().Queries.Query(t.Context(), "count(flyball_build_info)", time.Now())
+		if err != nil || len(samples) != 1 || samples[0].Value != 1 {
+			t.Errorf("%v, %v", samples, err)
+		}
+		series, err := a.page().Queries.QueryRange(t.Context(), "flyball_build_info", time.Now().Add(-time.Second), time.Now(), time.Second)
+		if err != nil || len(series) != 1 || len(series[0].Points) == 0 {
+			t.Errorf("%v, %v", series, err)
+		}
+	})
+
 	client := a.live.Load().remote
 	if err := a.reload(ctx); err != nil || a.live.Load().remote != client {
 		t.Errorf("a reload without a change: %v, the same client: %v", err, a.live.Load().remote == client)
@@ -128,6 +142,104 @@ func TestRemoteApp(t *testing.T) {
 	})
 	prom.Restart()
 	wait("it reads there again", healthy)
+}
+
+// remoteAPI asks a flyball beside a Prometheus as Grafana and promtool do: for what is there, what is here, and both.
+func remoteAPI(t *testing.T, flyball, prometheus string) {
+	values := func(params ...string) url.Values {
+		v := url.Values{}
+		for i := 0; i+1 < len(params); i += 2 {
+			v.Add(params[i], params[i+1])
+		}
+		return v
+	}
+	at := fmt.Sprint(time.Now().Unix() + 1)
+	for _, tt := range []struct {
+		method, path string
+		params       url.Values
+		code         int
+		want         []string
+	}{
+		{"GET", "query", values("query", "count(flyball_build_info)"), 200, []string{"resultType:vector", "value:["}},
+		{"POST", "query", values("query", "own:builds"), 200, []string{"__name__:own:builds"}},
+		{"GET", "query_range", values("query", "flyball_build_info", "start", at, "end", at, "step", "1"), 200, []string{"resultType:matrix", "instance:"}},
+		{"GET", "query", values("query", "own:builds + up"), 422, []string{"errorType:execution", "the query mixes series of the Prometheus elsewhere (up) with those that the rules write (own:builds)"}},
+		{"GET", "query", values("query", "rate(up)"), 400, []string{"errorType:bad_data", "expected type range vector in call to function"}},
+		{"GET", "query", values("query", "own:builds * on () group_left () (up or flyball_build_info)", "time", "x"), 400, []string{"invalid time value"}},
+		{"GET", "label/__name__/values", nil, 200, []string{"ALERTS", "flyball_build_info", "own:builds", " up"}},
+		{"GET", "label/__name__/values", values("match[]", "up"), 200, []string{"[up]"}},
+		{"GET", "label/alertname/values", values("match[]", "ALERTS"), 200, []string{"[Builds]"}},
+		{"POST", "series", values("match[]", "own:builds", "match[]", "up"), 200, []string{"__name__:own:builds", "__name__:up"}},
+		{"GET", "metadata", values("metric", "flyball_build_info"), 200, []string{"type:gauge"}},
+		{"GET", "rules", nil, 200, []string{"own:builds", "Builds"}},
+		{"GET", "alerts", nil, 200, []string{"Builds"}},
+		{"GET", "targets", nil, 200, []string{"activeTargets:[]"}},
+	} {
+		code, answer := ask(t, tt.method, flyball, tt.path, tt.params)
+		for _, want := range tt.want {
+			if text := fmt.Sprint(answer); code != tt.code || !strings.Contains(text, want) {
+				t.Errorf("%s %s?%s: %d, want %d and %q in %s", tt.method, tt.path, tt.params.Encode(), code, tt.code, want, text)
+			}
+		}
+	}
+	_, here := ask(t, "GET", flyball, "labels", nil)
+	_, there := ask(t, "GET", prometheus, "labels", nil)
+	for _, name := range there["data"].([]any) {
+		if !slices.Contains(here["data"].([]any), name) {
+			t.Errorf("labels has not %s, which the Prometheus has", name)
+		}
+	}
+	promtool := peertest.Binary(t, "promtool")
+	for expr, want := range map[string]string{"up": "up{", "own:builds": "own:builds", "own:builds > on () up": "the query mixes series"} {
+		out, err := exec.CommandContext(t.Context(), promtool, "query", "instant", flyball, expr).CombinedOutput()
+		if !strings.Contains(string(out), want) || (err != nil) != strings.Contains(want, "mixes") {
+			t.Errorf("promtool query instant %s: %v\n%s", expr, err, out)
+		}
+	}
+}
+
+// TestRemoteCircle: a flyball whose prometheus.url is itself says so, and does not ask itself for ever.
+func TestRemoteCircle(t *testing.T) {
+	dir, web := t.TempDir(), freeAddress(t)
+	file := filepath.Join(dir, "flyball.yml")
+	text := "storage: {path: '" + filepath.Join(dir, "state") + "'}\nprometheus: {url: 'http://" + web + "'}\nexporter: {collectors: {gpu: false}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := &runOptions{configFile: file, roles: []string{roleRules}, webListen: []string{web}, log: slog.New(slog.DiscardHandler), stdout: io.Discard}
+	l, err := o.load(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newApp(l, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		a.close()
+	}()
+	for end := time.Now().Add(30 * time.Second); a.phase.Load() != ready; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not ready")
+		}
+	}
+	code, answer := ask(t, http.MethodGet, a.pageURL()[:len(a.pageURL())-1], "query", url.Values{"query": {"up"}})
+	if code != http.StatusUnprocessableEntity || !strings.Contains(fmt.Sprint(answer), "which might go in a circle: give that flyball the URL of the Prometheus itself") {
+		t.Errorf("%d %v", code, answer)
+	}
+	if asked := total(t, a.metrics, "flyball_remote_requests_total"); asked != 1 {
+		t.Errorf("it asked %g times", asked)
+	}
+	if _, err := a.live.Load().remote.Query(ctx, "up", time.Now()); err == nil || !strings.Contains(err.Error(), "which might go in a circle") {
+		t.Errorf("a rule gets %v", err)
+	}
 }
 
 // freeAddress is one that nobody listens on, for a server whose address another one must know before.

@@ -11,6 +11,7 @@ import (
 
 	"flyball/cmd/flyball/web"
 	"flyball/mixin"
+	"flyball/rules/remote"
 	"flyball/rules/store"
 )
 
@@ -47,12 +48,15 @@ func (a *app) webServer(handler http.Handler) *http.Server {
 	}
 }
 
-// prometheusStore is what answers Prometheus's API: nothing where this process has no store.
-func (a *app) prometheusStore() web.PrometheusStore {
-	if a.store == nil {
+// prometheusStore is what answers a request to Prometheus's API: nothing where this process has no store.
+func (a *app) prometheusStore(r *http.Request) web.PrometheusStore {
+	switch {
+	case a.store == nil:
 		return nil
+	case remote.Asked(r.Header):
+		return a.store.Router().Here()
 	}
-	return a.store
+	return a.store.Router()
 }
 
 func buildInfo() web.BuildInfo {

@@ -49,17 +49,17 @@ func (b brake) Release() error {
 	return err
 }
 
-// queries adapts the store to what the page asks of it.
+// queries adapts the store, and the Prometheus elsewhere, to what the page asks of them.
 type queries struct{ *app }
 
 // Query implements rules.Querier.
 func (q queries) Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
-	return q.store.Query(ctx, expr, at)
+	return q.store.Router().Show(ctx, expr, at)
 }
 
 // QueryRange implements web.Queries.
 func (q queries) QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]web.Series, error) {
-	found, err := q.store.QueryRange(ctx, expr, start, end, step)
+	found, err := q.store.Router().ShowRange(ctx, expr, start, end, step)
 	if err != nil {
 		return nil, err
 	}

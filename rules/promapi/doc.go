@@ -1,6 +1,6 @@
-// Package promapi is the vocabulary of Prometheus's HTTP API: what may be asked (Query, Range, Selection, RuleFilter,
-// TargetFilter, MetadataFilter), what is answered (Result) and what may go wrong (Error). Package store answers, cmd/flyball/web
-// puts it on HTTP; neither knows the other.
+// Package promapi is the vocabulary of Prometheus's HTTP API: what may be asked (Query, Range, Exemplars, Selection,
+// RuleFilter, TargetFilter, MetadataFilter), what is answered (Result) and what may go wrong (Error). Package store answers,
+// cmd/flyball/web puts it on HTTP, package remote asks a Prometheus elsewhere; none knows the others.
 //
 // An answer is asked for, written and closed:
 //

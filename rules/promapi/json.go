@@ -22,6 +22,12 @@ func (j jsonValue) WriteJSON(w *bufio.Writer) {
 	_, _ = w.Write(b)
 }
 
+// Raw is data that is JSON already.
+type Raw []byte
+
+// WriteJSON implements Data.
+func (r Raw) WriteJSON(w *bufio.Writer) { _, _ = w.Write(r) }
+
 // Strings is a list of strings, never null.
 type Strings []string
 

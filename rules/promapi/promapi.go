@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 )
 
@@ -32,6 +33,12 @@ type Selection struct {
 	Match      []string // selectors, of which one must match; none: every series
 	Start, End time.Time
 	Limit      int // the most entries of the answer; 0: no limit
+}
+
+// Exemplars are those of the series that an expression selects.
+type Exemplars struct {
+	Expr       string
+	Start, End time.Time
 }
 
 // MinTime and MaxTime are the times that stand for no limit, in Prometheus's API too.
@@ -82,6 +89,17 @@ func (r *Result) Close() {
 type Data interface {
 	// WriteJSON writes the data as JSON. An error of the writer stays in it.
 	WriteJSON(w *bufio.Writer)
+}
+
+// Partial returns why an answer is of a part of the data only, "" when it is whole. Warnings of PromQL are about the query;
+// any other, such as Thanos's and those of a remote read, says that something could not be had.
+func Partial(warnings []string) string {
+	for _, w := range warnings {
+		if !strings.HasPrefix(w, "PromQL warning: ") && !strings.HasPrefix(w, "PromQL info: ") {
+			return w
+		}
+	}
+	return ""
 }
 
 // ErrorType is what kind of fault an error is, in the words of Prometheus's API.

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"flyball/rules"
+	"flyball/rules/promapi"
 )
 
 // answer is what the API said.
@@ -28,6 +29,9 @@ type answer struct {
 const (
 	maxLabels   = 256 // of a series
 	maxWarnings = 8   // that are kept; one is enough to be told
+
+	// isPartial is what is said of an answer of VictoriaMetrics's cluster that says no more itself.
+	isPartial = "isPartial is set: some storage nodes did not answer"
 )
 
 // decoder decodes the answer to an instant query.
@@ -85,7 +89,7 @@ func (d *decoder) top(key string) (err error) {
 	case "isPartial": // VictoriaMetrics's cluster
 		var partial bool
 		if partial, err = d.bool(); partial {
-			d.partial = "isPartial is set: some storage nodes did not answer"
+			d.partial = isPartial
 		}
 	case "data":
 		err = d.data()
@@ -95,24 +99,15 @@ func (d *decoder) top(key string) (err error) {
 	return err
 }
 
-// warn reads warnings. Those of PromQL are about the query, and the answer is whole; any other, such as Thanos's and
-// those of a remote read, says that a part of the data could not be had.
+// warn reads warnings, of which the first few are kept.
 func (d *decoder) warn() error {
-	if null, err := d.null(); null || err != nil {
-		return err
-	}
-	return d.array(func() error {
-		text, err := d.string()
-		if err != nil {
-			return err
-		}
-		if !strings.HasPrefix(text, "PromQL warning: ") && !strings.HasPrefix(text, "PromQL info: ") && d.partial == "" {
-			d.partial = brief(text)
+	return d.texts(func(text string) {
+		if d.partial == "" {
+			d.partial = brief(promapi.Partial([]string{text}))
 		}
 		if len(d.warnings) < maxWarnings {
 			d.warnings = append(d.warnings, brief(text))
 		}
-		return nil
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/alecthomas/units"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"flyball/rules"
@@ -17,24 +18,16 @@ import (
 
 // read decodes the answer to a query that was accepted.
 func (c *Client) read(response *http.Response, at time.Time) ([]rules.Sample, error) {
-	unusableError := func(err error) error { return &failure{unusable, err} }
-	if kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type")); err == nil && strings.Contains(kind, "html") {
-		return nil, unusableError(errors.New("it answered with a page for people (text/html): is the URL that of the API, and are the credentials right?"))
-	}
-	limit := int64(c.config.MaxBytes)
-	if response.ContentLength > limit {
-		return nil, unusableError(c.tooLarge())
-	}
-	body, err := c.body(response, limit)
+	body, err := c.accepted(response)
 	if err != nil {
-		return nil, unusableError(err)
+		return nil, &failure{unusable, err}
 	}
 	a, err := decode(body, at, c.config.MaxSeries)
 	switch {
 	case errors.Is(err, errTooLarge):
-		return nil, unusableError(c.tooLarge())
+		return nil, &failure{unusable, c.tooLarge()}
 	case err != nil:
-		return nil, unusableError(fmt.Errorf("its answer cannot be used: %w", err))
+		return nil, &failure{unusable, fmt.Errorf("its answer cannot be used: %w", err)}
 	case a.status == "error":
 		return nil, &failure{refused, fmt.Errorf("it answered: %s", apiError(a.errorType, a.message))}
 	case a.partial != "":
@@ -46,8 +39,24 @@ func (c *Client) read(response *http.Response, at time.Time) ([]rules.Sample, er
 	return a.samples, nil
 }
 
-func (c *Client) tooLarge() error {
-	return fmt.Errorf("its answer is larger than %s (max_bytes): aggregate, or select fewer series", c.config.MaxBytes)
+// accepted is the body of an answer that may be one of the API.
+func (c *Client) accepted(response *http.Response) (io.Reader, error) {
+	if kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type")); err == nil && strings.Contains(kind, "html") {
+		return nil, errors.New("it answered with a page for people (text/html): is the URL that of the API, and are the credentials right?")
+	}
+	if response.ContentLength > int64(c.config.MaxBytes) {
+		return nil, c.tooLarge()
+	}
+	return c.body(response, int64(c.config.MaxBytes))
+}
+
+func (c *Client) tooLarge() error { return largeError{c.config.MaxBytes} }
+
+// largeError is the error of an answer that is larger than it may be.
+type largeError struct{ limit units.Base2Bytes }
+
+func (e largeError) Error() string {
+	return fmt.Sprintf("its answer is larger than %s (max_bytes): aggregate, or select fewer series", e.limit)
 }
 
 // body is what a response holds, decompressed, of which no more than limit bytes can be read, before as after.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -48,17 +49,17 @@ type Client struct {
 	config  Config
 	base    *url.URL
 	http    *http.Client
-	turns   chan struct{} // holds one for each query under way
 	memo    *memo
 	metrics *Metrics
 	log     *slog.Logger
 	agent   string
 	secrets *strings.Replacer
 
-	mu       sync.Mutex // guards what follows
-	get      bool       // POST is not allowed
-	resume   time.Time  // not to be asked before
-	resumeOf string     // the status that said so
+	deciding lane // of what rules ask
+	reading  lane // of what people and dashboards ask, who keep no rule waiting
+
+	mu  sync.Mutex // guards what follows
+	get bool       // POST is not allowed
 }
 
 // New returns a client of the Prometheus that the configuration, which must be for one elsewhere, names. It reads the
@@ -91,8 +92,9 @@ func New(c Config, o Options) (*Client, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Client{
-		config: c, base: base, http: client, turns: make(chan struct{}, maxConcurrent), memo: newMemo(c.MaxSeries),
+		config: c, base: base, http: client, memo: newMemo(c.MaxSeries),
 		metrics: o.Metrics, log: o.Log, agent: o.UserAgent, secrets: secretsOf(&c),
+		deciding: newLane(maxConcurrent), reading: newLane(maxForwards),
 	}, nil
 }
 
@@ -136,72 +138,70 @@ func (c *Client) ask(ctx context.Context, expr string, at time.Time) ([]rules.Sa
 	return nil, fmt.Errorf("%s://%s: %s", c.base.Scheme, c.base.Host, c.secrets.Replace(err.Error()))
 }
 
-func (c *Client) turn(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
-	if err := c.wait(time.Now()); err != nil {
+func (c *Client) turn(ctx context.Context, expr string, at time.Time) (samples []rules.Sample, err error) {
+	leave, err := c.deciding.enter(ctx)
+	if err != nil {
 		return nil, err
 	}
-	select {
-	case c.turns <- struct{}{}:
-		defer func() { <-c.turns }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	defer leave()
 	form := url.Values{"query": {expr}, "time": {formatTime(at)}}
+	err = c.exchange(ctx, "query", form, func(response *http.Response) (err error) {
+		if response.StatusCode/100 != 2 {
+			return &failure{refused, c.refusal(response)}
+		}
+		samples, err = c.read(response, at)
+		return err
+	})
+	return samples, err
+}
+
+// exchange sends a question, and once more by GET where the server does not know POST, and has take read the answer.
+func (c *Client) exchange(ctx context.Context, path string, form url.Values, take func(*http.Response) error) error {
+	sent := url.Values{}
+	maps.Copy(sent, form)
 	for name, values := range c.config.Params {
-		form[name] = values
+		if _, given := sent[name]; !given {
+			sent[name] = values
+		}
 	}
 	c.mu.Lock()
-	get := c.get
+	get := c.get || onlyGet(path)
 	c.mu.Unlock()
-	samples, status, err := c.send(ctx, get, form, at)
+	status, err := c.send(ctx, get, path, sent, take)
 	if !get && (status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented) {
 		c.mu.Lock()
 		c.get = true
 		c.mu.Unlock()
-		samples, _, err = c.send(ctx, true, form, at)
+		_, err = c.send(ctx, true, path, sent, take)
 	}
-	return samples, err
-}
-
-// wait is an error while the server is to be left alone.
-func (c *Client) wait(now time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if left := c.resume.Sub(now); left > 0 {
-		return &failure{waiting, fmt.Errorf("not asked for another %s: it answered %s with Retry-After", left.Round(100*time.Millisecond), c.resumeOf)}
-	}
-	return nil
+	return err
 }
 
 // send makes one request. The status is 0 where there is no answer.
-func (c *Client) send(ctx context.Context, get bool, form url.Values, at time.Time) (samples []rules.Sample, status int, err error) {
+func (c *Client) send(ctx context.Context, get bool, path string, form url.Values, take func(*http.Response) error) (status int, err error) {
 	code, start := "error", time.Now()
 	defer func() {
 		c.metrics.requests.WithLabelValues(code).Inc()
 		c.metrics.duration.Observe(time.Since(start).Seconds())
 	}()
-	request, err := c.request(ctx, get, form)
+	request, err := c.request(ctx, get, path, form)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // the URL has the query, where it was a GET
 		}
-		return nil, 0, err
+		return 0, err
 	}
 	defer response.Body.Close() // an answer that was not read to its end costs the connection
 	code = strconv.Itoa(response.StatusCode)
-	if response.StatusCode/100 != 2 {
-		return nil, response.StatusCode, &failure{refused, c.refusal(response)}
-	}
-	samples, err = c.read(response, at)
-	return samples, response.StatusCode, err
+	return response.StatusCode, take(response)
 }
 
-func (c *Client) request(ctx context.Context, get bool, form url.Values) (*http.Request, error) {
-	u := c.base.JoinPath("api/v1/query")
+func (c *Client) request(ctx context.Context, get bool, path string, form url.Values) (*http.Request, error) {
+	u := c.base.JoinPath("api/v1", path)
 	method, body := http.MethodPost, io.Reader(strings.NewReader(form.Encode()))
 	if get {
 		method, body, u.RawQuery = http.MethodGet, nil, form.Encode()
@@ -224,6 +224,7 @@ func (c *Client) request(ctx context.Context, get bool, form url.Values) (*http.
 	for name, value := range c.config.Headers {
 		request.Header.Set(name, value)
 	}
+	request.Header.Add("Via", via)
 	return request, nil
 }
 
@@ -243,39 +244,49 @@ func sameServer(next *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// refusal is what an answer other than 2xx says.
+// refusal is what an answer other than 2xx says to a rule.
 func (c *Client) refusal(response *http.Response) error {
-	status := fmt.Sprintf("%d %s", response.StatusCode, http.StatusText(response.StatusCode))
-	if after := retryAfter(response.Header.Get("Retry-After"), time.Now()); after > 0 &&
-		(response.StatusCode == http.StatusTooManyRequests || response.StatusCode == http.StatusServiceUnavailable) {
-		c.mu.Lock()
-		c.resume, c.resumeOf = time.Now().Add(after), status
-		c.mu.Unlock()
+	c.deciding.rest(response)
+	if kind, text := c.told(response); text != "" {
+		return fmt.Errorf("it answered %s: %s", statusText(response), apiError(kind, text))
 	}
-	if response.StatusCode/100 == 3 {
-		to := "elsewhere"
-		if u, err := response.Location(); err == nil {
-			to = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
-		}
-		return fmt.Errorf("it redirects to %s (%s): if that is the right one, give its URL", to, status)
-	}
+	return errors.New(meaning(response))
+}
+
+// told is the error that an answer has in the form of Prometheus's API, if it has one.
+func (c *Client) told(response *http.Response) (kind, text string) {
 	body, err := c.body(response, maxErrorBody)
 	if err != nil {
-		return fmt.Errorf("it answered %s", status)
+		return "", ""
 	}
-	text, err := io.ReadAll(body)
+	read, err := io.ReadAll(body)
 	var told struct{ Status, ErrorType, Error string }
-	if err != nil || json.Unmarshal(bytes.TrimSpace(text), &told) != nil || told.Error == "" {
-		hint := ""
-		switch response.StatusCode {
-		case http.StatusUnauthorized, http.StatusForbidden:
-			hint = ": are the credentials right?"
-		case http.StatusNotFound:
-			hint = ": is the URL right, with its path prefix and without /api/v1?"
-		}
-		return fmt.Errorf("it answered %s%s", status, hint)
+	if err != nil || response.StatusCode/100 == 3 || json.Unmarshal(bytes.TrimSpace(read), &told) != nil {
+		return "", ""
 	}
-	return fmt.Errorf("it answered %s: %s", status, apiError(told.ErrorType, told.Error))
+	return told.ErrorType, told.Error
+}
+
+func statusText(response *http.Response) string {
+	return fmt.Sprintf("%d %s", response.StatusCode, http.StatusText(response.StatusCode))
+}
+
+// meaning is what an answer says by its status alone.
+func meaning(response *http.Response) string {
+	status := statusText(response)
+	switch {
+	case response.StatusCode/100 == 3:
+		to := "elsewhere"
+		if u, err := response.Location(); err == nil {
+			to = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String() // the rest may hold a token
+		}
+		return fmt.Sprintf("it redirects to %s (%s): if that is the right one, give its URL", to, status)
+	case response.StatusCode == http.StatusUnauthorized, response.StatusCode == http.StatusForbidden:
+		return "it answered " + status + ": are the credentials right?"
+	case response.StatusCode == http.StatusNotFound:
+		return "it answered " + status + ": is the URL right, with its path prefix and without /api/v1?"
+	}
+	return "it answered " + status
 }
 
 func apiError(kind, text string) string {
@@ -283,19 +294,4 @@ func apiError(kind, text string) string {
 		return brief(text)
 	}
 	return brief(kind) + ": " + brief(text)
-}
-
-// retryAfter is how long a server wants to be left alone, by seconds or by a date, at most maxRetryAfter.
-func retryAfter(header string, now time.Time) time.Duration {
-	if header == "" {
-		return 0
-	}
-	if seconds, err := strconv.ParseUint(header, 10, 32); err == nil {
-		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
-	}
-	at, err := http.ParseTime(header)
-	if err != nil {
-		return 0
-	}
-	return min(max(at.Sub(now), 0), maxRetryAfter)
 }

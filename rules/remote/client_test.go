@@ -354,10 +354,10 @@ func TestRetryAfter(t *testing.T) {
 	if err := ask("b"); err == nil || !strings.Contains(err.Error(), "it answered 429 Too Many Requests with Retry-After") || asked.Load() != 1 {
 		t.Errorf("got %v after %d requests", err, asked.Load())
 	}
-	c.mu.Lock()
-	left := time.Until(c.resume)
-	c.resume = time.Now() // as if the second had passed
-	c.mu.Unlock()
+	c.deciding.mu.Lock()
+	left := time.Until(c.deciding.resume)
+	c.deciding.resume = time.Now() // as if the second had passed
+	c.deciding.mu.Unlock()
 	if left <= 0 || left > time.Second {
 		t.Errorf("left alone for %s", left)
 	}

@@ -33,7 +33,7 @@ type Config struct {
 
 	Timeout   model.Duration   `yaml:"timeout"`    // of one query, with the wait for a turn; 0: DefaultTimeout
 	MaxBytes  units.Base2Bytes `yaml:"max_bytes"`  // of one answer, decompressed; a larger one is refused
-	MaxSeries int              `yaml:"max_series"` // of one answer; one with more is refused
+	MaxSeries int              `yaml:"max_series"` // of one answer to Query; one with more is refused
 
 	// HTTP is Prometheus's own: basic_auth, authorization, oauth2, tls_config, proxy_url, follow_redirects, http_headers ...
 	// Its keys stand beside those above.

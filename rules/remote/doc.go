@@ -18,4 +18,8 @@
 // group, and of groups whose slots fall together. The second one waits for the answer to the first, or gets it from a
 // memo of the last few times. Failures are shared too. Two groups whose slots differ share nothing: they ask for
 // different times.
+//
+// Forward is for people and dashboards, who ask by flyball's own HTTP API: it passes a question of that API on and the answer
+// back, within the same limits of size. They have turns of their own, so that a dashboard of fifty panels keeps no rule
+// waiting, and what becomes of their questions is not counted as the rules' failures.
 package remote

@@ -129,6 +129,20 @@ func (s *scanner) array(f func() error) error {
 	}
 }
 
+// texts calls f for each string of a list, which may be null.
+func (s *scanner) texts(f func(text string)) error {
+	if null, err := s.null(); null || err != nil {
+		return err
+	}
+	return s.array(func() error {
+		text, err := s.string()
+		if err == nil {
+			f(text)
+		}
+		return err
+	})
+}
+
 // more reads the comma before the next value, or the end.
 func (s *scanner) more(end byte) (bool, error) {
 	c, err := s.next()

@@ -42,13 +42,20 @@ func (s *Store) QueryInstant(ctx context.Context, q promapi.Query) (*promapi.Res
 
 // QuerySteps answers a query at each step from start to end.
 func (s *Store) QuerySteps(ctx context.Context, q promapi.Range) (*promapi.Result, error) {
-	// 60 s steps for a week, or an hour's for a year.
-	if q.End.Sub(q.Start)/q.Step > maxPoints {
-		return nil, &promapi.Error{Type: promapi.BadData, Err: errors.New("exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)")}
+	if err := checkSteps(q); err != nil {
+		return nil, err
 	}
 	return s.query(ctx, q.Expr, q.Limit, q.Stats, func(ctx context.Context) (promql.Query, error) {
 		return s.engine.NewRangeQuery(ctx, s.db, promql.NewPrometheusQueryOpts(false, q.Lookback), q.Expr, q.Start, q.End, q.Step)
 	})
+}
+
+// checkSteps is an error where a series would have too many points: 60 s steps for a week, or an hour's for a year, are fine.
+func checkSteps(q promapi.Range) error {
+	if q.End.Sub(q.Start)/q.Step > maxPoints {
+		return &promapi.Error{Type: promapi.BadData, Err: errors.New("exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)")}
+	}
+	return nil
 }
 
 func (s *Store) query(ctx context.Context, expr string, limit int, withStats bool, prepare func(context.Context) (promql.Query, error)) (*promapi.Result, error) {
@@ -127,20 +134,26 @@ func (s *Store) FormatExpr(expr string) (*promapi.Result, error) {
 
 // LabelNames lists the names of labels.
 func (s *Store) LabelNames(ctx context.Context, sel promapi.Selection) (*promapi.Result, error) {
-	return s.list(ctx, sel, func(ctx context.Context, q storage.Querier, h *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-		return q.LabelNames(ctx, h, ms...)
-	})
+	return s.list(ctx, sel, labelNames)
 }
 
 // LabelValues lists the values of one label.
 func (s *Store) LabelValues(ctx context.Context, name string, sel promapi.Selection) (*promapi.Result, error) {
-	return s.list(ctx, sel, func(ctx context.Context, q storage.Querier, h *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-		return q.LabelValues(ctx, name, h, ms...)
-	})
+	return s.list(ctx, sel, labelValues(name))
 }
 
 // listFunc lists the names or values that one selector finds.
 type listFunc func(context.Context, storage.Querier, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error)
+
+func labelNames(ctx context.Context, q storage.Querier, h *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return q.LabelNames(ctx, h, ms...)
+}
+
+func labelValues(name string) listFunc {
+	return func(ctx context.Context, q storage.Querier, h *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+		return q.LabelValues(ctx, name, h, ms...)
+	}
+}
 
 func (s *Store) list(ctx context.Context, sel promapi.Selection, find listFunc) (*promapi.Result, error) {
 	sets, err := s.matchers(sel.Match)
@@ -148,8 +161,13 @@ func (s *Store) list(ctx context.Context, sel promapi.Selection, find listFunc) 
 		return nil, &promapi.Error{Type: promapi.BadData, Err: err}
 	}
 	if len(sets) == 0 {
-		sets = [][]*labels.Matcher{nil} // everything
+		sets = []selector{nil} // everything
 	}
+	return s.listOf(ctx, sel, sets, find)
+}
+
+// listOf lists what any of the selectors finds, of which there is at least one.
+func (s *Store) listOf(ctx context.Context, sel promapi.Selection, sets []selector, find listFunc) (*promapi.Result, error) {
 	return s.read(ctx, sel, func(ctx context.Context, q storage.Querier) (promapi.Data, annotations.Annotations, error) {
 		var (
 			all      []string
@@ -163,14 +181,22 @@ func (s *Store) list(ctx context.Context, sel promapi.Selection, find listFunc) 
 			warnings.Merge(w)
 			all = append(all, found...)
 		}
-		slices.Sort(all)
-		all = slices.Compact(all)
-		if sel.Limit > 0 && len(all) > sel.Limit {
-			all = all[:sel.Limit]
+		all, cut := union(all, sel.Limit)
+		if cut {
 			warnings.Add(errTruncated)
 		}
 		return promapi.Strings(all), warnings, nil
 	})
+}
+
+// union sorts texts, each once and at most limit of them, and tells whether that left some out.
+func union(all []string, limit int) (_ []string, cut bool) {
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if limit > 0 && len(all) > limit {
+		return all[:limit], true
+	}
+	return all, false
 }
 
 // ListSeries lists the label sets of series. At least one selector must be given.
@@ -182,6 +208,11 @@ func (s *Store) ListSeries(ctx context.Context, sel promapi.Selection) (*promapi
 	if err != nil {
 		return nil, promapi.InvalidParameter("match[]", err)
 	}
+	return s.seriesOf(ctx, sel, sets)
+}
+
+// seriesOf lists the series that any of the selectors finds, of which there is at least one.
+func (s *Store) seriesOf(ctx context.Context, sel promapi.Selection, sets []selector) (*promapi.Result, error) {
 	return s.read(ctx, sel, func(ctx context.Context, q storage.Querier) (promapi.Data, annotations.Annotations, error) {
 		hints := &storage.SelectHints{
 			Start: timestamp.FromTime(sel.Start), End: timestamp.FromTime(sel.End),
@@ -283,18 +314,26 @@ func (s *Store) wait(ctx context.Context) error {
 	return apiError(promql.ErrQueryTimeout("query queue"))
 }
 
+// selector is what a series must match, all of it.
+type selector = []*labels.Matcher
+
 // matchers parses selectors, each of which must select something.
-func (s *Store) matchers(selectors []string) ([][]*labels.Matcher, error) {
+func (s *Store) matchers(selectors []string) ([]selector, error) {
 	sets, err := s.parser.ParseMetricSelectors(selectors)
 	if err != nil {
 		return nil, err
 	}
 	for _, ms := range sets {
-		if !slices.ContainsFunc(ms, func(m *labels.Matcher) bool { return m != nil && !m.Matches("") }) {
+		if !narrows(ms) {
 			return nil, errors.New("match[] must contain at least one non-empty matcher")
 		}
 	}
 	return sets, nil
+}
+
+// narrows says whether a selector leaves anything out.
+func narrows(ms selector) bool {
+	return slices.ContainsFunc(ms, func(m *labels.Matcher) bool { return m != nil && !m.Matches("") })
 }
 
 // hintLimit asks for one more than is wanted, to know whether there is more.

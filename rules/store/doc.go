@@ -37,7 +37,8 @@
 // # A Prometheus elsewhere
 //
 // With Config.Remote queries go there, save those of nothing but what the groups write, which live here: Router answers
-// each on its side, and record and alert rules ask in the same way. Prepare refuses a query that needs both sides.
+// each on its side, and record and alert rules ask in the same way. Prepare refuses a query that needs both sides. Router
+// answers Prometheus's API in the same way, with the names, values and series of both sides.
 // Config.RemoteWrites sends what is written here on, by Prometheus's own queues over the write-ahead log.
 //
 // # Scraping

@@ -11,8 +11,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	promrules "github.com/prometheus/prometheus/rules"
-
-	"flyball/rules"
 )
 
 // GroupStatus is how a group's last evaluation went.
@@ -155,7 +153,7 @@ func (s *Store) changeGroups(p *preparedGroups) {
 }
 
 // prepareGroups checks every group and makes its rules, and touches nothing else.
-func (s *Store) prepareGroups(global Global, groups []Group, remote rules.Querier) (*preparedGroups, error) {
+func (s *Store) prepareGroups(global Global, groups []Group, remote Elsewhere) (*preparedGroups, error) {
 	var errs []error
 	p := &preparedGroups{}
 	seen := map[string]bool{}

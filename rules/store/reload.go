@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
-
-	"flyball/rules"
 )
 
 // Config is what a Store may be told anew while it runs.
@@ -16,8 +14,8 @@ type Config struct {
 	Scrape   Scrape   // what to scrape
 	Alerting Alerting // where alerts are sent
 
-	Remote       rules.Querier // answers queries of what the groups do not write; nil: the store answers all
-	RemoteWrites RemoteWrites  // where to send on what is written here
+	Remote       Elsewhere    // answers queries of what the groups do not write; nil: the store answers all
+	RemoteWrites RemoteWrites // where to send on what is written here
 }
 
 // Global are the settings that the parts of a Config share.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/prometheus/prometheus/model/timestamp"
@@ -12,15 +13,34 @@ import (
 	promrules "github.com/prometheus/prometheus/rules"
 
 	"flyball/rules"
+	"flyball/rules/promapi"
 )
 
 var _ rules.Querier = Router{}
 
-// Router answers each query where its series are: here, or by Config.Remote where there is one; see rules.Own.
-type Router struct{ s *Store }
+// Elsewhere is a Prometheus that is not this one.
+type Elsewhere interface {
+	// Query answers what rules ask.
+	rules.Querier
 
-// Router returns the Querier for what the groups evaluate. It follows each change of the configuration.
-func (s *Store) Router() Router { return Router{s} }
+	// Forward answers what users of Prometheus's API ask, at a path below /api/v1/. Its errors are *promapi.Error, and its
+	// data promapi.Raw.
+	Forward(ctx context.Context, path string, form url.Values) (*promapi.Result, error)
+}
+
+// Router answers each query where its series are: here, or by Config.Remote where there is one; see rules.Own.
+type Router struct {
+	s    *Store
+	here bool // nothing is asked elsewhere
+}
+
+// Router returns the Querier for what the groups evaluate, which answers Prometheus's API too. It follows each change of the
+// configuration.
+func (s *Store) Router() Router { return Router{s: s} }
+
+// Here returns the Router that answers what the store has, and for the rest says that it does not ask elsewhere: for
+// requests that came from another flyball, which might go in a circle.
+func (r Router) Here() Router { return Router{r.s, true} }
 
 // Query implements rules.Querier.
 func (r Router) Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
@@ -39,13 +59,13 @@ func (r Router) Query(ctx context.Context, expr string, at time.Time) ([]rules.S
 
 // route says which side answers. It does not change: another one takes its place.
 type route struct {
-	remote rules.Querier // nil: all is answered here
-	own    rules.Own     // what is answered here all the same
+	remote Elsewhere // nil: all is answered here
+	own    rules.Own // what is answered here all the same
 }
 
 // newRoute checks that one side can answer each query of the record and alert rules. What an Evaluator queries is not
 // known here; it may say what it writes by a method Writes.
-func newRoute(p parser.Parser, remote rules.Querier, groups []Group) (*route, error) {
+func newRoute(p parser.Parser, remote Elsewhere, groups []Group) (*route, error) {
 	if remote == nil {
 		return &route{}, nil
 	}
@@ -81,7 +101,7 @@ func newRoute(p parser.Parser, remote rules.Querier, groups []Group) (*route, er
 }
 
 // side returns who answers an expression, nil for the store itself.
-func (r *route) side(p parser.Parser, expr string) (rules.Querier, error) {
+func (r *route) side(p parser.Parser, expr string) (Elsewhere, error) {
 	if r.remote == nil {
 		return nil, nil
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"flyball/rules"
+	"flyball/rules/promapi"
 )
 
 // elsewhere is a Prometheus that has one series for every query, and remembers what it was asked.
@@ -21,6 +23,10 @@ type elsewhere struct {
 	asked []string
 	value float64
 	err   error
+
+	answers map[string]string // of Forward, by path
+	warning string
+	closed  int // answers of Forward
 }
 
 func (e *elsewhere) Query(_ context.Context, expr string, at time.Time) ([]rules.Sample, error) {
@@ -31,6 +37,22 @@ func (e *elsewhere) Query(_ context.Context, expr string, at time.Time) ([]rules
 		return nil, e.err
 	}
 	return []rules.Sample{{Labels: labels.FromStrings("__name__", "remote", "from", "elsewhere"), Value: e.value, Time: at}}, nil
+}
+
+// Forward answers by what the test has for the path, and an error of its own for what it has not.
+func (e *elsewhere) Forward(_ context.Context, path string, form url.Values) (*promapi.Result, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.asked = append(e.asked, path+"?"+form.Encode())
+	text, ok := e.answers[path]
+	if !ok {
+		return nil, &promapi.Error{Type: promapi.Timeout, Err: errors.New("it is slow")}
+	}
+	r := &promapi.Result{Data: promapi.Raw(text), Release: func() { e.closed++ }}
+	if e.warning != "" {
+		r.Warnings = []string{e.warning}
+	}
+	return r, nil
 }
 
 func (e *elsewhere) questions() []string {

@@ -7,7 +7,7 @@
 //	/api/v1/flyball/decisions           newest first; parameters rule, since, until, limit
 //	/api/v1/flyball/decisions/{id}      one decision, with all of its inputs
 //	/api/v1/flyball/{models,rules,targets}  models behind the proxy, rules that decide, replicas of actuator targets
-//	/api/v1/...                         Prometheus's HTTP API over the embedded store: Prometheus
+//	/api/v1/...                         Prometheus's HTTP API over the store: Prometheus
 //
 // The page is tables that need no JavaScript. With it, they refresh without losing what is open, focused or scrolled, and
 // the scale rules have charts, whose data comes from /api/v1/query_range. The query string holds the whole state (rule,

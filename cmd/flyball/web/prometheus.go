@@ -30,8 +30,8 @@ const (
 
 // Prometheus serves Prometheus's HTTP API under /api/v1/.
 type Prometheus struct {
-	// Store returns what answers; nil where this process has no store.
-	Store func() PrometheusStore
+	// Store returns what answers a request; nil where this process has no store.
+	Store func(*http.Request) PrometheusStore
 	Build BuildInfo
 }
 
@@ -42,12 +42,12 @@ type PrometheusStore interface {
 	LabelNames(context.Context, promapi.Selection) (*promapi.Result, error)
 	LabelValues(ctx context.Context, name string, sel promapi.Selection) (*promapi.Result, error)
 	ListSeries(context.Context, promapi.Selection) (*promapi.Result, error)
-	Exemplars(expr string) (*promapi.Result, error)
+	Exemplars(context.Context, promapi.Exemplars) (*promapi.Result, error)
 	FormatExpr(expr string) (*promapi.Result, error)
 	ListRules(promapi.RuleFilter) (*promapi.Result, error)
 	ListAlerts() *promapi.Result
 	ListTargets(promapi.TargetFilter) *promapi.Result
-	ListMetadata(promapi.MetadataFilter) *promapi.Result
+	ListMetadata(context.Context, promapi.MetadataFilter) (*promapi.Result, error)
 }
 
 // BuildInfo is the answer of status/buildinfo: Prometheus's fields, of which Version is the embedded Prometheus's, since
@@ -94,7 +94,7 @@ func (p Prometheus) serve(ask question, methods ...string) http.Handler {
 			respond(w, http.StatusRequestEntityTooLarge, answer{Status: "error", ErrorType: string(promapi.BadData), Error: err.Error()})
 			return
 		}
-		s := p.Store()
+		s := p.Store(r)
 		if s == nil {
 			fail(w, &promapi.Error{Type: promapi.NotFound, Err: errors.New("this process has no store: it runs without the role rules")})
 			return
@@ -184,14 +184,16 @@ func withStatsWarning(r *http.Request) func(*promapi.Result, error) (*promapi.Re
 
 func exemplars(r *http.Request, s PrometheusStore) (*promapi.Result, error) {
 	var in params
-	start, end := in.time(r, "start", promapi.MinTime), in.time(r, "end", promapi.MaxTime)
+	q := promapi.Exemplars{
+		Expr: r.FormValue("query"), Start: in.time(r, "start", promapi.MinTime), End: in.time(r, "end", promapi.MaxTime),
+	}
 	if in.err != nil {
 		return nil, in.err
 	}
-	if end.Before(start) {
+	if q.End.Before(q.Start) {
 		return nil, &promapi.Error{Type: promapi.BadData, Err: errors.New("end timestamp must not be before start timestamp")}
 	}
-	return s.Exemplars(r.FormValue("query"))
+	return s.Exemplars(r.Context(), q)
 }
 
 func format(r *http.Request, s PrometheusStore) (*promapi.Result, error) {
@@ -276,7 +278,7 @@ func metadata(r *http.Request, s PrometheusStore) (*promapi.Result, error) {
 	if in.err != nil {
 		return nil, in.err
 	}
-	return s.ListMetadata(f), nil
+	return s.ListMetadata(r.Context(), f)
 }
 
 // write streams an answer. What the client did not take is lost, and the request's end says so to it.

@@ -69,8 +69,8 @@ func (a *asked) ListSeries(ctx context.Context, s promapi.Selection) (*promapi.R
 	return a.answer(ctx, s)
 }
 
-func (a *asked) Exemplars(expr string) (*promapi.Result, error) {
-	return a.answer(context.Background(), expr)
+func (a *asked) Exemplars(ctx context.Context, q promapi.Exemplars) (*promapi.Result, error) {
+	return a.answer(ctx, q)
 }
 
 func (a *asked) FormatExpr(expr string) (*promapi.Result, error) {
@@ -80,16 +80,22 @@ func (a *asked) FormatExpr(expr string) (*promapi.Result, error) {
 func (a *asked) ListRules(f promapi.RuleFilter) (*promapi.Result, error) {
 	return a.answer(context.Background(), f)
 }
-func (a *asked) ListAlerts() *promapi.Result                           { return a.only("alerts") }
-func (a *asked) ListTargets(f promapi.TargetFilter) *promapi.Result    { return a.only(f) }
-func (a *asked) ListMetadata(f promapi.MetadataFilter) *promapi.Result { return a.only(f) }
-func (a *asked) handler() http.Handler                                 { return apiHandler(func() PrometheusStore { return a }) }
+
+func (a *asked) ListMetadata(ctx context.Context, f promapi.MetadataFilter) (*promapi.Result, error) {
+	return a.answer(ctx, f)
+}
+
+func (a *asked) ListAlerts() *promapi.Result                        { return a.only("alerts") }
+func (a *asked) ListTargets(f promapi.TargetFilter) *promapi.Result { return a.only(f) }
+func (a *asked) handler() http.Handler {
+	return apiHandler(func(*http.Request) PrometheusStore { return a })
+}
 
 func (a *asked) do(method, url, form string) *httptest.ResponseRecorder {
 	return do(a.handler(), method, url, form)
 }
 
-func apiHandler(s func() PrometheusStore) http.Handler {
+func apiHandler(s func(*http.Request) PrometheusStore) http.Handler {
 	mux := http.NewServeMux()
 	Page{}.Register(mux)
 	Prometheus{Store: s, Build: BuildInfo{Version: "3.15.0", Flyball: "0.1.0"}}.Register(mux)
@@ -128,7 +134,8 @@ func TestParameters(t *testing.T) {
 		{url: "label/with%2Fslash/values", want: []any{"with/slash", all}},
 		{url: "label/U__a_2e_b/values?limit=2", want: []any{"a.b", promapi.Selection{Start: promapi.MinTime, End: promapi.MaxTime, Limit: 2}}},
 		{url: "series?match[]=a", want: promapi.Selection{Match: []string{"a"}, Start: promapi.MinTime, End: promapi.MaxTime}},
-		{url: "query_exemplars?query=a", want: "a"},
+		{url: "query_exemplars?query=a", want: promapi.Exemplars{Expr: "a", Start: promapi.MinTime, End: promapi.MaxTime}},
+		{url: "query_exemplars?query=a&start=1&end=2", want: promapi.Exemplars{Expr: "a", Start: second(1), End: second(2)}},
 		{url: "format_query", form: "query=a", want: "a"},
 		{url: "rules", want: promapi.RuleFilter{Alerts: true, Records: true}},
 		{url: "rules?type=ALERT&exclude_alerts=true", want: promapi.RuleFilter{Alerts: true, ExcludeAlerts: true}},
@@ -160,6 +167,31 @@ func TestParameters(t *testing.T) {
 	a.do(http.MethodGet, "/api/v1/query?query=up", "")
 	if q := a.question.(promapi.Query); time.Since(q.Time).Abs() > time.Minute {
 		t.Errorf("a query without a time is for %s", q.Time)
+	}
+}
+
+// TestQuestionsAsForms: the parameters that a question has are read back as that question.
+func TestQuestionsAsForms(t *testing.T) {
+	at := time.UnixMilli(1767600000250).UTC()
+	for _, q := range []struct {
+		path string
+		form url.Values
+		want any
+	}{
+		{"query", promapi.Query{Expr: "up == 1", Time: at, Lookback: 90 * time.Second, Limit: 3, Stats: true}.Form(), promapi.Query{Expr: "up == 1", Time: at, Lookback: 90 * time.Second, Limit: 3, Stats: true}},
+		{"query", promapi.Query{Time: promapi.MaxTime}.Form(), promapi.Query{Time: promapi.MaxTime}},
+		{"query_range", promapi.Range{Expr: "up", Start: at, End: at.Add(time.Hour), Step: 1500 * time.Millisecond}.Form(), promapi.Range{Expr: "up", Start: at, End: at.Add(time.Hour), Step: 1500 * time.Millisecond}},
+		{"query_exemplars", promapi.Exemplars{Expr: "up", Start: at, End: promapi.MaxTime}.Form(), promapi.Exemplars{Expr: "up", Start: at, End: promapi.MaxTime}},
+		{"labels", promapi.Selection{Start: promapi.MinTime, End: promapi.MaxTime}.Form(), promapi.Selection{Start: promapi.MinTime, End: promapi.MaxTime}},
+		{"series", promapi.Selection{Match: []string{"a", `{b="c d"}`}, Start: at, End: at, Limit: 9}.Form(), promapi.Selection{Match: []string{"a", `{b="c d"}`}, Start: at, End: at, Limit: 9}},
+		{"metadata", promapi.MetadataFilter{Limit: -1, LimitPerMetric: -1}.Form(), promapi.MetadataFilter{Limit: -1, LimitPerMetric: -1}},
+		{"metadata", promapi.MetadataFilter{Metric: "a", Limit: 0, LimitPerMetric: 2}.Form(), promapi.MetadataFilter{Metric: "a", Limit: 0, LimitPerMetric: 2}},
+	} {
+		a := &asked{}
+		w := a.do(http.MethodGet, "/api/v1/"+q.path+"?"+q.form.Encode(), "")
+		if diff := cmp.Diff(q.want, a.question); diff != "" {
+			t.Errorf("%s?%s: %s %s", q.path, q.form.Encode(), w.Body, diff)
+		}
 	}
 }
 
@@ -277,7 +309,7 @@ func TestMethods(t *testing.T) {
 }
 
 func TestNoStore(t *testing.T) {
-	h := apiHandler(func() PrometheusStore { return nil })
+	h := apiHandler(func(*http.Request) PrometheusStore { return nil })
 	for _, path := range []string{"query?query=1", "query_range", "labels", "label/a/values", "series", "rules", "alerts", "targets", "metadata", "format_query", "query_exemplars"} {
 		w := do(h, http.MethodGet, "/api/v1/"+path, "")
 		if want := `{"status":"error","errorType":"not_found","error":"this process has no store: it runs without the role rules"}` + "\n"; w.Code != 404 || w.Body.String() != want {
@@ -345,7 +377,7 @@ func TestCompression(t *testing.T) {
 func TestClientGone(t *testing.T) {
 	for _, form := range []url.Values{{"query": {"up"}}, {"query": {"up"}, "timeout": {"1h"}}} {
 		g := &gone{asked: &asked{}, begun: make(chan struct{}), ended: make(chan error, 1)}
-		server := httptest.NewServer(apiHandler(func() PrometheusStore { return g }))
+		server := httptest.NewServer(apiHandler(func(*http.Request) PrometheusStore { return g }))
 		ctx, cancel := context.WithCancel(t.Context())
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+"/api/v1/query", strings.NewReader(form.Encode()))
 		if err != nil {
