@@ -210,12 +210,7 @@ func (p *Proxy) isDraining() bool {
 func (p *Proxy) drain() {
 	p.mu.Lock()
 	active := p.active
-	if !p.draining {
-		p.draining = true
-		if active == 0 {
-			close(p.idle)
-		}
-	}
+	p.refuse()
 	p.mu.Unlock()
 	p.logger.Info("draining", "requests", active)
 	for _, m := range p.models {
@@ -285,6 +280,14 @@ func (p *Proxy) Replace(next *Proxy) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.successor.Store(next)
+	p.refuse()
+}
+
+// refuse admits no more requests; mu is held.
+func (p *Proxy) refuse() {
+	if p.draining {
+		return
+	}
 	p.draining = true
 	if p.active == 0 {
 		close(p.idle)

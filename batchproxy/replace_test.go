@@ -81,3 +81,18 @@ func TestReplace(t *testing.T) {
 		t.Errorf("after the last one's end: %d %s", got.code, got.body)
 	}
 }
+
+// TestReplaceLate: a proxy that has drained already, as when the process ends in the middle of a reload, may be replaced yet.
+func TestReplaceLate(t *testing.T) {
+	s := newModelServer(t)
+	f := start(t, oneModel(Upstream{URL: s.URL}), Options{})
+	next, err := New(oneModel(Upstream{URL: s.URL}), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.stop(); err != nil {
+		t.Fatal(err)
+	}
+	f.Replace(next)
+	want(t, f.post("/v1/models/m:predict", `{"instances":[1]}`), 200, `{"predictions":[1]}`)
+}

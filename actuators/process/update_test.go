@@ -39,6 +39,24 @@ func TestUpdate(t *testing.T) {
 		if _, err := s.Observe(t.Context(), actuators.Target{Kind: Kind, Name: "other"}); !errors.Is(err, actuators.ErrUnknownTarget) {
 			t.Errorf("the new target before the commit: %v", err)
 		}
+		update.Begin()
+		if state, err := s.Observe(t.Context(), actuators.Target{Kind: Kind, Name: "other"}); err != nil || !state.Fresh || state.Spec != 0 {
+			t.Errorf("the new target after Begin: %+v, %v", state, err)
+		}
+		_, others, err := s.Endpoints(t.Context(), "other")
+		if err != nil {
+			t.Fatal(err)
+		}
+		update.Cancel()
+		if _, err := s.Observe(t.Context(), actuators.Target{Kind: Kind, Name: "other"}); !errors.Is(err, actuators.ErrUnknownTarget) {
+			t.Errorf("the new target after Cancel: %v", err)
+		}
+		for range others { // ends
+		}
+		if s.Replicas("digits")[0].Outdated {
+			t.Error("outdated although nothing was committed")
+		}
+		update.Begin()
 		update.Commit()
 		update.Retire()
 		s.expect() // nothing was started or stopped

@@ -51,7 +51,7 @@ func TestAlerting(t *testing.T) {
 	i := newInstance(t,
 		"storage:\n", "alerting: {alertmanagers: [{static_configs: [{targets: ['"+am.Address+"']}]}]}\nstorage:\n",
 		"  evaluation_interval: 1s", "  evaluation_interval: 1s\n  external_labels: {cluster: east}",
-		"  - alert: DigitsOverloaded", "  - alert: Started\n    expr: time() - process_start_time_seconds{job=\"flyball\"} < 8\n"+
+		"  - alert: DigitsOverloaded", "  - alert: Started\n    expr: time() - process_start_time_seconds{job=\"flyball\"} < 15\n"+
 			"  - alert: Served\n    expr: flyball_scale_desired_replicas{rule=\"digits\"} > 0\n    labels: {severity: info}\n"+
 			"  - alert: DigitsOverloaded")
 	i.start()
@@ -63,7 +63,7 @@ func TestAlerting(t *testing.T) {
 	if want := "http://" + i.web + "/graph?g0.expr=flyball_scale_desired_replicas"; !strings.HasPrefix(served.GeneratorURL, want) {
 		t.Errorf("it links to %s, want %s...", served.GeneratorURL, want)
 	}
-	i.eventually(30*time.Second, "the end of one is told", func() bool { return told("Started", "resolved") != nil })
+	i.eventually(time.Minute, "the end of one is told", func() bool { return told("Started", "resolved") != nil })
 	if told("Served", "resolved") != nil {
 		t.Error("the other one has ended too")
 	}

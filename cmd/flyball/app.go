@@ -55,6 +55,7 @@ type app struct {
 
 	live  atomic.Pointer[live] // what the configuration made; a reload replaces it
 	phase atomic.Int32         // starting, ready, stopping
+	begun chan struct{}        // closed when it is ready
 	quit  func()               // ends run
 
 	reloading sync.Mutex // held by reload
@@ -74,7 +75,7 @@ const (
 
 // newApp takes the addresses and starts nothing: a second flyball stops here, before it touches anything.
 func newApp(l *loaded, o *runOptions) (*app, error) {
-	a := &app{opts: o, metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry()}
+	a := &app{opts: o, metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry(), begun: make(chan struct{})}
 	a.live.Store(&live{loaded: l})
 	a.proxySlot, a.gpuSlot = newSlot("proxy", o.log), newSlot("gpu collector", o.log)
 	a.metrics.MustRegister(versioncollector.NewCollector("flyball"), collectors.NewGoCollector(),
@@ -202,9 +203,9 @@ func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector
 	return e, gpus, err
 }
 
-// newProxy makes the proxy of a configuration.
-func (a *app) newProxy(c batchproxy.Config) (*batchproxy.Proxy, error) {
-	o := batchproxy.Options{Logger: a.opts.log.With("component", "batchproxy"), Registerer: a.metrics}
+// newProxy makes the proxy of a configuration, with its metrics in a registry or, without one, nowhere.
+func (a *app) newProxy(c batchproxy.Config, metrics prometheus.Registerer) (*batchproxy.Proxy, error) {
+	o := batchproxy.Options{Logger: a.opts.log.With("component", "batchproxy"), Registerer: metrics}
 	if a.processes != nil {
 		o.Endpoints = a.processes
 	} else {

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,21 +61,30 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// newInstance writes the quickstart's own files into a directory, with edits (old and new text in turn).
+// newInstance writes the quickstart's own files into a directory, with edits (old and new text in turn). An edit of what is in
+// none of them fails the test: it would go on with another configuration than it says.
 func newInstance(t *testing.T, edits ...string) *instance {
 	t.Helper()
 	i := &instance{t: t, dir: t.TempDir(), web: freePort(t), proxy: freePort(t)}
+	edited := make([]bool, len(edits)/2)
 	for _, name := range []string{"flyball.yml", "rules.yml"} {
 		text, err := os.ReadFile(filepath.Join("../../examples/quickstart", name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		edited := strings.ReplaceAll(string(text), "bin/modelserver", built.path("modelserver"))
-		for e := 0; e+1 < len(edits); e += 2 {
-			edited = strings.ReplaceAll(edited, edits[e], edits[e+1])
+		file := strings.ReplaceAll(string(text), "bin/modelserver", built.path("modelserver"))
+		for e := range edited {
+			from, to := edits[2*e], edits[2*e+1]
+			edited[e] = edited[e] || strings.Contains(file, from)
+			file = strings.ReplaceAll(file, from, to)
 		}
-		if err := os.WriteFile(filepath.Join(i.dir, name), []byte(edited), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(i.dir, name), []byte(file), 0o644); err != nil {
 			t.Fatal(err)
+		}
+	}
+	for e, done := range edited {
+		if !done {
+			t.Fatalf("the quickstart's configuration has no %q, which was to become %q", edits[2*e], edits[2*e+1])
 		}
 	}
 	return i
@@ -715,5 +725,203 @@ func TestSecondInstance(t *testing.T) {
 		if got := second(tt.args...); !strings.Contains("\n"+got, "\n"+tt.want) {
 			t.Errorf("%v:\n got %s\nwant %s", tt.args, got, tt.want)
 		}
+	}
+}
+
+// send posts a form to the page, and returns the code and the answer.
+func (i *instance) send(method, path string, form url.Values, header ...string) (int, string) {
+	i.t.Helper()
+	request, err := http.NewRequest(method, "http://"+i.web+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	for h := 0; h+1 < len(header); h += 2 {
+		request.Header.Set(header[h], header[h+1])
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	return response.StatusCode, string(text)
+}
+
+// TestFreeze stops all acting by HTTP: what would have been done is decided and recorded, nothing is done, whatever happens to
+// the process, until it is released.
+func TestFreeze(t *testing.T) {
+	d := newDemand(t, 5)
+	i := newInstance(t, `demand: model:requests:rate5s{model="digits"}`, "demand: wanted", "target_per_replica: 130", "target_per_replica: 10",
+		"rule_files:", "scrape_configs: [{job_name: wanted, static_configs: [{targets: ['"+strings.TrimPrefix(d.URL, "http://")+"']}]}]\nrule_files:")
+	serves := func(n int) {
+		t.Helper()
+		i.eventually(30*time.Second, fmt.Sprintf("%d serve", n), func() bool { return metric(i.web, "flyball_scale_ready_replicas") == float64(n) })
+	}
+	expect := func(method string, form url.Values, code int, text string, header ...string) {
+		t.Helper()
+		if got, answer := i.send(method, "/-/freeze", form, header...); got != code || !strings.Contains(answer, text) {
+			t.Errorf("%s %v %v: %d %s, want %d %s", method, form, header, got, answer, code, text)
+		}
+	}
+	paused := func(n float64) {
+		t.Helper()
+		if got := metric(i.web, "flyball_scale_paused"); got != n {
+			t.Errorf("flyball_scale_paused is %g, want %g", got, n)
+		}
+	}
+	// wouldGrow waits for the decision to grow that is not carried out.
+	wouldGrow := func(since time.Time, to int) {
+		t.Helper()
+		i.eventually(30*time.Second, "a decision that is not carried out", func() bool {
+			return slices.ContainsFunc(i.decisions(), func(d rules.Decision) bool {
+				return d.Time.After(since) && d.Action == rules.Up && d.To == to && d.Result == rules.Observed &&
+					slices.Contains(d.Reasons, rules.Paused) && strings.HasSuffix(d.Text, ", frozen by 127.0.0.1")
+			})
+		})
+	}
+	why := url.Values{"why": {"a bad rollout"}}
+	release := url.Values{"release": {"1"}}
+
+	i.start()
+	serves(1)
+	expect("POST", why, http.StatusForbidden, "Lifecycle API is not enabled")
+	expect("GET", why, http.StatusMethodNotAllowed, "Only POST or PUT requests allowed")
+	paused(0)
+	i.stop(syscall.SIGTERM)
+
+	i.start("--web.enable-lifecycle")
+	serves(1)
+	expect("GET", why, http.StatusMethodNotAllowed, "Only POST or PUT requests allowed")
+	expect("POST", why, http.StatusForbidden, "cross-origin", "Sec-Fetch-Site", "cross-site")
+	paused(0)
+	expect("POST", why, http.StatusOK, "frozen: nothing acts until POST /-/freeze with release=1.")
+	paused(1)
+	frozen := time.Now()
+	d.value.Store(25)
+	wouldGrow(frozen, 3)
+	if !strings.Contains(i.out.String(), `why="a bad rollout"`) {
+		t.Errorf("the log does not say why:\n%s", i.out)
+	}
+	// Neither a reload nor a restart, an orderly one or not, lets it go.
+	if code, text := i.send("POST", "/-/reload", nil); code != http.StatusOK {
+		t.Errorf("reload: %d %s", code, text)
+	}
+	reloaded := time.Now()
+	i.decides()
+	paused(1)
+	i.noChange()
+	for _, end := range []os.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		i.stop(end)
+		restarted := time.Now()
+		i.start("--web.enable-lifecycle")
+		paused(1)
+		serves(1)
+		wouldGrow(restarted, 3)
+		i.noChange()
+	}
+	expect("GET", release, http.StatusMethodNotAllowed, "Only POST or PUT requests allowed")
+	expect("POST", release, http.StatusForbidden, "cross-origin", "Origin", "http://evil.example")
+	expect("POST", url.Values{"release": {"yes"}}, http.StatusBadRequest, `release is "yes": expected 1`)
+	paused(1)
+	expect("POST", release, http.StatusOK, "released: rules act again.")
+	paused(0)
+	i.eventually(30*time.Second, "it grows", func() bool { return len(i.applied(rules.Up)) == 1 })
+	if up := i.applied(rules.Up)[0]; up.To != 3 || up.Time.Before(reloaded) {
+		t.Errorf("it went %d -> %d at %s", up.From, up.To, up.Time)
+	}
+	serves(3)
+	i.stop(syscall.SIGTERM)
+	i.start("--web.enable-lifecycle")
+	paused(0)
+	serves(3)
+	i.stop(syscall.SIGTERM)
+}
+
+// TestStopUnderLoad ends flyball while clients ask as fast as they can. All that a model has served is answered, rightly; what
+// is not taken any more is refused in so many words, and after that nobody is there.
+func TestStopUnderLoad(t *testing.T) {
+	for _, end := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		t.Run(end.String(), func(t *testing.T) {
+			// A model that knows what it has served, beside the one whose replicas end too.
+			var served sync.Map
+			model := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var request struct{ Instances []int }
+				if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
+					t.Errorf("the model was asked: %v", err)
+				}
+				for _, id := range request.Instances {
+					served.Store(id, true)
+				}
+				time.Sleep(20 * time.Millisecond) // its work
+				_ = json.NewEncoder(w).Encode(map[string]any{"predictions": request.Instances})
+			}))
+			defer model.Close()
+			i := newInstance(t, "drain: 10s", "drain: 10s\n      replicas: 2", "  models:\n", "  models:\n  - {name: known, upstreams: [{url: '"+model.URL+"'}]}\n")
+			i.start()
+			i.eventually(30*time.Second, "the replicas serve", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })
+			var (
+				clients        sync.WaitGroup
+				ids            atomic.Int64
+				answered       sync.Map
+				right, refused [2]atomic.Int64
+			)
+			pixels := `{"inputs": [{"name": "pixels", "shape": [1, 64], "datatype": "FP32", "data": [` + strings.TrimSuffix(strings.Repeat("0,", 64), ",") + `]}]}`
+			// ask is one request; it returns false when flyball is there no more.
+			ask := func(c *http.Client, kind int) bool {
+				path, body, want := "/v2/models/digits/infer", pixels, `"name":"label"`
+				id := int(ids.Add(1))
+				if kind == 1 {
+					path, body, want = "/v1/models/known:predict", fmt.Sprintf(`{"instances": [%d]}`, id), fmt.Sprintf(`{"predictions":[%d]}`, id)
+				}
+				response, err := c.Post("http://"+i.proxy+path, "application/json", strings.NewReader(body))
+				if err != nil {
+					// A connection that closes while nothing is on it, or before it is accepted, is no answer to anything; whether
+					// something was lost on it, the model knows.
+					return !errors.Is(err, syscall.ECONNREFUSED)
+				}
+				defer response.Body.Close()
+				text, err := io.ReadAll(response.Body)
+				switch {
+				case err != nil:
+					t.Errorf("an answer broke off: %v", err)
+				case response.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(text), "the proxy is shutting down"):
+					if response.Header.Get("Retry-After") == "" || !response.Close {
+						t.Errorf("refused without a word on when and where to ask again: %v", response.Header)
+					}
+					refused[kind].Add(1)
+				case response.StatusCode != http.StatusOK || !strings.Contains(strings.ReplaceAll(string(text), " ", ""), want):
+					t.Errorf("%s: %d %s", path, response.StatusCode, text)
+				default:
+					answered.Store(id, true)
+					right[kind].Add(1)
+				}
+				return true
+			}
+			for n := range 16 {
+				clients.Go(func() {
+					c := &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}
+					defer c.CloseIdleConnections()
+					for ask(c, n%2) && !t.Failed() {
+					}
+				})
+			}
+			i.eventually(30*time.Second, "answers", func() bool { return right[0].Load() > 100 && right[1].Load() > 100 })
+			i.stop(end)
+			clients.Wait()
+			if i.err != nil {
+				t.Errorf("it ended with %v", i.err)
+			}
+			served.Range(func(id, _ any) bool {
+				if _, ok := answered.Load(id); !ok {
+					t.Errorf("request %d was served, and its client did not hear of it", id)
+				}
+				return true
+			})
+			if strings.Contains(i.out.String(), "gave up") {
+				t.Errorf("requests were given up:\n%s", i.out)
+			}
+			t.Logf("replicas: %d answered, %d refused; the other model: %d, %d", right[0].Load(), refused[0].Load(), right[1].Load(), refused[1].Load())
+		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/version"
 )
 
 // usageTemplate is kingpin's own, but the commands are in groups, one line each; `flyball help COMMAND` has the rest.
@@ -68,8 +69,11 @@ func commandGroups(app *kingpin.ApplicationModel) []commandGroup {
 	return slices.DeleteFunc(found, func(g commandGroup) bool { return len(g.Commands) == 0 })
 }
 
-// addHelp gives the command line its help.
+// addHelp gives the command line its help, and --version, which is there beside the command because Prometheus's programs
+// have it.
 func addHelp(app *kingpin.Application) {
+	app.Version(version.Print("flyball"))
+	app.VersionFlag.Help("Print the version.")
 	app.HelpFlag.Short('h')
 	app.HelpFlag.Help("Show help; flyball help COMMAND shows that of a command, --help-man the manual page.")
 	app.UsageFuncs(map[string]any{

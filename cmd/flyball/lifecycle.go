@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
@@ -50,7 +52,13 @@ func (a *app) registerLifecycle(mux *http.ServeMux) {
 		})
 	}
 	change(reloadPath, func(w http.ResponseWriter, r *http.Request) {
-		if err := a.reloadNow(r.Context()); err != nil {
+		err := a.reload(r.Context())
+		switch {
+		case errors.Is(err, errNotReady):
+			w.Header().Set("Retry-After", "1")
+			web.Text(w, http.StatusServiceUnavailable, err.Error()+".\n")
+			return
+		case err != nil:
 			web.Text(w, http.StatusInternalServerError, fmt.Sprintf("failed to reload config: %s\n", oneLine(err)))
 			return
 		}
@@ -63,24 +71,39 @@ func (a *app) registerLifecycle(mux *http.ServeMux) {
 	})
 }
 
-// reloadNow reloads the configuration, and tells systemd while it does. SIGHUP and POST /-/reload both come here.
-func (a *app) reloadNow(ctx context.Context) error {
-	a.notify(daemon.SdNotifyMonotonicUsec() + daemon.SdNotifyReloading)
-	defer a.notify(daemon.SdNotifyReady)
-	return a.reload(ctx)
+// onHangups reloads at each hangup until ctx ends. One that comes while flyball starts, after it has read its configuration,
+// is for when it is ready.
+func (a *app) onHangups(ctx context.Context, hangups <-chan os.Signal) {
+	select {
+	case <-a.begun:
+	case <-ctx.Done():
+		return
+	}
+	for {
+		select {
+		case <-hangups:
+			_ = a.reload(ctx) // it logs how it went
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // isReady and isStopping tell all who wait for it.
 func (a *app) isReady() {
 	if a.phase.CompareAndSwap(starting, ready) {
+		close(a.begun)
 		a.notify(daemon.SdNotifyReady)
 	}
 }
 
 func (a *app) isStopping() {
-	if a.phase.Swap(stopping) != stopping {
-		a.notify(daemon.SdNotifyStopping)
+	if a.phase.Swap(stopping) == stopping {
+		return
 	}
+	a.reloading.Lock() // a reload in progress is finished first, so that no part gets another one while it ends
+	defer a.reloading.Unlock()
+	a.notify(daemon.SdNotifyStopping)
 }
 
 // notify tells the service manager that started this process, if one did.

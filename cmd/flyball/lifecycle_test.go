@@ -82,7 +82,7 @@ func TestNotify(t *testing.T) {
 	}
 	t.Setenv("NOTIFY_SOCKET", socket)
 	a := runApp(t, t.TempDir(), "", nil)
-	if err := a.reloadNow(t.Context()); err != nil {
+	if err := a.reload(t.Context()); err != nil {
 		t.Errorf("reload: %v", err)
 	}
 	if err := a.stop(); err != nil {

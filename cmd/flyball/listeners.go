@@ -130,6 +130,26 @@ func secured(path, flag string) (*webConfig, error) {
 	return c, nil
 }
 
+// checkSecured sees that the web configuration files, which are read anew for each request, can still be.
+func (a *app) checkSecured() error {
+	for _, s := range []struct {
+		flag, path string
+		running    *webConfig
+	}{
+		{"web.config.file", a.opts.webSecured, a.webSecured},
+		{"batchproxy.web.config.file", a.opts.proxySecured, a.proxySecured},
+	} {
+		c, err := secured(s.path, s.flag)
+		if err != nil {
+			return err
+		}
+		if c.scheme() != s.running.scheme() {
+			return fmt.Errorf("--%s: %s: it is now for %s, where %s is served: to change it takes a restart", s.flag, s.path, c.scheme(), s.running.scheme())
+		}
+	}
+	return nil
+}
+
 func checkExternalURL(text string) error {
 	if text == "" {
 		return nil

@@ -13,7 +13,7 @@ import (
 
 // manDate is when what the manual page says was last changed; pages have a date, and that of the build would make each
 // build another one.
-const manDate = "2026-11-23"
+const manDate = "2026-11-25"
 
 //go:embed man.roff
 var manRest string // what the command line itself does not know: files, exit status, signals, examples

@@ -3,17 +3,23 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prometheus/common/model"
 
 	"flyball/rules/peertest"
 )
@@ -86,8 +92,17 @@ func TestSigtermWhileStarting(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(state, "decisions.jsonl"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := startChild(t, built.path("flyball"), "run", "--config.file="+filepath.Join(dir, "flyball.yml"), "--storage.path="+state, "--web.listen-address="+web)
+	c := startChild(t, built.path("flyball"), "run", "--config.file="+filepath.Join(dir, "flyball.yml"), "--storage.path="+state, "--web.listen-address="+web, "--web.enable-lifecycle")
 	eventually(t, "it is healthy", func() bool { return status("http://"+web+"/-/healthy") == http.StatusOK })
+	response, err := http.Post("http://"+web+"/-/reload", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := io.ReadAll(response.Body)
+	response.Body.Close()
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "1" || string(text) != "flyball is starting or stopping.\n" {
+		t.Errorf("a reload while it starts: %d %v %s", response.StatusCode, response.Header, text)
+	}
 	for _, path := range []string{"/-/ready", "/"} {
 		if code := status("http://" + web + path); code != http.StatusServiceUnavailable {
 			t.Errorf("%s while starting: %d", path, code)
@@ -96,6 +111,48 @@ func TestSigtermWhileStarting(t *testing.T) {
 	c.signal(syscall.SIGTERM)
 	if got := c.wait(); got != "exit status 0" || !strings.Contains(c.out.String(), "ended while starting") {
 		t.Errorf("it ended with %s", got)
+	}
+}
+
+// TestHangupWhileStarting: a hangup that comes when the configuration has been read and flyball is not ready yet is not lost.
+func TestHangupWhileStarting(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "flyball.yml")
+	const exporter = "exporter: {collectors: {gpu: false, host: false}}\n"
+	write(t, path, exporter)
+	o := &runOptions{
+		configFile: path, storagePath: t.TempDir(), roles: []string{roleAll}, webListen: []string{"127.0.0.1:0"},
+		log: slog.New(slog.DiscardHandler), stdout: io.Discard,
+	}
+	l, err := o.load(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newApp(l, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	write(t, path, "global: {evaluation_interval: 7s}\n"+exporter)
+	hangups := make(chan os.Signal, 1)
+	hangups <- syscall.SIGHUP
+	if err := a.reload(t.Context()); !errors.Is(err, errNotReady) {
+		t.Errorf("a reload before the start: %v", err)
+	}
+	var all sync.WaitGroup
+	defer all.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	all.Go(func() { a.onHangups(ctx, hangups) })
+	all.Go(func() {
+		if err := a.run(ctx); err != nil {
+			t.Errorf("stopped with %v", err)
+		}
+	})
+	eventually(t, "it reloads", func() bool { return a.live.Load().Global.EvaluationInterval == model.Duration(7*time.Second) })
+	cancel()
+	all.Wait()
+	if err := a.reload(t.Context()); !errors.Is(err, errNotReady) {
+		t.Errorf("a reload after the end: %v", err)
 	}
 }
 

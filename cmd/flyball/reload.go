@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -35,20 +36,26 @@ type live struct {
 type next struct {
 	live
 	processes *process.Update
-	store     interface{ Commit() error } // nil where this process has no store
-	exporter  *exporter.Exporter          // nil: it stays as it is
-	proxied   bool                        // the proxy is to be another one
+	store     *store.Prepared    // nil where this process has no store
+	exporter  *exporter.Exporter // nil: it stays as it is
+	proxied   bool               // the proxy is to be another one
 }
 
-// reload reads the configuration again. All of it holds from then on or, with an error, nothing has changed.
+// errNotReady is why there is no reload before and after all parts run.
+var errNotReady = errors.New("flyball is starting or stopping")
+
+// reload reads the configuration again, and tells the service manager while it does. All of it holds from then on or, with an
+// error, nothing has changed. It is not broken off half-way when ctx ends, such as that of a request whose client has gone.
 func (a *app) reload(ctx context.Context) error {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	if a.phase.Load() != ready {
-		return errors.New("flyball is starting or stopping")
+		return errNotReady
 	}
+	a.notify(daemon.SdNotifyMonotonicUsec() + daemon.SdNotifyReloading)
+	defer a.notify(daemon.SdNotifyReady)
 	began := time.Now()
-	err := a.loadAgain(ctx)
+	err := a.loadAgain(context.WithoutCancel(ctx))
 	a.reloads.done(err)
 	if err != nil {
 		a.opts.log.Error("not reloaded, everything stays as it was", "config", a.opts.configFile, "err", oneLine(err))
@@ -76,6 +83,9 @@ func (a *app) loadAgain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := a.checkSecured(); err != nil {
+		return err
+	}
 	n, err := a.prepare(l)
 	if err != nil {
 		return err
@@ -99,7 +109,12 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 	}
 	switch {
 	case a.proxyListener != nil:
-		n.proxied = now.proxy == nil || !reflect.DeepEqual(l.Batchproxy, now.Batchproxy)
+		if n.proxied = now.proxy == nil || !reflect.DeepEqual(l.Batchproxy, now.Batchproxy); n.proxied {
+			// A trial: one whose metrics are registered has the series of its models from the beginning.
+			if _, err := a.newProxy(l.Batchproxy, nil); err != nil {
+				return nil, fmt.Errorf("batchproxy: %w", err)
+			}
+		}
 	case a.opts.has(roleBatchproxy) && len(l.Batchproxy.Models) > 0:
 		return nil, errors.New("batchproxy.models: there were none when flyball started, so nothing listens for them: that takes a restart")
 	}
@@ -127,60 +142,52 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 	return n, nil
 }
 
-// commit takes over what was prepared. Targets come first and go last, since the other parts follow them. What can still
-// fail comes before what cannot be taken back.
+// commit takes over what was prepared. The store, which alone can refuse by now, comes first, and with it the targets that
+// are new, which it follows: their replicas start, and rules decide, when it has not. Targets go last, since the others
+// follow them.
 func (a *app) commit(ctx context.Context, n *next) (err error) {
 	now := a.live.Load()
-	if n.proxied {
-		if n.proxy, err = a.newProxy(n.Batchproxy); err != nil {
-			return fmt.Errorf("batchproxy: %w", err)
-		}
-	}
 	if n.processes != nil {
-		n.processes.Commit()
-		a.restore(ctx, n.loaded, n.scalers)
+		n.processes.Begin()
 	}
 	if n.store != nil {
-		if err := n.store.Commit(); err != nil {
-			return errors.Join(err, a.takeBack(now))
+		err := n.store.Commit(func() {
+			n.processes.Commit()
+			a.restore(ctx, n.loaded, n.scalers)
+			a.scales.Show(n.scalers)
+		})
+		if err != nil {
+			n.processes.Cancel()
+			return err
 		}
-		a.scales.Show(n.scalers)
+	}
+	if n.proxied {
+		if n.proxy, err = a.newProxy(n.Batchproxy, a.metrics); err != nil { // at the start, if ever: its metrics
+			return fmt.Errorf("batchproxy: %w", err)
+		}
+		if now.proxy == nil {
+			a.proxySlot.start(a.runProxy(n.proxy))
+		} else {
+			a.proxySlot.replace(a.runProxy(n.proxy), func() {
+				<-n.proxy.Following()
+				now.proxy.Replace(n.proxy) // which a request that was on its way to it does not notice
+			})
+		}
 	}
 	if n.exporter != nil {
-		a.exporter.Store(n.exporter)
-		a.gpuSlot.put(runGPUs(n.gpus))
+		if before := a.exporter.Swap(n.exporter); before == nil {
+			a.gpuSlot.start(runGPUs(n.gpus))
+		} else {
+			a.gpuSlot.replace(runGPUs(n.gpus), func() {})
+		}
 	}
 	a.live.Store(&n.live)
 	if now.remote != nil && now.remote != n.remote {
 		now.remote.Close()
 	}
-	if n.proxied {
-		a.proxySlot.put(a.runProxy(n.proxy))
-		if now.proxy != nil {
-			select {
-			case <-n.proxy.Following():
-			case <-ctx.Done():
-			}
-			now.proxy.Replace(n.proxy)
-		}
-	}
 	if n.processes != nil {
 		n.processes.Retire()
 	}
-	return nil
-}
-
-// takeBack returns the targets to what they were.
-func (a *app) takeBack(now *live) error {
-	if a.processes == nil {
-		return nil
-	}
-	before, err := a.processes.Prepare(now.Actuators.Process)
-	if err != nil {
-		return err
-	}
-	before.Commit()
-	before.Retire()
 	return nil
 }
 

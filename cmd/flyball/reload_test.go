@@ -21,7 +21,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 
 	"flyball/rules"
 	"flyball/rules/journal"
@@ -119,17 +121,31 @@ func (w *within) picture() string {
 			fmt.Fprintf(&b, "replica %s %d pid %d %s outdated %t\n", name, r.Index, r.PID, r.State, r.Outdated)
 		}
 	}
-	families, err := w.metrics.Gather()
-	if err != nil {
-		w.t.Fatal(err)
+	var families []*dto.MetricFamily
+	for _, registry := range []*prometheus.Registry{w.metrics, w.embedded} {
+		found, err := registry.Gather()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		families = append(families, found...)
 	}
+	var named []string // what there are series of
 	for _, f := range families {
-		if f.GetName() == "flyball_collector_success" {
-			for _, m := range f.GetMetric() {
-				fmt.Fprintf(&b, "collector %s\n", m.GetLabel()[0].GetValue())
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if f.GetName() == "prometheus_remote_storage_shards_max" && l.GetName() == "url" ||
+					strings.HasPrefix(f.GetName(), "flyball_") && slices.Contains([]string{"model", "target", "rule", "group", "collector"}, l.GetName()) {
+					named = append(named, l.GetName()+" "+l.GetValue())
+				}
+			}
+			if f.GetName() == "flyball_batchproxy_replicas_ready" {
+				fmt.Fprintf(&b, "model %s has %g replicas\n", m.GetLabel()[0].GetValue(), m.GetGauge().GetValue())
 			}
 		}
 	}
+	slices.Sort(named)
+	fmt.Fprintf(&b, "series of %s\n", strings.Join(slices.Compact(named), ", "))
+	fmt.Fprintf(&b, "decisions of letters %d\n", len(w.journal.Recent(journal.Filter{Rule: "letters"}, 1)))
 	return b.String()
 }
 
@@ -143,6 +159,9 @@ func (w *within) post(model string) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
+// securedBy is the web configuration file of what before and after configure.
+func securedBy(o *runOptions) { o.webSecured = filepath.Join(filepath.Dir(o.configFile), "web.yml") }
+
 // before and after are two configurations that differ in every part.
 func before(model string) map[string]string {
 	return map[string]string{
@@ -150,9 +169,10 @@ func before(model string) map[string]string {
 rule_files: [a.rules.yml]
 exporter: {collectors: {host: false, gpu: false}}
 scrape_configs: [{job_name: first, static_configs: [{targets: ["127.0.0.1:1"]}]}]
-batchproxy: {models: [{name: m, upstreams: [{url: "` + model + `"}]}]}
+batchproxy: {models: [{name: m, upstreams: [{url: "` + model + `"}]}, {name: digits, upstreams: [{target: digits}]}]}
 actuators: {process: {digits: {command: [` + built.path("modelserver") + `, "--web.listen-address={{.Address}}", --log.level=error]}}}
 `,
+		"web.yml": "http_server_config: {http2: true}\n",
 		"a.rules.yml": `groups:
 - name: a
   rules:
@@ -170,7 +190,8 @@ rule_files: [a.rules.yml, b.rules.yml]
 exporter: {collectors: {host: true, gpu: false}}
 alerting: {alertmanagers: [{scheme: https, static_configs: [{targets: ["127.0.0.1:2"]}]}]}
 scrape_configs: [{job_name: second, static_configs: [{targets: ["127.0.0.1:1"]}]}]
-batchproxy: {models: [{name: m, batch: {max_size: 3}, upstreams: [{url: "` + model + `"}]}, {name: n, upstreams: [{url: "` + model + `"}]}]}
+batchproxy: {models: [{name: m, batch: {max_size: 3}, upstreams: [{url: "` + model + `"}]}, {name: n, upstreams: [{url: "` + model + `"}]}, {name: digits, upstreams: [{target: digits}]}]}
+remote_write: [{url: "` + model + `/api/v1/write"}]
 actuators:
   process:
     digits: {drain: 1s, command: [` + built.path("modelserver") + `, "--web.listen-address={{.Address}}", --log.level=error]}
@@ -183,6 +204,7 @@ actuators:
   - {alert: Up, expr: one > 0, for: 1h}
   - {scale: digits, target: {kind: process, name: digits}, mode: act, max: 4, queries: {demand: one}, signals: [{name: load, value: demand, target_per_replica: 1}]}
 `,
+		"web.yml": "http_server_config: {http2: true}\nbasic_auth_users: {}\n",
 		"b.rules.yml": `groups:
 - name: b
   rules:
@@ -205,10 +227,10 @@ func answering(t *testing.T) *httptest.Server {
 // every part as it was.
 func TestReloadBroken(t *testing.T) {
 	model := answering(t)
-	w := startWithin(t, before(model.URL))
+	w := startWithin(t, before(model.URL), securedBy)
 	w.eventually("a replica is ready and the targets are found", func() bool {
 		all := w.processes.Replicas("digits")
-		return len(all) == 1 && all[0].State == "ready" && len(w.store.Targets()) == 3
+		return len(all) == 1 && all[0].State == "ready" && len(w.store.Targets()) == 3 && strings.Contains(w.picture(), "model digits has 1 replicas")
 	})
 	want := w.picture()
 	for _, tt := range []struct {
@@ -221,9 +243,15 @@ func TestReloadBroken(t *testing.T) {
 		{"storage", "flyball.yml", "rule_files", "storage: {retention: 30d}\nrule_files", "flyball.yml:2:22: storage.retention is 15d in the process that runs: to change it takes a restart"},
 		{"exporter", "flyball.yml", "gpu: false", "gpu: perhaps", "flyball.yml:3:42: exporter.collectors.gpu"},
 		{"scrape", "flyball.yml", "second, static_configs", "second, static_config", `flyball.yml:5:37: scrape_configs[0].static_config: unknown key "static_config"`},
+		{"a certificate of scraping", "flyball.yml", "second, static_configs", "second, tls_config: {ca_file: none.pem}, static_configs", "flyball.yml:5:18: scrape_configs[0]: unable to read CA cert"},
+		{"a certificate of alerting", "flyball.yml", "scheme: https", "scheme: https, tls_config: {ca_file: none.pem}", "flyball.yml:4:28: alerting.alertmanagers[0]: unable to read CA cert"},
+		{"remote write", "flyball.yml", "remote_write: [{url: \"http", "remote_write: [{url: \"ftp", "flyball.yml:7:23: remote_write[0].url"},
+		{"a Prometheus elsewhere", "flyball.yml", "rule_files", "prometheus: {url: 'ftp://x'}\nrule_files", "flyball.yml:2:20: url: \"ftp://x\" is not an http(s) URL"},
+		{"web configuration", "web.yml", "http2", "http3", `web.yml:1:22: unknown key "http3" (did you mean "http2"?)`},
+		{"a password in clear", "web.yml", "{}", "{alice: secret}", "web.yml:2:27: basic_auth_users.alice: the value is not a bcrypt hash"},
 		{"alerting", "flyball.yml", "scheme: https", "scheme: httpz", "flyball.yml:4:37: alerting.alertmanagers[0].scheme"},
 		{"batchproxy", "flyball.yml", "max_size: 3", "max_size: 0", "flyball.yml:6:51: models[0].batch.max_size: 0 is not a batch size"},
-		{"actuators", "flyball.yml", "drain: 1s", "drain: -1s", "flyball.yml:9:21: drain"},
+		{"actuators", "flyball.yml", "drain: 1s", "drain: -1s", "flyball.yml:10:21: drain"},
 		{"a rule file that is not there", "flyball.yml", "b.rules.yml", "c.rules.yml", "flyball.yml:2:27: read rule file"},
 		{"a record rule", "a.rules.yml", "vector(2)", "vector(2", "a.rules.yml:4:"},
 		{"an alert rule", "a.rules.yml", "for: 1h", "annotations: {summary: '{{ nope }}'}", "a.rules.yml:5:"},
@@ -244,58 +272,95 @@ func TestReloadBroken(t *testing.T) {
 			if _, placed := errors.AsType[source.Errors](err); err != nil && !placed {
 				t.Errorf("%v has no place", err)
 			}
-			if diff := cmp.Diff(want, w.picture()); diff != "" {
-				t.Errorf("something changed (-before +after):\n%s", diff)
-			}
-			if code, text := w.post("m"); code != 200 {
-				t.Errorf("the model says %d %s", code, text)
-			}
-			if v := testutil.ToFloat64(w.reloads.successful); v != 0 {
-				t.Errorf("flyball_config_last_reload_successful is %v", v)
-			}
+			w.unchanged(t, want)
 		})
 	}
-	// What only shows when it is to be taken over.
-	t.Run("the commit", func(t *testing.T) {
-		w.write(after(model.URL))
-		l, err := w.opts.load(w.live.Load().loaded)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, err := w.prepare(l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.store = brokenCommit{}
-		if err := w.commit(t.Context(), n); err == nil || !strings.Contains(err.Error(), "the scraper says no") {
+	t.Run("TLS is switched on", func(t *testing.T) {
+		files := after(model.URL)
+		newAuthority(t).issue(w.dir, "server", time.Time{})
+		files["web.yml"] = "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
+		w.write(files)
+		if err := w.reload(t.Context()); err == nil || !strings.Contains(err.Error(), "it is now for https, where http is served: to change it takes a restart") {
 			t.Errorf("the error is %v", err)
 		}
-		w.eventually("the replica of the new target is gone", func() bool { return len(w.processes.Replicas("letters")) == 0 })
-		if diff := cmp.Diff(want, w.picture()); diff != "" {
-			t.Errorf("something changed (-before +after):\n%s", diff)
+		w.unchanged(t, want)
+	})
+	// What only shows when it is to be taken over.
+	t.Run("the scraper refuses", func(t *testing.T) {
+		files := after(model.URL)
+		files["flyball.yml"] = strings.Replace(files["flyball.yml"], "job_name: second", "job_name: second, scrape_failure_log_file: none/failures.json", 1)
+		w.write(files)
+		if err := w.reload(t.Context()); err == nil || !strings.Contains(err.Error(), "apply the scrape configuration: can't create json log file") {
+			t.Errorf("the error is %v", err)
+		}
+		w.unchanged(t, want)
+		if log := w.log.String(); strings.Contains(log, "process/letters") {
+			t.Error("the target that was not taken over had a life")
 		}
 	})
+	for _, part := range []string{"second, ", "scheme: https, ", "remote_write: [{"} {
+		t.Run("a file is gone: "+part, func(t *testing.T) {
+			files := after(model.URL)
+			files["flyball.yml"] = strings.Replace(files["flyball.yml"], part, part+"tls_config: {ca_file: ca.crt}, ", 1)
+			w.write(files)
+			newAuthority(t).issue(w.dir, "server", time.Time{})
+			l, err := w.opts.load(w.live.Load().loaded)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := w.prepare(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Remove(filepath.Join(w.dir, "ca.crt")); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.commit(t.Context(), n); err == nil || !strings.Contains(err.Error(), "unable to read CA cert") {
+				t.Errorf("the error is %v", err)
+			}
+			w.unchanged(t, want)
+		})
+	}
+	// The one who asked for it does not wait for the answer: all of it is taken over all the same.
 	w.write(after(model.URL))
-	if err := w.reload(t.Context()); err != nil {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.reload(gone); err != nil {
 		t.Fatalf("repaired: %v", err)
 	}
-	if w.picture() == want {
+	if got := w.picture(); got == want {
 		t.Error("a good reload changed nothing either")
 	}
+	w.eventually("the new target has its replica", func() bool { return len(w.processes.Replicas("letters")) == 1 })
 }
 
-type brokenCommit struct{}
-
-func (brokenCommit) Commit() error { return errors.New("the scraper says no") }
+// unchanged says that all is as it was, that it goes on, and that a metric tells of a reload that failed.
+func (w *within) unchanged(t *testing.T, want string) {
+	t.Helper()
+	if diff := cmp.Diff(want, w.picture()); diff != "" {
+		t.Errorf("something changed (-before +after):\n%s", diff)
+	}
+	if code, text := w.post("m"); code != http.StatusOK {
+		t.Errorf("the model says %d %s", code, text)
+	}
+	if code := status("http://" + w.proxyListener.Addr().String() + "/v1/models/digits"); code != http.StatusOK {
+		t.Errorf("the model of the replicas says %d", code)
+	}
+	last := w.store.Groups()[0].LastEvaluation
+	w.eventually("rules go on", func() bool { return w.store.Groups()[0].LastEvaluation.After(last) })
+	if v := testutil.ToFloat64(w.reloads.successful); v != 0 {
+		t.Errorf("flyball_config_last_reload_successful is %v", v)
+	}
+}
 
 // TestReload changes every part at once, back and forth, under load: no request is lost, counters and the time that an alert
 // has been pending go on, as do the replicas, the cooldown and the journal.
 func TestReload(t *testing.T) {
 	model := answering(t)
-	w := startWithin(t, before(model.URL))
+	w := startWithin(t, before(model.URL), securedBy)
 	w.eventually("a replica is ready and the alert pending", func() bool {
 		all := w.processes.Replicas("digits")
-		return len(all) == 1 && all[0].State == "ready" && len(w.store.Alerts()) == 1
+		return len(all) == 1 && all[0].State == "ready" && len(w.store.Alerts()) == 1 && strings.Contains(w.picture(), "model digits has 1 replicas")
 	})
 	pendingSince, pid := w.store.Alerts()[0].ActiveAt, w.processes.Replicas("digits")[0].PID
 
@@ -316,6 +381,10 @@ func TestReload(t *testing.T) {
 				}
 				if code, text := w.post("m"); code != 200 || text != `{"predictions": [7]}` {
 					t.Errorf("lost: %d %s", code, text)
+				}
+				// And one that only the replicas answer, which a new proxy has to find first.
+				if code := status("http://" + w.proxyListener.Addr().String() + "/v1/models/digits"); code != http.StatusOK {
+					t.Errorf("lost on the way to a replica: %d", code)
 				}
 				sent.Add(1)
 			}
@@ -393,4 +462,60 @@ func TestReload(t *testing.T) {
 	}
 	n := sent.Load()
 	w.eventually("requests go on", func() bool { return sent.Load() > n+10 })
+}
+
+// TestReloadRemembers: what a rule and an alert have been waiting for goes on across reloads that change both: the cooldown
+// and the window of the target, and since when an alert has been pending, which then fires by its old time.
+func TestReloadRemembers(t *testing.T) {
+	config := func(step int, demand, more, alert string) map[string]string {
+		return map[string]string{
+			"flyball.yml": fmt.Sprintf("global: {scrape_interval: 100ms, evaluation_interval: %dms}\n", 100+step) +
+				"rule_files: [a.rules.yml]\nexporter: {collectors: {host: false, gpu: false}}\n" +
+				"actuators: {process: {digits: {command: [" + built.path("modelserver") + `, "--web.listen-address={{.Address}}", --log.level=error]}}}` + "\n",
+			"a.rules.yml": "groups:\n- name: a\n  rules:\n  - {record: demand, expr: vector(" + demand + ")}\n" +
+				"  - {alert: Up, expr: demand > 0, labels: {step: s}, " + alert + "}\n" +
+				fmt.Sprintf("  - {scale: digits, target: {kind: process, name: digits}, mode: act, max: %d, queries: {demand: demand}, signals: [{name: load, value: demand, target_per_replica: 1}], %s}\n", 10+step, more),
+		}
+	}
+	const window = "behavior: {up: {cooldown: 1h}, down: {window: 1h}}"
+	w := startWithin(t, config(0, "2", window, "for: 1h"))
+	// decided is a decision of the rule as it is after that step.
+	decided := func(step int) (d *rules.Decision) {
+		w.eventually(fmt.Sprintf("the rule decides after step %d", step), func() bool {
+			d = w.live.Load().scalers[0].Last()
+			return d != nil && d.Replicas.Max == 10+step && d.Replicas.Spec >= 2 && d.Replicas.Ready == d.Replicas.Spec
+		})
+		return d
+	}
+	next := func(files map[string]string) {
+		t.Helper()
+		w.write(files)
+		if err := w.reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	decided(0)
+	w.eventually("the alert is pending", func() bool { return len(w.store.Alerts()) == 1 })
+	since := w.store.Alerts()[0].ActiveAt
+
+	next(config(1, "3", window, "for: 59m"))
+	if d := decided(1); d.To != 2 || !slices.Contains(d.Reasons, rules.Cooldown) {
+		t.Errorf("the cooldown of before the reload: %d %s %s", d.To, d.ReasonText(), d.Text)
+	}
+	next(config(2, "3", "behavior: {down: {window: 1h}}", "for: 58m"))
+	w.eventually("without a cooldown it grows", func() bool { return decided(2).Replicas.Spec == 3 })
+	next(config(3, "1", "behavior: {down: {window: 1h}}", "for: 57m"))
+	if d := decided(3); d.To != 3 || !slices.Contains(d.Reasons, rules.Stabilized) {
+		t.Errorf("the window of before the reload: %d %s %s", d.To, d.ReasonText(), d.Text)
+	}
+	if all := w.store.Alerts(); len(all) != 1 || all[0].State != "pending" || !all[0].ActiveAt.Equal(since) {
+		t.Errorf("the alert is not pending since %s: %+v", since, all)
+	}
+	// Its time is long over by the clock of the alert, and has not begun by that of the reload.
+	waited := time.Since(since).Truncate(time.Millisecond)
+	next(config(4, "1", "behavior: {down: {window: 1h}}", "for: "+waited.String()))
+	w.eventually("it fires", func() bool { all := w.store.Alerts(); return len(all) == 1 && all[0].State == "firing" })
+	if a := w.store.Alerts()[0]; !a.ActiveAt.Equal(since) || a.FiredAt.Sub(since) > 2*waited {
+		t.Errorf("it was to fire %s after %s: %+v", waited, since, a)
+	}
 }

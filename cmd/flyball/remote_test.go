@@ -229,7 +229,7 @@ func newRemoteLoop(t *testing.T, address string, change ...func(*remote.Config))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Commit(); err != nil {
+	if err := p.Commit(nil); err != nil {
 		t.Fatal(err)
 	}
 	return l

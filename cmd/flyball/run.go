@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -38,7 +39,7 @@ type runOptions struct {
 	proxySecured string // the same for the proxy
 	sockets      bool   // listen on what systemd hands over
 	externalURL  string
-	lifecycle    bool // POST /-/reload and /-/quit
+	lifecycle    bool // POST /-/reload, /-/quit and /-/freeze
 	roles        []string
 	act          bool
 	print        bool
@@ -57,7 +58,7 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c.Flag("web.systemd-socket", "Listen on the sockets that systemd hands over: one named batchproxy is the proxy's, the others are the page's (Linux).").BoolVar(&o.sockets)
 	c.Flag("web.config.file", "TLS, client certificates, passwords and headers of the page, in the format that Prometheus and its exporters share. flyball check web-config checks it.").StringVar(&o.webSecured)
 	c.Flag("web.external-url", "Where users reach the page, for links in alerts, when it is not where it listens.").StringVar(&o.externalURL)
-	c.Flag("web.enable-lifecycle", "Let POST /-/reload and POST /-/quit reload and end this process.").BoolVar(&o.lifecycle)
+	c.Flag("web.enable-lifecycle", "Let POST /-/reload reload this process, POST /-/quit end it and POST /-/freeze stop it acting; the page gets a button for the last.").BoolVar(&o.lifecycle)
 	c.Flag("batchproxy.listen-address", "Where the batching proxy takes requests.").Default("127.0.0.1:8090").StringVar(&o.proxyListen)
 	c.Flag("batchproxy.web.config.file", "TLS, client certificates and passwords of the proxy, as --web.config.file has them for the page.").StringVar(&o.proxySecured)
 	c.Flag("decisions.print", "Print each decision as a line for a person, instead of logging it.").BoolVar(&o.print)
@@ -104,15 +105,12 @@ func (o *runOptions) run(ctx context.Context) error {
 	slog.SetDefault(o.log) // for what the standard library logs by itself
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
-	defer func() {
-		signal.Stop(hangups)
-		close(hangups)
-	}()
-	go func() {
-		for range hangups {
-			_ = a.reloadNow(ctx) // it logs how it went
-		}
-	}()
+	defer signal.Stop(hangups)
+	var reloader sync.WaitGroup
+	defer reloader.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	reloader.Go(func() { a.onHangups(ctx, hangups) })
 	return a.run(ctx)
 }
 

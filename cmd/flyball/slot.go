@@ -7,23 +7,40 @@ import (
 	"sync"
 )
 
-// slot runs one thing after the other: what a reload puts into it takes the place of what runs, which is then told to end.
+// slot runs one thing after the other: what a reload replaces it by takes the place of what runs, which is then told to end.
 type slot struct {
 	name string
 	log  *slog.Logger
-	next chan func(context.Context) error
+	next chan turn
 
 	ended chan struct{} // closed when run has returned
 }
 
-func newSlot(name string, log *slog.Logger) *slot {
-	return &slot{name: name, log: log, next: make(chan func(context.Context) error, 1), ended: make(chan struct{})}
+// turn is what comes next in a slot.
+type turn struct {
+	run  func(context.Context) error
+	over func() // called while both run
+	done chan struct{}
 }
 
-// put has the slot run this from now on, and returns when it runs. Before run it takes note of one.
-func (s *slot) put(run func(context.Context) error) {
+func newSlot(name string, log *slog.Logger) *slot {
+	return &slot{name: name, log: log, next: make(chan turn, 1), ended: make(chan struct{})}
+}
+
+// start has the slot begin with this: it is for before run.
+func (s *slot) start(run func(context.Context) error) { s.next <- turn{run: run} }
+
+// replace has the slot run this from now on. It calls over when this has begun and what ran before has not been told to end
+// yet, and returns when it has been. A slot that has ended calls nothing.
+func (s *slot) replace(run func(context.Context) error, over func()) {
+	t := turn{run, over, make(chan struct{})}
 	select {
-	case s.next <- run:
+	case s.next <- t:
+	case <-s.ended:
+		return
+	}
+	select {
+	case <-t.done:
 	case <-s.ended:
 	}
 }
@@ -43,12 +60,11 @@ func (s *slot) run(ctx context.Context) error {
 			return nil
 		case err := <-failed:
 			return err
-		case run := <-s.next:
-			stop()
+		case t := <-s.next:
 			// It ends when it is told to: ctx alone would end all at once.
 			own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 			all.Go(func() {
-				err := run(own)
+				err := t.run(own)
 				if own.Err() != nil {
 					if err != nil && !errors.Is(err, context.Canceled) {
 						s.log.Error("ended with an error", "part", s.name, "err", err)
@@ -63,6 +79,11 @@ func (s *slot) run(ctx context.Context) error {
 				case <-own.Done():
 				}
 			})
+			if t.done != nil {
+				t.over()
+				close(t.done)
+			}
+			stop()
 			stop = cancel
 		}
 	}

@@ -26,19 +26,22 @@ func TestSlot(t *testing.T) {
 			}
 		}
 		s := newSlot("thing", slog.New(slog.DiscardHandler))
-		s.put(thing("a", 5*time.Second))
+		s.start(thing("a", 5*time.Second))
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.run(ctx) }()
 		time.Sleep(time.Second)
-		s.put(thing("b", time.Second))
+		s.replace(thing("b", time.Second), func() {
+			synctest.Wait()
+			note("b takes over from a")
+		})
 		time.Sleep(time.Second)
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		s.put(thing("c", 0)) // does not wait for a slot that has ended
-		want := "0s a begins\n1s b begins\n3s b ends\n6s a ends\n"
+		s.replace(thing("c", 0), func() { note("c takes over") }) // does not wait for a slot that has ended
+		want := "0s a begins\n1s b begins\n1s b takes over from a\n3s b ends\n6s a ends\n"
 		if told.String() != want {
 			t.Errorf("got\n%swant\n%s", told.String(), want)
 		}
@@ -52,7 +55,7 @@ func TestSlotFails(t *testing.T) {
 	}{{errors.New("broken"), "broken"}, {nil, "ended by itself"}} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSlot("thing", slog.New(slog.DiscardHandler))
-			s.put(func(context.Context) error { return tt.gives })
+			s.start(func(context.Context) error { return tt.gives })
 			if err := s.run(t.Context()); err == nil || err.Error() != tt.want {
 				t.Errorf("got %v, want %s", err, tt.want)
 			}

@@ -10,11 +10,9 @@ import (
 	"sync"
 	"time"
 
-	commonconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/discovery"
-	sdhttp "github.com/prometheus/prometheus/discovery/http"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 	"github.com/prometheus/prometheus/notifier"
 	"gopkg.in/yaml.v3"
@@ -123,7 +121,7 @@ func (s *Store) ApplyAlerting(alerting Alerting) error {
 		return ErrClosed
 	}
 	p, err := s.alerter.prepare(*s.global.Load(), alerting)
-	if err != nil {
+	if err := errors.Join(err, p.check()); err != nil {
 		return err
 	}
 	return s.alerter.commit(p)
@@ -146,7 +144,7 @@ func urls(list []*url.URL) []string {
 	return slices.Compact(texts)
 }
 
-// prepare checks everything that could fail, and touches nothing.
+// prepare puts it in Prometheus's terms, and touches nothing.
 func (a *alerter) prepare(global Global, alerting Alerting) (*preparedAlerting, error) {
 	cfg, err := config.Load("", a.logger)
 	if err != nil {
@@ -175,30 +173,19 @@ func (a *alerter) prepare(global Global, alerting Alerting) (*preparedAlerting, 
 	for name, c := range cfg.AlertingConfig.AlertmanagerConfigs.ToMap() {
 		p.discovery[name] = c.ServiceDiscoveryConfigs
 	}
-	var errs []error
-	for i, c := range cfg.AlertingConfig.AlertmanagerConfigs {
-		if err := a.try(c); err != nil {
-			errs = append(errs, fmt.Errorf("alerting.alertmanagers[%d]: %w", i, err))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
 	return p, nil
 }
 
-// try makes the clients that the notifier and discovery will make, from their certificates and keys. A notifier that never
-// runs starts nothing.
-func (a *alerter) try(c *config.AlertmanagerConfig) error {
-	trial := notifier.NewManager(&notifier.Options{}, model.UTF8Validation, a.logger)
-	err := trial.ApplyConfig(&config.Config{AlertingConfig: config.AlertingConfig{AlertmanagerConfigs: config.AlertmanagerConfigs{c}}})
-	for _, sd := range c.ServiceDiscoveryConfigs {
-		if sd, ok := sd.(*sdhttp.SDConfig); ok {
-			_, sdErr := commonconfig.NewClientFromConfig(sd.HTTPClientConfig, "http")
-			err = errors.Join(err, sdErr)
-		}
+// check makes the clients, as their files may have changed since they were parsed.
+func (p *preparedAlerting) check() error {
+	if p == nil {
+		return nil
 	}
-	return err
+	var errs []error
+	for i, c := range p.config.AlertingConfig.AlertmanagerConfigs {
+		errs = append(errs, at(fmt.Sprintf("alerting.alertmanagers[%d]", i), checkAlertmanager(c)))
+	}
+	return errors.Join(errs...)
 }
 
 // slash tells whether the configuration needs a slash at the end of its path prefix so that the notifier tells it from the

@@ -337,13 +337,17 @@ func TestReloadAlerting(t *testing.T) {
 		t.Errorf("the same again: %+v, before %+v", after, before)
 	}
 
-	bad, err := ParseAlerting([]byte("alertmanagers:\n- static_configs: [{targets: [a:1]}]\n- static_configs: [{targets: [a:1]}]\n  tls_config: {ca_file: missing.pem}\n- http_sd_configs: [{url: 'http://a:1', tls_config: {ca_file: lost.pem}}]\n"), "/nowhere")
+	ca := authority(t)
+	bad, err := ParseAlerting([]byte("alertmanagers:\n- static_configs: [{targets: [a:1]}]\n- static_configs: [{targets: [a:1]}]\n  tls_config: {ca_file: ca.pem}\n- http_sd_configs: [{url: 'http://a:1', tls_config: {ca_file: ca.pem}}]\n"), filepath.Dir(ca))
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Remove(ca); err != nil {
+		t.Fatal(err)
+	}
 	err = s.ApplyAlerting(bad)
-	want := "alerting.alertmanagers[1]: unable to read CA cert: unable to read file /nowhere/missing.pem: open /nowhere/missing.pem: no such file or directory\n" +
-		"alerting.alertmanagers[2]: unable to read CA cert: unable to read file /nowhere/lost.pem: open /nowhere/lost.pem: no such file or directory"
+	want := "alerting.alertmanagers[1]: unable to read CA cert: unable to read file " + ca + ": open " + ca + ": no such file or directory\n" +
+		"alerting.alertmanagers[2]: unable to read CA cert: unable to read file " + ca + ": open " + ca + ": no such file or directory"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -593,7 +597,7 @@ func TestReloadWithAlerting(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return p.Commit()
+		return p.Commit(nil)
 	}
 	last := func(r *receiver) string {
 		got := r.got()

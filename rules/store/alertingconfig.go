@@ -8,8 +8,10 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/relabel"
+	"github.com/prometheus/prometheus/notifier"
 	"gopkg.in/yaml.v3"
 
 	"flyball/rules/source"
@@ -32,7 +34,7 @@ func (a Alerting) Len() int { return len(a.alertmanagers) }
 // ParseAlerting reads the value of alerting, a mapping in Prometheus's format, with alertmanagers and
 // alert_relabel_configs. Alertmanagers may come from static_configs, file_sd_configs and http_sd_configs; any other
 // discovery is an error. Relative paths start from dir. The error joins all faults, each beginning with the path of its
-// field, such as alerting.alertmanagers[0].scheme, as closely as it is known.
+// field, such as alerting.alertmanagers[0].scheme, as closely as it is known; files of TLS that cannot be read are among them.
 func ParseAlerting(text []byte, dir string) (Alerting, error) {
 	var doc yaml.Node
 	if err := yaml.Unmarshal(text, &doc); err != nil {
@@ -92,16 +94,24 @@ func (p *alertingParser) fault(path, format string, args ...any) {
 func (p *alertingParser) err() error {
 	var all []error
 	for _, err := range p.faults {
-		if joined, ok := err.(interface{ Unwrap() []error }); ok {
-			all = append(all, joined.Unwrap()...)
-			continue
-		}
-		all = append(all, err)
+		all = append(all, apart(err)...)
 	}
 	if n := len(all) - maxFaults; n > 0 {
 		all = append(all[:maxFaults:maxFaults], fmt.Errorf("alerting: it has %d more faults", n))
 	}
 	return errors.Join(all...)
+}
+
+// apart are the errors that are joined in one.
+func apart(err error) (all []error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	for _, err := range joined.Unwrap() {
+		all = append(all, apart(err)...)
+	}
+	return all
 }
 
 func (p *alertingParser) list(value *yaml.Node, path string) []*yaml.Node {
@@ -151,7 +161,18 @@ func (p *alertingParser) alertmanager(item *yaml.Node, path string) {
 		p.fault(path, "%s", err)
 	}
 	am.SetDirectory(p.dir)
+	if err := at(path, checkAlertmanager(am)); err != nil {
+		p.faults = append(p.faults, err)
+	}
 	p.alerting.alertmanagers = append(p.alerting.alertmanagers, alertmanagerConfig{am, string(text)})
+}
+
+// checkAlertmanager makes the clients that the notifier and discovery will make, from their certificates and keys. A notifier
+// that never runs starts nothing.
+func checkAlertmanager(c *config.AlertmanagerConfig) error {
+	trial := notifier.NewManager(&notifier.Options{}, model.UTF8Validation, slog.New(slog.DiscardHandler))
+	err := trial.ApplyConfig(&config.Config{AlertingConfig: config.AlertingConfig{AlertmanagerConfigs: config.AlertmanagerConfigs{c}}})
+	return errors.Join(err, checkDiscoveryClients(c.ServiceDiscoveryConfigs))
 }
 
 // key reads one key of a configuration of Alertmanagers, and each item of a list alone.

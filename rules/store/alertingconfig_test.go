@@ -12,6 +12,8 @@ import (
 )
 
 func TestParseAlerting(t *testing.T) {
+	ca := authority(t)
+	dir := filepath.Dir(ca)
 	got, err := ParseAlerting([]byte(`
 alert_relabel_configs:
 - {source_labels: [severity], regex: debug, action: drop}
@@ -33,7 +35,7 @@ alertmanagers:
   relabel_configs: [{source_labels: [__address__], regex: 'http://(.*)', target_label: __address__}]
 - <<: *first
   scheme: http
-`), "/etc/flyball")
+`), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,13 +43,13 @@ alertmanagers:
 		t.Fatalf("%d configurations, %d rules", got.Len(), len(got.relabel))
 	}
 	first := got.alertmanagers[0].config
-	if first.Scheme != "https" || first.PathPrefix != "/am" || first.Timeout != model.Duration(3*time.Second) || first.HTTPClientConfig.BasicAuth.PasswordFile != "/etc/flyball/secret" ||
-		first.HTTPClientConfig.TLSConfig.CAFile != "/etc/flyball/ca.pem" || len(first.AlertRelabelConfigs) != 1 {
+	if first.Scheme != "https" || first.PathPrefix != "/am" || first.Timeout != model.Duration(3*time.Second) || first.HTTPClientConfig.BasicAuth.PasswordFile != filepath.Join(dir, "secret") ||
+		first.HTTPClientConfig.TLSConfig.CAFile != ca || len(first.AlertRelabelConfigs) != 1 {
 		t.Errorf("%+v", first)
 	}
 	second := got.alertmanagers[1].config
 	sd, ok := second.ServiceDiscoveryConfigs[0].(*file.SDConfig)
-	if want := filepath.FromSlash("/etc/flyball/am/*.yml"); !ok || sd.Files[0] != want || second.Scheme != "http" || second.Timeout != model.Duration(10*time.Second) {
+	if want := filepath.Join(dir, "am", "*.yml"); !ok || sd.Files[0] != want || second.Scheme != "http" || second.Timeout != model.Duration(10*time.Second) {
 		t.Errorf("%+v", second)
 	}
 	if merged := got.alertmanagers[4].config; merged.Scheme != "http" || merged.PathPrefix != "/am" || len(merged.ServiceDiscoveryConfigs) != 1 {
@@ -102,6 +104,11 @@ func TestParseAlertingErrors(t *testing.T) {
 		}},
 		{name: "together", yaml: "alertmanagers:\n- " + static + "\n  basic_auth: {username: u}\n  authorization: {credentials: c}", want: []string{
 			"alerting.alertmanagers[0]: at most one of basic_auth, oauth2 & authorization must be configured",
+		}},
+		{name: "files", yaml: "alertmanagers:\n- " + static + "\n  tls_config: {ca_file: /none/a.pem}\n- http_sd_configs: [{url: 'http://a:1', tls_config: {ca_file: /none/b.pem}}]\n  tls_config: {ca_file: /none/c.pem}\n", want: []string{
+			"alerting.alertmanagers[0]: unable to read CA cert: unable to read file /none/a.pem: open /none/a.pem: no such file or directory",
+			"alerting.alertmanagers[1]: unable to read CA cert: unable to read file /none/c.pem: open /none/c.pem: no such file or directory",
+			"alerting.alertmanagers[1]: unable to read CA cert: unable to read file /none/b.pem: open /none/b.pem: no such file or directory",
 		}},
 		{name: "twice", yaml: "alertmanagers:\n- {scheme: http, scheme: https, " + static + "}\n", want: []string{
 			`alerting.alertmanagers[0].scheme: the key "scheme" is there twice`,

@@ -230,8 +230,9 @@ func TestAlertmanagerCluster(t *testing.T) {
 		return alertsAt(t, ams[0])["Busy"].Labels != nil && alertsAt(t, ams[1])["Busy"].Labels != nil
 	})
 	until(t, "it is told", func() bool { return hook.count("Busy", "firing") >= 1 })
-	// The other one waits two seconds for the first to have told it, and would tell it then.
-	time.Sleep(4 * time.Second)
+	// The other one waits two seconds for the first to have told it, asks then who has, and would tell it: when it asks again,
+	// it has come to an end.
+	until(t, "both have asked twice whether it was told", func() bool { return asksAt(ams[0]) >= 2 && asksAt(ams[1]) >= 2 })
 	if n := hook.count("Busy", "firing"); n != 1 {
 		t.Errorf("told %d times", n)
 	}
@@ -254,6 +255,23 @@ func clusterSize(am *peertest.Server) int {
 		return 0
 	}
 	return len(status.Cluster.Peers)
+}
+
+// asksAt is how often an Alertmanager has asked what was told already.
+func asksAt(am *peertest.Server) (n int) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(am.URL + "/metrics")
+	if err != nil {
+		return 0
+	}
+	defer response.Body.Close()
+	lines := bufio.NewScanner(response.Body)
+	for lines.Scan() {
+		if _, err := fmt.Sscanf(lines.Text(), "alertmanager_nflog_queries_total %d", &n); err == nil {
+			return n
+		}
+	}
+	return 0
 }
 
 func freeAddress(t *testing.T) string {

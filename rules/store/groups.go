@@ -79,7 +79,7 @@ func (s *Store) SetGroups(groups []Group) error {
 	if err != nil {
 		return err
 	}
-	s.changeGroups(p)
+	s.changeGroups(p, nil)
 	return nil
 }
 
@@ -90,8 +90,9 @@ type preparedGroups struct {
 	route *route // of what they query
 }
 
-// changeGroups makes prepared groups the ones that are evaluated; s.reload is held.
-func (s *Store) changeGroups(p *preparedGroups) {
+// changeGroups makes prepared groups the ones that are evaluated, and calls stopped, which may be nil, between the last
+// evaluation of those that go and the first of those that come; s.reload is held.
+func (s *Store) changeGroups(p *preparedGroups, stopped func()) {
 	specs, built := p.specs, p.rules
 	s.mu.Lock()
 	old := map[string]*runner{}
@@ -139,6 +140,9 @@ func (s *Store) changeGroups(p *preparedGroups) {
 	}
 	for _, r := range gone {
 		s.retire(r)
+	}
+	if stopped != nil {
+		stopped()
 	}
 
 	s.route.Store(p.route)

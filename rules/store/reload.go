@@ -63,29 +63,41 @@ func (s *Store) Prepare(c Config) (*Prepared, error) {
 }
 
 // Commit takes a prepared configuration over: what did not change goes on undisturbed; see SetGroups, ApplyScrape and
-// ApplyAlerting. It fails only where Prometheus's scraper or notifier does, or where a file of remote_write is gone since
-// it was read; then everything stays as it was.
-func (p *Prepared) Commit() error {
+// ApplyAlerting. It fails only for what happened to a file since it was read, or where Prometheus's scraper, sender or
+// notifier does; then everything stays as it was. It calls committed, which may be nil, when it can fail no more, and before
+// any group that is new or changed is evaluated.
+func (p *Prepared) Commit(committed func()) error {
 	s := p.store
 	s.reload.Lock()
 	defer s.reload.Unlock()
 	if s.isClosed() {
 		return ErrClosed
 	}
-	before, sent := s.scraper.present(), s.sender.applied
-	if err := s.sender.change(p.send); err != nil {
+	if err := errors.Join(p.scrape.check(), p.send.check(), p.alerting.check()); err != nil {
 		return err
 	}
+	// The scraper first: it alone can still fail for a reason of the user's, a failure log that cannot be written, and to
+	// take the others back would cost them what they have queued.
+	before, sent := s.scraper.present(), s.sender.applied
 	if err := s.scraper.change(p.scrape); err != nil {
-		return errors.Join(err, s.sender.change(sent))
+		return err
+	}
+	if err := s.sender.change(p.send); err != nil {
+		return errors.Join(err, s.takeBack(before, sent))
 	}
 	if err := s.alerter.commit(p.alerting); err != nil {
-		if before != nil {
-			err = errors.Join(err, s.scraper.change(before))
-		}
-		return errors.Join(err, s.sender.change(sent))
+		return errors.Join(err, s.takeBack(before, sent))
 	}
 	s.global.Store(&p.global)
-	s.changeGroups(p.groups)
+	s.changeGroups(p.groups, committed)
 	return nil
+}
+
+// takeBack returns the scraper and the sender to what they were.
+func (s *Store) takeBack(scraped *prepared, sent sending) error {
+	var err error
+	if scraped != nil {
+		err = s.scraper.change(scraped)
+	}
+	return errors.Join(err, s.sender.change(sent))
 }

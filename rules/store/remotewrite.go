@@ -134,14 +134,20 @@ func (s *sender) Notify() {
 	}
 }
 
-// change starts and stops queues; those that did not change go on. With an error, which only a file that is gone since it
-// was checked can cause, nothing has changed. Store.reload is held.
-func (s *sender) change(to sending) error {
-	for i, c := range to.configs { // again, since ApplyConfig forgets queues when it fails half-way
+// check makes the clients, as their files may have changed since they were parsed.
+func (s sending) check() error {
+	var errs []error
+	for i, c := range s.configs {
 		if err := checkWriteClient(c); err != nil {
-			return fmt.Errorf("remote_write[%d]: %w", i, err)
+			errs = append(errs, fmt.Errorf("remote_write[%d]: %w", i, err))
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// change starts and stops queues; those that did not change go on. What it is given must have been checked just now, since
+// Prometheus's storage forgets queues when it fails half-way. Store.reload is held.
+func (s *sender) change(to sending) error {
 	w := s.storage.Load()
 	if w == nil {
 		if len(to.configs) == 0 {

@@ -175,7 +175,7 @@ func TestRemoteWriteChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Commit(); err == nil || !strings.Contains(err.Error(), "remote_write[0]") {
+	if err := p.Commit(nil); err == nil || !strings.Contains(err.Error(), "remote_write[0]") {
 		t.Errorf("got %v for a file that is gone", err)
 	}
 	before := first.Load()

@@ -69,7 +69,7 @@ func takeOver(t *testing.T, s *Store, c Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Commit(); err != nil {
+	if err := p.Commit(nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -136,7 +136,7 @@ func (s *Store) ApplyScrape(sc Scrape) error {
 		return ErrClosed
 	}
 	p, err := s.scraper.prepare(*s.global.Load(), sc)
-	if err != nil {
+	if err := errors.Join(err, p.check()); err != nil {
 		return err
 	}
 	return s.scraper.change(p)
@@ -169,6 +169,18 @@ func (s *scraper) present() *prepared {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.applied
+}
+
+// check makes the clients of the jobs, as their files may have changed since they were parsed.
+func (p *prepared) check() error {
+	if p == nil {
+		return nil
+	}
+	var errs []error
+	for _, c := range p.config.ScrapeConfigs {
+		errs = append(errs, at("job "+c.JobName, checkClients(c.HTTPClientConfig, p.discovery[c.JobName])))
+	}
+	return errors.Join(errs...)
 }
 
 // change makes what was prepared what is scraped; with an error nothing changed.

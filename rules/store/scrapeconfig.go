@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	commonconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/discovery"
@@ -47,7 +48,8 @@ func (c ScrapeConfigs) Jobs() []string {
 
 // ParseScrapeConfigs reads the value of scrape_configs, a list in Prometheus's format. Targets may come from
 // static_configs, file_sd_configs and http_sd_configs; any other discovery is an error. The error joins all faults, each
-// beginning with the path of its field, such as scrape_configs[0].scheme, as closely as it is known.
+// beginning with the path of its field, such as scrape_configs[0].scheme, as closely as it is known; files of TLS that
+// cannot be read are among them.
 func ParseScrapeConfigs(list []byte, global ScrapeGlobal) (ScrapeConfigs, error) {
 	if global.Interval == 0 {
 		global.Interval = DefaultOptions().ScrapeInterval
@@ -130,7 +132,40 @@ func parseScrapeConfig(item *yaml.Node, path string, global ScrapeGlobal) (*conf
 	}
 	c := cfg.ScrapeConfigs[0]
 	c.SetDirectory(global.Dir)
+	if err := at(path, checkClients(c.HTTPClientConfig, c.ServiceDiscoveryConfigs)); err != nil {
+		return nil, err
+	}
 	return c, nil
+}
+
+// at puts a path before each of the errors that are joined in one.
+func at(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	all := apart(err)
+	for i, err := range all {
+		all[i] = fmt.Errorf("%s: %w", path, err)
+	}
+	return errors.Join(all...)
+}
+
+// checkClients makes the HTTP clients that the scraper and discovery will make, which reads the files of TLS. Of one that
+// cannot be read, Prometheus writes a line in the log and goes on without the job.
+func checkClients(c commonconfig.HTTPClientConfig, sds discovery.Configs) error {
+	_, err := commonconfig.NewClientFromConfig(c, "check")
+	return errors.Join(err, checkDiscoveryClients(sds))
+}
+
+func checkDiscoveryClients(sds discovery.Configs) error {
+	var errs []error
+	for _, sd := range sds {
+		if sd, ok := sd.(*sdhttp.SDConfig); ok {
+			_, err := commonconfig.NewClientFromConfig(sd.HTTPClientConfig, "check")
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // checkDiscovery names the kinds of discovery that Prometheus has and flyball has not.

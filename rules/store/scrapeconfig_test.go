@@ -103,6 +103,11 @@ func TestParseScrapeConfigsErrors(t *testing.T) {
 			`scrape_configs[1]: "http://a:1/metrics" is not a valid hostname`,
 			`scrape_configs[2]: scrape timeout greater than scrape interval for scrape config with job name "z"`,
 		}},
+		{name: "files", yaml: "- {job_name: x, tls_config: {ca_file: /none/a.pem}}\n- job_name: y\n  tls_config: {ca_file: /none/b.pem}\n  http_sd_configs: [{url: 'http://a:1', tls_config: {ca_file: /none/c.pem}}]", want: []string{
+			"scrape_configs[0]: unable to read CA cert: unable to read file /none/a.pem: open /none/a.pem: no such file or directory",
+			"scrape_configs[1]: unable to read CA cert: unable to read file /none/b.pem: open /none/b.pem: no such file or directory",
+			"scrape_configs[1]: unable to read CA cert: unable to read file /none/c.pem: open /none/c.pem: no such file or directory",
+		}},
 		{name: "grows", yaml: "- &a {p: [x,x,x,x,x,x,x,x,x,x]}\n- &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n- &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n- &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n- {job_name: x, l: *d}"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
