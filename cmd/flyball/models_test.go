@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"flyball/cmd/flyball/web"
+	"flyball/mixin"
 	"flyball/rules"
 )
 
@@ -37,6 +38,20 @@ func (q *modelSeries) Query(_ context.Context, expr string, at time.Time) (out [
 
 func (q *modelSeries) QueryRange(_ context.Context, _ string, start, end time.Time, step time.Duration) ([]web.Series, error) {
 	return []web.Series{{Labels: labels.FromStrings("model", "m"), Points: []web.Point{{Time: start, Value: float64(end.Sub(start) / step)}}}}, q.err
+}
+
+// TestErrorCodes: the page and the mixin's dashboard and alerts count the same answers as errors.
+func TestErrorCodes(t *testing.T) {
+	config, err := mixin.Source.ReadFile("config.libsonnet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "errorCodes: '" + errorCodes + "'"; !strings.Contains(string(config), want) {
+		t.Errorf("no %q in the mixin's settings", want)
+	}
+	if expr := modelQueries(time.Minute)["errors"]; !strings.Contains(expr, `{code=~"429|5.."}`) {
+		t.Errorf("errors are %s", expr)
+	}
 }
 
 func TestModelFigures(t *testing.T) {

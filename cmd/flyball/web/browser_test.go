@@ -72,7 +72,7 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, node, "testdata/browser/page.mjs")
 	cmd.Env = append(os.Environ(), "PAGE="+server.URL, "EMPTY="+empty.URL, "CHROMIUM="+chromium, "NODE_MODULES="+modules, "SCREENSHOTS="+shots)
