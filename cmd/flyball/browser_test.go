@@ -21,6 +21,7 @@ import (
 // out of the real API, no error and no request to elsewhere. What else must hold of the page is tested in its package.
 func TestBrowser(t *testing.T) {
 	chromium, node, modules := peertest.Binary(t, "chromium"), peertest.Binary(t, "node"), peertest.NodeModules(t)
+	peertest.Reads(t, "web/testdata/browser/lib.mjs", "web/testdata/browser/live.mjs")
 	i := newInstance(t)
 	i.start()
 	i.eventually(60*time.Second, "the first replica serves", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })

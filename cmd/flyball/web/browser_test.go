@@ -20,6 +20,7 @@ import (
 // .cache/screenshots.
 func TestBrowser(t *testing.T) {
 	chromium, node, modules := peertest.Binary(t, "chromium"), peertest.Binary(t, "node"), peertest.NodeModules(t)
+	peertest.Reads(t, "testdata/browser/lib.mjs", "testdata/browser/page.mjs")
 	now := time.Now()
 	k := &kept{all: []*rules.Decision{decision(), hold()}}
 	k.all[0].Time = now.Add(-time.Minute)

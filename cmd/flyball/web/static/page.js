@@ -342,7 +342,7 @@
         ...demand.map((s, i) => ({label: s.metric.signal, scale: 'demand', stroke: i ? lines[(i + 2) % lines.length] : color('demand'), width: 1.5, points: {show: false}, value})),
         {label: 'ready', scale: 'replicas', stroke: color('ready'), fill: color('ready') + '22', width: 1.5, paths: stepped, points: {show: false}, value},
         {label: 'desired', scale: 'replicas', stroke: color('desired'), width: 2, dash: [5, 3], paths: stepped, points: {show: false}, value},
-      ], [{values: clock, size: 26}, {scale: 'demand', size: 50, space: 24}, {scale: 'replicas', side: 1, size: 36, grid: {show: false}, values: whole}],
+      ], [{values: clock, size: 26, space: 75}, {scale: 'demand', size: 50, space: 24}, {scale: 'replicas', side: 1, size: 36, grid: {show: false}, values: whole}],
       {x: {}, demand: {range: fromZero}, replicas: {range: fromZero}},
       columns([...demand, ready, desired], start, step, n),
       `${figure.dataset.rule}: demand, desired and ready replicas over time; the same is in the table below`);
@@ -364,7 +364,7 @@
       }
       draw(plot, drawnSeries.map((s, i) => ({
         label: name(s.metric), stroke: lines[i % lines.length], width: 1.5, value: (_, v) => number(v),
-      })), [{values: clock, size: 26}, {size: 60, space: 24}], {x: {}}, columns(drawnSeries, start, step, n), `${figure.dataset.expr} over time`);
+      })), [{values: clock, size: 26, space: 75}, {size: 60, space: 24}], {x: {}}, columns(drawnSeries, start, step, n), `${figure.dataset.expr} over time`);
       if (all.length > drawnSeries.length) say(`the first ${drawnSeries.length} of ${all.length} series are drawn`);
     } catch (err) {
       plot.textContent = `The chart has no data: ${err.message}`;

@@ -113,6 +113,14 @@ await test('keyboard', '/?refresh=off', {}, async (page) => {
   equal(await structure(page), [], 'structure');
 });
 
+// cut are the tables of an open decision that do not fit into what is seen of it.
+const cut = (page) => page.locator('#t-abc .trace table').evaluateAll((all) => all
+  .filter((t) => t.getBoundingClientRect().right > t.closest('.box').getBoundingClientRect().right).map((t) => t.caption.textContent));
+
+await test('half a screen', '/?refresh=off&decision=abc', {viewport: {width: 1024, height: 768}}, async (page) => {
+  equal(await cut(page), [], 'tables of the trace that are cut');
+});
+
 const pictures = new Set();
 for (const [name, options] of [['light', {}], ['dark', {colorScheme: 'dark'}], ['narrow', {viewport: {width: 390, height: 844}}], ['narrow dark', {viewport: {width: 390, height: 844}, colorScheme: 'dark'}]]) {
   await test(name, '/?refresh=off&decision=abc', options, async (page) => {
@@ -125,7 +133,7 @@ for (const [name, options] of [['light', {}], ['dark', {colorScheme: 'dark'}], [
     check(wide <= room, `the page is ${wide} wide in ${room}`);
     if (name === 'narrow') {
       check(await page.locator('#t-abc .trace').evaluate((e) => e.getBoundingClientRect().right <= innerWidth), 'the trace is out of sight');
-      equal(await page.locator('#t-abc .trace table').evaluateAll((all) => all.filter((t) => t.getBoundingClientRect().right > innerWidth).map((t) => t.caption.textContent)), [], 'tables of the trace that are cut');
+      equal(await cut(page), [], 'tables of the trace that are cut');
       await page.locator('#d-abc').evaluate((row) => row.scrollIntoView());
       await screenshot(page, 'narrow-decision', {fullPage: false});
       const box = page.locator('#s-replicas .box');
