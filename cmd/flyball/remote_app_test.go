@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,26 +99,6 @@ func TestRemoteApp(t *testing.T) {
 			}
 		}
 		golden(t, "metrics_remote.golden", names)
-	})
-
-	t.Run("the page", func(t *testing.T) {
-		q := queries{a}
-		if q.Here("flyball_build_info") || !q.Here("own:builds") {
-			t.Error("the history of what Prometheus scrapes is taken to be here, or that of what the rules write elsewhere")
-		}
-		for expr, want := range map[string]string{
-			"flyball_build_info": "The Prometheus that prometheus.url names has its history", "own:builds": `id="graph"`, "flyball_build_info + own:builds": "no side has both",
-		} {
-			response, err := http.Get("http://" + web + "/graph?g0.expr=" + url.QueryEscape(expr))
-			if err != nil {
-				t.Fatal(err)
-			}
-			page, _ := io.ReadAll(response.Body)
-			response.Body.Close()
-			if !strings.Contains(string(page), want) || response.StatusCode == http.StatusOK && !strings.Contains(string(page), "1 series in") {
-				t.Errorf("%s: %d, expected one series and %q in\n%s", expr, response.StatusCode, want, page)
-			}
-		}
 	})
 
 	client := a.live.Load().remote

@@ -49,16 +49,13 @@ func (b brake) Release() error {
 	return err
 }
 
-// queries adapts the store to what the page asks of it. Values of now come from where rules get theirs.
+// queries adapts the store to what the page asks of it.
 type queries struct{ *app }
 
 // Query implements rules.Querier.
 func (q queries) Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
-	return q.store.Router().Query(ctx, expr, at)
+	return q.store.Query(ctx, expr, at)
 }
-
-// Here implements web.Queries.
-func (q queries) Here(expr string) bool { return q.store.Router().Here(expr) }
 
 // QueryRange implements web.Queries.
 func (q queries) QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]web.Series, error) {

@@ -37,12 +37,6 @@ func (r Router) Query(ctx context.Context, expr string, at time.Time) ([]rules.S
 	return remote.Query(ctx, expr, at)
 }
 
-// Here says whether the store itself answers a query. One that no side can answer is its to refuse.
-func (r Router) Here(expr string) bool {
-	remote, err := r.s.route.Load().side(r.s.parser, expr)
-	return err != nil || remote == nil
-}
-
 // route says which side answers. It does not change: another one takes its place.
 type route struct {
 	remote rules.Querier // nil: all is answered here

@@ -62,7 +62,6 @@ func TestGraph(t *testing.T) {
 	}{
 		{"/graph", 200, "Write an expression"},
 		{"/graph?g0.expr=up&g0.tab=1", 200, "2 series in"},
-		{"/graph?g0.expr=elsewhere_ready", 200, "The Prometheus that prometheus.url names has its history; its value of now is below"},
 		{"/graph?g0.expr=up&g0.end_input=2026-11-21+10:00:00", 200, "At 2026-11-21 10:00:00 UTC"},
 		{"/graph?g0.expr=up&g0.moment_input=2026-11-21T10:00:00Z", 200, `data-end="1795255200"`},
 		{"/graph?g0.expr=up&g0.range_input=1w", 200, `data-range="604800"`},

@@ -95,8 +95,6 @@ func (q *waves) Query(_ context.Context, expr string, at time.Time) ([]rules.Sam
 	return out, nil
 }
 
-func (q *waves) Here(expr string) bool { return !strings.HasPrefix(expr, "elsewhere") }
-
 func (q *waves) QueryRange(_ context.Context, expr string, start, end time.Time, step time.Duration) ([]Series, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

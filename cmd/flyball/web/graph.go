@@ -32,7 +32,6 @@ type graph struct {
 	Total     int // of the answer, of which Samples are the first
 	Took      time.Duration
 	Asked     bool
-	Here      bool // the store has its history; else there is no chart
 }
 
 // RangeSeconds and EndUnix are for the script.
@@ -95,7 +94,7 @@ func (s *site) ask(ctx context.Context, g *graph, fault func(string, ...any)) {
 	}
 	begin := time.Now()
 	samples, err := s.Queries.Query(ctx, g.Expr, at)
-	g.Took, g.Asked, g.Here = time.Since(begin), true, s.Queries.Here(g.Expr)
+	g.Took, g.Asked = time.Since(begin), true
 	if err != nil {
 		fault("%s", err)
 		return

@@ -42,9 +42,6 @@ type Filter struct {
 // Queries answers PromQL. Errors are shown to the user.
 type Queries interface {
 	rules.Querier
-	// Here says whether the history of a query is in this process's store. Where it is in a Prometheus elsewhere, Query
-	// answers from there, and QueryRange has nothing.
-	Here(expr string) bool
 	// QueryRange answers a query at each step from start to end.
 	QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]Series, error)
 }
