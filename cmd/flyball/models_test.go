@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,12 +21,16 @@ import (
 // modelSeries answers what is asked of models by a part of the expression, and counts how often it is asked.
 type modelSeries struct {
 	values map[string]map[string]float64
-	asked  int
-	err    error
+
+	mu    sync.Mutex // guards asked
+	asked int
+	err   error
 }
 
 func (q *modelSeries) Query(_ context.Context, expr string, at time.Time) (out []rules.Sample, _ error) {
+	q.mu.Lock()
 	q.asked++
+	q.mu.Unlock()
 	for part, values := range q.values {
 		if strings.HasPrefix(expr, part) {
 			for model, v := range values {
@@ -35,6 +40,8 @@ func (q *modelSeries) Query(_ context.Context, expr string, at time.Time) (out [
 	}
 	return out, q.err
 }
+
+func (q *modelSeries) Here(string) bool { return true }
 
 func (q *modelSeries) QueryRange(_ context.Context, _ string, start, end time.Time, step time.Duration) ([]web.Series, error) {
 	return []web.Series{{Labels: labels.FromStrings("model", "m"), Points: []web.Point{{Time: start, Value: float64(end.Sub(start) / step)}}}}, q.err
