@@ -38,6 +38,10 @@
     // Fewer requests than this in the long window do not raise an alert: one failure of ten is no trend.
     minRequestsPerWindow: 100,
 
+    // The share of requests, 0 to 1, that may be refused for a full queue without an alert: a burst that costs a few is
+    // what a bounded queue is for.
+    queueRefusedRatio: 0.01,
+
     // Names in Grafana.
     dashboardNamePrefix: 'flyball / ',
     tags: ['flyball-mixin'],

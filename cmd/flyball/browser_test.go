@@ -21,11 +21,12 @@ import (
 // out of the real API, no error and no request to elsewhere. What else must hold of the page is tested in its package.
 func TestBrowser(t *testing.T) {
 	chromium, node, modules := peertest.Binary(t, "chromium"), peertest.Binary(t, "node"), peertest.NodeModules(t)
+	peertest.Reads(t, "web/testdata/browser/lib.mjs", "web/testdata/browser/live.mjs")
 	i := newInstance(t)
 	i.start()
-	i.eventually(20*time.Second, "the first replica serves", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })
+	i.eventually(60*time.Second, "the first replica serves", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })
 
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	const ready = "the page is open"
 	cmd := exec.CommandContext(ctx, node, "web/testdata/browser/live.mjs")
@@ -45,7 +46,8 @@ func TestBrowser(t *testing.T) {
 	var said []string
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		if lines.Text() == ready {
-			load.Go(func() { i.load(loading, "0,300\n90,300\n") })
+			// Two replicas' worth, which leaves room for a browser; for as long as the page is looked at.
+			load.Go(func() { i.load(loading, "0,200\n600,200\n") })
 			continue
 		}
 		said = append(said, lines.Text())

@@ -81,6 +81,9 @@ func (o *dashboardOptions) run(ctx context.Context) error {
 	for _, file := range o.files {
 		r, err := o.check(ctx, file)
 		if err != nil {
+			if o.output == "text" { // what was found before is said all the same
+				err = errors.Join(err, o.print(reports, faults, style))
+			}
 			return err
 		}
 		reports = append(reports, r)

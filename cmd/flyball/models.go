@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/common/model"
+	"golang.org/x/sync/errgroup"
 
 	"flyball/cmd/flyball/web"
 	"flyball/rules"
@@ -44,7 +44,12 @@ const (
 const (
 	figuresTimeout = 5 * time.Second
 	figuresRetry   = 10 * time.Second
+	figuresAtOnce  = 4 // queries: a page takes as long as a few of them where each is a request to a Prometheus elsewhere
 )
+
+// errorCodes are the statuses of answers that failed or were refused because of load, the same as in the mixin: the page and
+// the dashboard show one share of errors.
+const errorCodes = "429|5.."
 
 // modelQueries are what is asked of each model, over a window.
 func modelQueries(window time.Duration) map[string]string {
@@ -55,7 +60,7 @@ func modelQueries(window time.Duration) map[string]string {
 	sum := func(name string) string { return "sum by (model) (flyball_batchproxy_" + name + ")" }
 	return map[string]string{
 		"rate":    rate("requests_total", "model"),
-		"errors":  rate(`requests_total{code=~"5.."}`, "model") + " / " + rate("requests_total", "model"),
+		"errors":  rate(`requests_total{code=~"`+errorCodes+`"}`, "model") + " / " + rate("requests_total", "model"),
 		"p50":     "histogram_quantile(0.5, " + rate("request_duration_seconds_bucket", "model, le") + ")",
 		"p99":     "histogram_quantile(0.99, " + rate("request_duration_seconds_bucket", "model, le") + ")",
 		"batch":   rate("batch_size_sum", "model") + " / " + rate("batch_size_count", "model"),
@@ -97,18 +102,31 @@ func (f *figures) ask(ctx context.Context, now time.Time, window time.Duration) 
 			found.names = append(found.names, name)
 		}
 	}
-	for _, query := range slices.Sorted(maps.Keys(exprs)) {
-		expr := exprs[query]
-		samples, err := f.queries.Query(ctx, expr, now)
-		if err != nil {
-			return found, fmt.Errorf("%s: %w", query, err)
-		}
-		found.values[query] = byModel(samples)
-		for name := range found.values[query] {
+	var answers errgroup.Group
+	answers.SetLimit(figuresAtOnce)
+	var mu sync.Mutex // guards found.values
+	for query, expr := range exprs {
+		answers.Go(func() error {
+			samples, err := f.queries.Query(ctx, expr, now)
+			if err != nil {
+				return fmt.Errorf("%s: %w", query, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found.values[query] = byModel(samples)
+			return nil
+		})
+	}
+	failed := answers.Wait()
+	for _, values := range found.values {
+		for name := range values {
 			known(name)
 		}
 	}
 	slices.Sort(found.names)
+	if failed != nil {
+		return found, failed
+	}
 	series, err := f.queries.QueryRange(ctx, exprs["demand"], now.Add(-demandTime), now, demandTime/demandPoints)
 	if err != nil {
 		return found, fmt.Errorf("demand: %w", err)

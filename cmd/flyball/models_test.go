@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,18 +14,23 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"flyball/cmd/flyball/web"
+	"flyball/mixin"
 	"flyball/rules"
 )
 
 // modelSeries answers what is asked of models by a part of the expression, and counts how often it is asked.
 type modelSeries struct {
 	values map[string]map[string]float64
-	asked  int
-	err    error
+
+	mu    sync.Mutex // guards asked
+	asked int
+	err   error
 }
 
 func (q *modelSeries) Query(_ context.Context, expr string, at time.Time) (out []rules.Sample, _ error) {
+	q.mu.Lock()
 	q.asked++
+	q.mu.Unlock()
 	for part, values := range q.values {
 		if strings.HasPrefix(expr, part) {
 			for model, v := range values {
@@ -35,8 +41,24 @@ func (q *modelSeries) Query(_ context.Context, expr string, at time.Time) (out [
 	return out, q.err
 }
 
+func (q *modelSeries) Here(string) bool { return true }
+
 func (q *modelSeries) QueryRange(_ context.Context, _ string, start, end time.Time, step time.Duration) ([]web.Series, error) {
 	return []web.Series{{Labels: labels.FromStrings("model", "m"), Points: []web.Point{{Time: start, Value: float64(end.Sub(start) / step)}}}}, q.err
+}
+
+// TestErrorCodes: the page and the mixin's dashboard and alerts count the same answers as errors.
+func TestErrorCodes(t *testing.T) {
+	config, err := mixin.Source.ReadFile("config.libsonnet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "errorCodes: '" + errorCodes + "'"; !strings.Contains(string(config), want) {
+		t.Errorf("no %q in the mixin's settings", want)
+	}
+	if expr := modelQueries(time.Minute)["errors"]; !strings.Contains(expr, `{code=~"429|5.."}`) {
+		t.Errorf("errors are %s", expr)
+	}
 }
 
 func TestModelFigures(t *testing.T) {

@@ -6,6 +6,10 @@
   local own(metric, matchers=[]) = q.select(metric, [config.flyballSelector] + matchers),
   local scale(metric, matchers=[]) = q.select(metric, [config.scaleSelector] + matchers),
   local by(labels) = q.by([cluster] + labels),
+  // A process of its own for each instance: of two that run the same rules one may be well and the other not. In flyball's
+  // own store, where rules write without a job, both labels are empty.
+  local byProcess(labels) = by(['job', 'instance'] + labels),
+  local onInstance = '{{ with $labels.instance }} on {{ . }}{{ end }}',
   local dashboard = '%s/d/%s' % [config.grafanaURL, config.grafanaDashboardIDs['flyball-overview.json']],
 
   // forModel links the dashboard to the alert's model.
@@ -54,9 +58,21 @@
             'FlyballQueueSaturated',
             'warning',
             '5m',
-            'sum %s (rate(%s[5m])) > 0' % [by(['model', 'reason']), own('flyball_batchproxy_shed_total', ['reason!="draining"'])],
+            |||
+              sum %(reason)s (rate(%(shed)s[5m]))
+              / on (%(cluster)s, model) group_left ()
+              (sum %(model)s (rate(%(arrivals)s[5m])) > 0)
+              > %(ratio)g
+            ||| % {
+              cluster: cluster,
+              reason: by(['model', 'reason']),
+              model: by(['model']),
+              shed: own('flyball_batchproxy_shed_total', ['reason!="draining"']),
+              arrivals: own('flyball_batchproxy_arrivals_total'),
+              ratio: config.queueRefusedRatio,
+            },
             'Requests are refused because too many wait.',
-            'Model {{ $labels.model }}: {{ $value | humanize }} requests/s are refused ({{ $labels.reason }}): the queue is full, or requests wait in it for too long.',
+            'Model {{ $labels.model }}: {{ $value | humanizePercentage }} of the requests are refused ({{ $labels.reason }}): the queue is full, requests wait in it for too long, or their bodies take too much memory.',
             forModel,
           ),
           alert(
@@ -72,9 +88,9 @@
             'FlyballReplicaRestarting',
             'warning',
             '0m',
-            'sum %s (increase(%s[15m])) > 2' % [by(['target', 'reason']), own('flyball_process_restarts_total')],
+            'sum %s (increase(%s[15m])) > 2' % [byProcess(['target', 'reason']), own('flyball_process_restarts_total')],
             'Replicas end and are started again and again.',
-            'Target {{ $labels.target }}: about {{ $value | humanize }} restarts in 15 minutes ({{ $labels.reason }}).',
+            'Target {{ $labels.target }} of {{ $labels.instance }}: about {{ $value | humanize }} restarts in 15 minutes ({{ $labels.reason }}).',
           ),
         ],
       },
@@ -85,9 +101,9 @@
             'FlyballScaleHeld',
             'warning',
             '10m',
-            'max %s (%s) > 0' % [by(['rule', 'target']), scale('flyball_scale_blocked', ['reason=~"MetricMissing|MetricStale|MetricNaN"'])],
+            'max %s (%s) > 0' % [byProcess(['rule', 'target']), scale('flyball_scale_blocked', ['reason=~"MetricMissing|MetricStale|MetricNaN"'])],
             'A scale rule holds its size because it cannot see the demand.',
-            'Rule {{ $labels.rule }}: {{ $labels.target }} keeps its size: a query has no answer, an old one or no number (MetricMissing, MetricStale or MetricNaN).',
+            'Rule {{ $labels.rule }}%s: {{ $labels.target }} keeps its size: a query has no answer, an old one or no number (MetricMissing, MetricStale or MetricNaN).' % onInstance,
           ),
           alert(
             'FlyballAtMaxReplicas',
@@ -98,25 +114,25 @@
               and
               max %(by)s (%(max)s) > max %(by)s (%(min)s)
             ||| % {
-              by: by(['rule', 'target']),
+              by: byProcess(['rule', 'target']),
               desired: scale('flyball_scale_desired_replicas'),
               max: scale('flyball_scale_max_replicas'),
               min: scale('flyball_scale_min_replicas'),
             },
             'A scale rule wants all the replicas that it may have.',
-            'Rule {{ $labels.rule }}: {{ $labels.target }} is at its max of {{ $value }} replicas; more demand than this is not served.',
+            'Rule {{ $labels.rule }}%s: {{ $labels.target }} is at its max of {{ $value }} replicas; more demand than this is not served.' % onInstance,
           ),
           alert(
             'FlyballReplicasNotReady',
             'warning',
             '15m',
             'max %(by)s (%(ready)s) < max %(by)s (%(current)s)' % {
-              by: by(['rule', 'target']),
+              by: byProcess(['rule', 'target']),
               ready: scale('flyball_scale_ready_replicas'),
               current: scale('flyball_scale_current_replicas'),
             },
             'Replicas that were asked for do not come up.',
-            'Rule {{ $labels.rule }}: only {{ $value }} replicas of {{ $labels.target }} serve, fewer than were asked for.',
+            'Rule {{ $labels.rule }}%s: only {{ $value }} replicas of {{ $labels.target }} serve, fewer than were asked for.' % onInstance,
           ),
           alert(
             'FlyballFrozen',
@@ -130,15 +146,15 @@
             'FlyballActuatorFailing',
             'warning',
             '10m',
-            'sum %s (rate(%s[5m])) > 0' % [by(['actuator', 'op']), own('flyball_actuator_errors_total')],
+            'sum %s (rate(%s[5m])) > 0' % [byProcess(['actuator', 'op']), own('flyball_actuator_errors_total')],
             'Sizes cannot be read or changed.',
-            'Actuator {{ $labels.actuator }}: calls to {{ $labels.op }} fail, {{ $value | humanize }} a second.',
+            'Actuator {{ $labels.actuator }} of {{ $labels.instance }}: calls to {{ $labels.op }} fail, {{ $value | humanize }} a second.',
           ),
           alert(
             'FlyballScaleJournalErrors',
             'critical',
             '0m',
-            'sum %s (increase(%s[15m])) > 0' % [by(['job', 'instance']), own('flyball_scale_journal_errors_total')],
+            'sum %s (increase(%s[15m])) > 0' % [byProcess([]), own('flyball_scale_journal_errors_total')],
             'Decisions cannot be written to the journal, so nothing is scaled.',
             'Process {{ $labels.instance }}: decisions cannot be recorded, and what is not recorded is not done. The disk may be full or not writable.',
           ),
@@ -167,17 +183,17 @@
             'FlyballRuleEvaluationFailing',
             'warning',
             '5m',
-            'sum %s (increase(%s[5m])) > 0' % [by(['group', 'rule']), own('flyball_rule_failures_total')],
+            'sum %s (increase(%s[5m])) > 0' % [byProcess(['group', 'rule']), own('flyball_rule_failures_total')],
             'A rule cannot be evaluated.',
-            'Rule {{ $labels.rule }} of group {{ $labels.group }} failed about {{ $value | humanize }} times in 5 minutes.',
+            'Rule {{ $labels.rule }} of group {{ $labels.group }} on {{ $labels.instance }} failed about {{ $value | humanize }} times in 5 minutes.',
           ),
           alert(
             'FlyballRuleGroupMissed',
             'warning',
             '15m',
-            'sum %s (increase(%s[5m])) > 0' % [by(['group']), own('flyball_rule_group_iterations_missed_total')],
+            'sum %s (increase(%s[5m])) > 0' % [byProcess(['group']), own('flyball_rule_group_iterations_missed_total')],
             'A rule group takes longer than its interval.',
-            'Group {{ $labels.group }} left out about {{ $value | humanize }} evaluations in 5 minutes: its rules decide on less than they should.',
+            'Group {{ $labels.group }} on {{ $labels.instance }} left out about {{ $value | humanize }} evaluations in 5 minutes: its rules decide on less than they should.',
           ),
           alert(
             'FlyballCollectorFailing',
@@ -212,7 +228,7 @@
               or
               sum %(by)s (rate(%(dropped)s[5m])) > 0
             ||| % {
-              by: by(['job', 'instance']),
+              by: byProcess([]),
               errors: own('flyball_notifications_errors_total'),
               dropped: own('flyball_notifications_dropped_total'),
             },

@@ -126,6 +126,9 @@ type lokiTarget struct {
 func (d *Dashboard) addTarget(p *Panel, t target) {
 	index := p.Targets
 	p.Targets++
+	if p.Type == "logs" && d.plugin(t.source) == "" { // a Prometheus has none
+		t.source.kind = "loki"
+	}
 	if strings.Contains(d.plugin(t.source), "loki") {
 		d.loki = append(d.loki, lokiTarget{t, p})
 	}

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"maps"
@@ -72,6 +73,7 @@ func (q *Query) In() string {
 
 // Read reads a dashboard. The error is of type source.Errors.
 func Read(name string, text []byte) (*Dashboard, error) {
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // browsers, which import dashboards, read over it
 	root, offset, err := parseJSON(text)
 	if err != nil {
 		return nil, source.Errors{source.At(name, text, offset, "JSON: %s", err)}

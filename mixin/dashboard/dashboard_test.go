@@ -33,6 +33,23 @@ func texts(findings []Finding) (all []string) {
 	return all
 }
 
+// TestReadOdd: a byte order mark is read over, and the log lines of a panel are not asked of a Prometheus even where the data
+// source has a name only.
+func TestReadOdd(t *testing.T) {
+	const text = `{"title": "Odd", "panels": [null, {"type": "logs", "title": "Log", "datasource": "Logs", "targets": [{"refId": "A", "expr": "{app=\"x\"} |= \"e\""}]},
+  {"type": "stat", "title": "Up", "datasource": "Main", "targets": [null, {"refId": "A", "expr": "sum(up"}]}]}`
+	d, err := Read("odd.json", []byte("\ufeff"+text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := d.Skipped["loki"]; got != 1 || len(d.Queries) != 1 {
+		t.Errorf("%d queries of loki and %d of Prometheus, expected one each", got, len(d.Queries))
+	}
+	if diff := cmp.Diff([]string{`odd.json:2:105: panel "Up", query A: PromQL: unclosed left parenthesis [promql]`}, texts(d.Check())); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestRead: panels in rows, in collapsed rows, in elements; queries by their data source.
 func TestRead(t *testing.T) {
 	for _, tt := range []struct {

@@ -104,7 +104,7 @@ function(config)
           'Replicas ready',
           'Replicas that serve: flyball_scale_ready_replicas.',
           'short',
-          [g.target('sum(max %s (%s))' % [q.by([cluster, 'rule', 'target']), scale('ready_replicas')], 'ready')],
+          [g.target('sum(max %s (%s))' % [q.by([cluster, 'job', 'instance', 'rule', 'target']), scale('ready_replicas')], 'ready')],
         ),
         g.stat(
           'Last change',
@@ -117,7 +117,11 @@ function(config)
           'Held',
           'Rules that hold a size because a metric is missing, stale or NaN: flyball_scale_blocked.',
           'short',
-          [g.target('count(%s) or vector(0)' % scale('blocked', ['reason=~"MetricMissing|MetricStale|MetricNaN"']), 'held')],
+          [g.target(
+            'count(max %s (%s)) or vector(0)'
+            % [q.by([cluster, 'job', 'instance', 'rule', 'target']), scale('blocked', ['reason=~"MetricMissing|MetricStale|MetricNaN"'])],
+            'held'
+          )],
           steps=[[null, 'green'], [1, 'orange']],
         ),
         g.stat(

@@ -69,3 +69,14 @@ var repository = sync.OnceValues(func() (string, error) {
 		dir = up
 	}
 })
+
+// Reads says that other programs read files during a test. The go command keeps the result of a test until what it reads
+// changes, and sees only what is read by the test itself.
+func Reads(t testing.TB, files ...string) {
+	t.Helper()
+	for _, name := range files {
+		if _, err := os.ReadFile(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -20,6 +20,7 @@ import (
 // .cache/screenshots.
 func TestBrowser(t *testing.T) {
 	chromium, node, modules := peertest.Binary(t, "chromium"), peertest.Binary(t, "node"), peertest.NodeModules(t)
+	peertest.Reads(t, "testdata/browser/lib.mjs", "testdata/browser/page.mjs")
 	now := time.Now()
 	k := &kept{all: []*rules.Decision{decision(), hold()}}
 	k.all[0].Time = now.Add(-time.Minute)
@@ -72,7 +73,7 @@ func TestBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, node, "testdata/browser/page.mjs")
 	cmd.Env = append(os.Environ(), "PAGE="+server.URL, "EMPTY="+empty.URL, "CHROMIUM="+chromium, "NODE_MODULES="+modules, "SCREENSHOTS="+shots)

@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"math"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +26,7 @@ func (s *site) functions() template.FuncMap {
 		"late":  func(g Group) bool { return late(g, s.now()) },
 		"short": short, "figure": figure, "seconds": seconds, "percent": percent, "positive": func(v float64) bool { return v > 0 }, // gt takes NaN for more
 		"stages": stages, "stepState": stepState, "outcome": outcome, "meaning": meaning, "faulty": faulty, "badness": badness,
-		"graphLink": graphLink, "spark": spark, "pairs": pairs, "deref": func(v *float64) float64 { return *v },
+		"graphLink": graphLink, "spark": func(points []Point) string { return spark(s.now(), points) }, "pairs": pairs, "deref": func(v *float64) float64 { return *v },
 		"full": full, "name": name,
 		"offset": func(t time.Time) int { _, seconds := t.Zone(); return seconds },
 	}
@@ -136,28 +137,32 @@ func graphLink(expr string) string {
 	return "/graph?" + url.Values{"g0.expr": {expr}, "g0.tab": {"1"}}.Encode()
 }
 
-// spark is the points attribute of an SVG polyline, 100 wide and 20 high, over the time of the points.
-func spark(points []Point) string {
-	if len(points) < 2 {
+// sparkTime is what the small chart beside a model shows; its heading says so.
+const sparkTime = 10 * time.Minute
+
+// spark is an SVG path, 100 wide and 20 high, over the time before now; where points are missing, there is a gap.
+func spark(now time.Time, points []Point) string {
+	finite := slices.DeleteFunc(slices.Clone(points), func(p Point) bool { return math.IsNaN(p.Value) || math.IsInf(p.Value, 0) })
+	if len(finite) < 2 {
 		return ""
 	}
-	start, end := points[0].Time, points[len(points)-1].Time
-	top := 0.0
-	for _, p := range points {
-		if !math.IsInf(p.Value, 0) {
-			top = math.Max(top, p.Value)
+	top, step := 0.0, sparkTime
+	for i, p := range finite {
+		top = max(top, p.Value)
+		if i > 0 {
+			step = min(step, p.Time.Sub(finite[i-1].Time))
 		}
 	}
 	if top == 0 {
 		top = 1
 	}
 	var out strings.Builder
-	for _, p := range points {
-		if math.IsNaN(p.Value) || math.IsInf(p.Value, 0) {
-			continue
+	for i, p := range finite {
+		to := 'L'
+		if i == 0 || p.Time.Sub(finite[i-1].Time) > step+step/2 {
+			to = 'M'
 		}
-		x := 100 * p.Time.Sub(start).Seconds() / end.Sub(start).Seconds()
-		fmt.Fprintf(&out, "%.1f,%.1f ", x, 19-18*p.Value/top)
+		fmt.Fprintf(&out, "%c%.1f,%.1f", to, 100-100*now.Sub(p.Time).Seconds()/sparkTime.Seconds(), 19-18*p.Value/top)
 	}
-	return strings.TrimSpace(out.String())
+	return out.String()
 }

@@ -348,6 +348,19 @@ func TestWords(t *testing.T) {
 	if diff := cmp.Diff([]string{"now", "now", "59 s ago", "119 s ago", "5 min ago", "47 h ago", "3 days ago"}, got); diff != "" {
 		t.Error(diff)
 	}
+	got = nil
+	at := func(ago time.Duration, v float64) Point { return Point{noon.Add(-ago), v} }
+	for _, points := range [][]Point{
+		nil,
+		{at(0, 1)},
+		{at(time.Minute, 0), at(0, 0)},
+		{at(5*time.Minute, 10), at(4*time.Minute, 20), at(2*time.Minute, math.NaN()), at(time.Minute, math.Inf(1)), at(0, 5)},
+	} {
+		got = append(got, spark(noon, points))
+	}
+	if diff := cmp.Diff([]string{"", "", "M90.0,19.0L100.0,19.0", "M50.0,10.0L60.0,1.0M100.0,14.5"}, got); diff != "" {
+		t.Error(diff)
+	}
 	d := decision()
 	d.LimitedBy = []rules.Reason{rules.MetricStale, rules.InFlight, rules.Stabilized, rules.Cooldown, rules.MaxReplicas, rules.StepRule, rules.Paused}
 	d.Combined, d.Gated = 2, 3

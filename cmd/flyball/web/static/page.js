@@ -8,6 +8,7 @@
   let seconds = Number(body.dataset.refresh); // 0: off
   let timer = 0;
   let pending = null; // the request that is on its way
+  let shown = location.search; // what was asked for last
 
   // ---- what is new ----
 
@@ -77,6 +78,7 @@
   async function refresh() {
     if (pending) pending.abort();
     const mine = pending = new AbortController();
+    shown = location.search;
     try {
       const response = await fetch(location.href, {signal: mine.signal, headers: {Accept: 'text/html'}, cache: 'no-store'});
       if (!(response.headers.get('Content-Type') || '').startsWith('text/html')) throw new Error(`flyball answers ${response.status}`);
@@ -115,6 +117,7 @@
     const url = new URL(location.href);
     if (value) url.searchParams.set(name, value); else url.searchParams.delete(name);
     history.replaceState(null, '', url);
+    shown = location.search;
   }
 
   document.addEventListener('click', (e) => {
@@ -150,7 +153,10 @@
     }
   }
 
-  window.addEventListener('popstate', refresh);
+  // Back and forth between addresses shows what they show; a jump to a part of the page changes nothing on it.
+  window.addEventListener('popstate', () => {
+    if (location.search !== shown) refresh();
+  });
 
   // The freeze form leads back to what is shown when it is sent.
   document.addEventListener('submit', (e) => {
@@ -188,7 +194,7 @@
   const paletteDark = ['#6ea8ff', '#ffa15c', '#5ccf8f', '#c99bff', '#ff8ec4', '#5fd0de', '#e0c14a', '#b4bdca'];
   const dark = matchMedia('(prefers-color-scheme: dark)');
   const drawn = new Map(); // by container
-  const height = 170;
+  const height = (plot) => plot.closest('#graph') ? 320 : 170;
 
   // The clock face of a chart is the server's, as in the tables.
   const face = (ts) => new Date((ts + offset + new Date(ts * 1e3).getTimezoneOffset() * 60) * 1e3);
@@ -243,7 +249,7 @@
     plot.setAttribute('role', 'img');
     plot.setAttribute('aria-label', label);
     const options = {
-      width: Math.max(240, plot.clientWidth), height, tzDate: face, scales,
+      width: Math.max(240, plot.clientWidth), height: height(plot), tzDate: face, scales,
       series: [{label: 'at', value: (_, v) => v === null ? '–' : face(v).toTimeString().slice(0, 8)}, ...series],
       axes: axes.map((a) => ({
         stroke: color('dim'), grid: {stroke: color('grid'), width: 1}, ticks: {stroke: color('grid'), width: 1}, font: '11px system-ui, sans-serif', ...a,
@@ -276,7 +282,7 @@
     for (const {target, contentRect} of entries) {
       const chart = drawn.get(target);
       if (chart && chart.plot.width !== Math.floor(contentRect.width)) {
-        chart.plot.setSize({width: Math.max(240, Math.floor(contentRect.width)), height});
+        chart.plot.setSize({width: Math.max(240, Math.floor(contentRect.width)), height: height(target)});
       }
     }
   });
@@ -336,7 +342,7 @@
         ...demand.map((s, i) => ({label: s.metric.signal, scale: 'demand', stroke: i ? lines[(i + 2) % lines.length] : color('demand'), width: 1.5, points: {show: false}, value})),
         {label: 'ready', scale: 'replicas', stroke: color('ready'), fill: color('ready') + '22', width: 1.5, paths: stepped, points: {show: false}, value},
         {label: 'desired', scale: 'replicas', stroke: color('desired'), width: 2, dash: [5, 3], paths: stepped, points: {show: false}, value},
-      ], [{values: clock, size: 26}, {scale: 'demand', size: 50, space: 24}, {scale: 'replicas', side: 1, size: 36, grid: {show: false}, values: whole}],
+      ], [{values: clock, size: 26, space: 75}, {scale: 'demand', size: 50, space: 24}, {scale: 'replicas', side: 1, size: 36, grid: {show: false}, values: whole}],
       {x: {}, demand: {range: fromZero}, replicas: {range: fromZero}},
       columns([...demand, ready, desired], start, step, n),
       `${figure.dataset.rule}: demand, desired and ready replicas over time; the same is in the table below`);
@@ -358,7 +364,7 @@
       }
       draw(plot, drawnSeries.map((s, i) => ({
         label: name(s.metric), stroke: lines[i % lines.length], width: 1.5, value: (_, v) => number(v),
-      })), [{values: clock, size: 26}, {size: 60, space: 24}], {x: {}}, columns(drawnSeries, start, step, n), `${figure.dataset.expr} over time`);
+      })), [{values: clock, size: 26, space: 75}, {size: 60, space: 24}], {x: {}}, columns(drawnSeries, start, step, n), `${figure.dataset.expr} over time`);
       if (all.length > drawnSeries.length) say(`the first ${drawnSeries.length} of ${all.length} series are drawn`);
     } catch (err) {
       plot.textContent = `The chart has no data: ${err.message}`;

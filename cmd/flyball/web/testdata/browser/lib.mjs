@@ -26,13 +26,22 @@ export async function test(name, path, options, steps) {
   const {allowErrors, ...context} = options;
   const c = await browser.newContext({viewport: {width: 1440, height: 900}, ...context});
   const page = await c.newPage();
-  page.setDefaultTimeout(20000);
+  page.setDefaultTimeout(60000); // of what takes a second where nothing else runs
   const failed = join(shots, `failed-${name.replaceAll(' ', '-')}.png`);
   rmSync(failed, {force: true});
   const wrong = [];
   page.on('console', (m) => {
     if (['error', 'warning'].includes(m.type())) wrong.push(`console: ${m.text()} ${m.location().url}`);
   });
+  const asked = new Set();
+  page.on('request', (r) => asked.add(r));
+  for (const end of ['requestfinished', 'requestfailed']) page.on(end, (r) => asked.delete(r));
+  // settled waits until the page has what it asked for, and has drawn it.
+  page.settled = async () => {
+    do {
+      await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))));
+    } while (asked.size);
+  };
   page.on('pageerror', (e) => wrong.push(`script: ${e.stack}`));
   page.on('request', (r) => {
     if (new URL(r.url()).origin !== new URL(path, base).origin && !r.url().startsWith('data:')) wrong.push(`request to ${r.url()}`);

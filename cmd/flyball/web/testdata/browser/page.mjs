@@ -29,7 +29,7 @@ await test('a decision appears', '/?refresh=1s', {}, async (page) => {
   const before = await page.locator('#d-old14').boundingBox();
   const next = await decide();
   await page.locator(`#d-${next}`).waitFor({state: 'attached'});
-  await page.waitForTimeout(100);
+  await page.settled();
   const moved = Math.abs((await page.locator('#d-old14').boundingBox()).y - before.y);
   check(moved < 2, `the reader's row moved by ${moved} pixels`);
 });
@@ -37,9 +37,10 @@ await test('a decision appears', '/?refresh=1s', {}, async (page) => {
 await test('refreshing stops', '/?refresh=1s', {}, async (page) => {
   await page.click('[data-testid=refresh]');
   check(new URL(page.url()).searchParams.get('refresh') === 'off', page.url());
-  await page.waitForTimeout(300);
+  await page.settled();
   const before = await page.locator('body').innerHTML();
   const id = await decide();
+  await page.click('.tiles a[href="#targets"]'); // a jump within the page is none to another state of it
   await page.waitForTimeout(2500);
   equal(await page.locator('body').innerHTML() === before, true, 'nothing changes');
   equal(await page.locator(`#d-${id}`).count(), 0, 'the decision');
@@ -81,7 +82,7 @@ await test('a filter', '/?refresh=off', {}, async (page) => {
 
 await test('charts', '/?refresh=1s&range=1h', {}, async (page) => {
   await drawn(page, 2);
-  await page.waitForTimeout(200);
+  await page.settled();
   for (const colors of await ink(page)) check(colors > 5, `a chart has ${colors} colours`);
   const legend = await page.locator('#chart-digits .u-legend').innerText();
   for (const want of ['load', 'ready', 'desired']) check(legend.includes(want), `${want} is not in ${legend}`);
@@ -112,18 +113,27 @@ await test('keyboard', '/?refresh=off', {}, async (page) => {
   equal(await structure(page), [], 'structure');
 });
 
+// cut are the tables of an open decision that do not fit into what is seen of it.
+const cut = (page) => page.locator('#t-abc .trace table').evaluateAll((all) => all
+  .filter((t) => t.getBoundingClientRect().right > t.closest('.box').getBoundingClientRect().right).map((t) => t.caption.textContent));
+
+await test('half a screen', '/?refresh=off&decision=abc', {viewport: {width: 1024, height: 768}}, async (page) => {
+  equal(await cut(page), [], 'tables of the trace that are cut');
+});
+
 const pictures = new Set();
 for (const [name, options] of [['light', {}], ['dark', {colorScheme: 'dark'}], ['narrow', {viewport: {width: 390, height: 844}}], ['narrow dark', {viewport: {width: 390, height: 844}, colorScheme: 'dark'}]]) {
   await test(name, '/?refresh=off&decision=abc', options, async (page) => {
     await drawn(page, 2);
     await page.evaluate(() => scrollTo(0, 0));
-    await page.waitForTimeout(200);
+    await page.settled();
     pictures.add((await screenshot(page, name.replace(' ', '-'))).toString('base64'));
     equal(await contrast(page), [], 'too little contrast');
     const {wide, room} = await page.evaluate(() => ({wide: document.documentElement.scrollWidth, room: innerWidth}));
     check(wide <= room, `the page is ${wide} wide in ${room}`);
     if (name === 'narrow') {
       check(await page.locator('#t-abc .trace').evaluate((e) => e.getBoundingClientRect().right <= innerWidth), 'the trace is out of sight');
+      equal(await cut(page), [], 'tables of the trace that are cut');
       await page.locator('#d-abc').evaluate((row) => row.scrollIntoView());
       await screenshot(page, 'narrow-decision', {fullPage: false});
       const box = page.locator('#s-replicas .box');
@@ -206,6 +216,7 @@ await test('another version in its place', '/?refresh=1s', {}, async (page) => {
 
 await test('graph', '/graph?g0.expr=flyball_scale_ready_replicas&g0.tab=1&g0.range_input=2h', {}, async (page) => {
   await drawn(page);
+  await page.settled();
   check((await ink(page))[0] > 5, 'nothing is drawn');
   equal(await page.locator('[data-testid=samples] tbody tr').count(), 2, 'rows');
   equal(await contrast(page), [], 'too little contrast');
