@@ -303,7 +303,7 @@ func beside(t *testing.T, address string) string {
 	}
 	p, err := s.Prepare(store.Config{Remote: client})
 	if err == nil {
-		err = p.Commit()
+		err = p.Commit(nil)
 	}
 	if err != nil {
 		t.Fatal(err)
