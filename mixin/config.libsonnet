@@ -42,6 +42,9 @@
     // what a bounded queue is for.
     queueRefusedRatio: 0.01,
 
+    // Models that may have no replica when nobody asks for them (min: 0), as a regular expression such as 'nightly|demo-.*'.
+    scaleToZeroModels: '',
+
     // Names in Grafana.
     dashboardNamePrefix: 'flyball / ',
     tags: ['flyball-mixin'],

@@ -204,6 +204,33 @@ func TestRunbooks(t *testing.T) {
 	}
 }
 
+// TestScaleToZero: a model that may have no replica raises an alert only while requests come; another one always.
+func TestScaleToZero(t *testing.T) {
+	promtool := peertest.Binary(t, "promtool")
+	files, err := Render(Options{Config: map[string]any{"scaleToZeroModels": "nightly|demo-.*"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	const series = `  - {series: 'flyball_batchproxy_replicas_ready{job="flyball",instance="a:9838",model="%[1]s"}', values: '0x20'}
+  - {series: 'flyball_batchproxy_arrivals_total{job="flyball",instance="a:9838",model="%[1]s"}', values: '%[2]s'}
+`
+	for name, text := range map[string]string{
+		"alerts.yaml": string(files["alerts.yaml"]),
+		"test.yaml": "rule_files: [alerts.yaml]\nevaluation_interval: 1m\ntests:\n- interval: 1m\n  input_series:\n" +
+			fmt.Sprintf(series, "nightly", "7x20") + fmt.Sprintf(series, "demo-1", "0+60x20") + fmt.Sprintf(series, "digits", "7x20") +
+			"  promql_expr_test:\n  - expr: 'count by (model) (ALERTS{alertname=\"FlyballNoReadyReplicas\", alertstate=\"firing\"})'\n" +
+			"    eval_time: 10m\n    exp_samples: [{labels: '{model=\"demo-1\"}', value: 1}, {labels: '{model=\"digits\"}', value: 1}]\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command(promtool, "test", "rules", filepath.Join(dir, "test.yaml")).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // TestOverrides: a setting reaches everything that is made of it.
 func TestOverrides(t *testing.T) {
 	f := renderedRules(t, "alerts.yaml", Options{Config: map[string]any{

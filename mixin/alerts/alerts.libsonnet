@@ -28,6 +28,24 @@
     },
   },
 
+  // A model that scales to zero has no replica on purpose, unless requests come.
+  local toZero = config.scaleToZeroModels,
+  local noReady = if toZero == '' then '%s == 0' % own('flyball_batchproxy_replicas_ready') else |||
+    %(always)s == 0
+    or
+    (
+      %(sometimes)s == 0
+      and on (%(cluster)s, job, instance, model)
+      sum %(by)s (rate(%(arrivals)s[5m])) > 0
+    )
+  ||| % {
+    always: own('flyball_batchproxy_replicas_ready', ['model!~"%s"' % toZero]),
+    sometimes: own('flyball_batchproxy_replicas_ready', ['model=~"%s"' % toZero]),
+    arrivals: own('flyball_batchproxy_arrivals_total', ['model=~"%s"' % toZero]),
+    by: byProcess(['model']),
+    cluster: cluster,
+  },
+
   local slo = config.SLOs.availability,
   local budget = 1 - slo.target,
   local burn(w) = alert(
@@ -79,7 +97,7 @@
             'FlyballNoReadyReplicas',
             'critical',
             '2m',
-            '%s == 0' % own('flyball_batchproxy_replicas_ready'),
+            noReady,
             'A model has no replica that answers.',
             'Model {{ $labels.model }}: the proxy {{ $labels.instance }} has no ready replica to send to; requests wait or are refused.',
             forModel,
