@@ -224,7 +224,7 @@ func (c *Client) request(ctx context.Context, get bool, path string, form url.Va
 	for name, value := range c.config.Headers {
 		request.Header.Set(name, value)
 	}
-	request.Header.Add("Via", via)
+	request.Header.Set(hop, "1")
 	return request, nil
 }
 
