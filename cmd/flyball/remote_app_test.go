@@ -105,6 +105,9 @@ func TestRemoteApp(t *testing.T) {
 
 	t.Run("API", func(t *testing.T) { remoteAPI(t, "http://"+web, prom.URL) })
 	t.Run("page", func(t *testing.T) {
+		if got := a.page().Status(t.Context()).Scraper; got != prom.URL {
+			t.Errorf("%s scrapes, want %s", got, prom.URL)
+		}
 		samples, err := a.page().Queries.Query(t.Context(), "count(flyball_build_info)", time.Now())
 		if err != nil || len(samples) != 1 || samples[0].Value != 1 {
 			t.Errorf("%v, %v", samples, err)

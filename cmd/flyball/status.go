@@ -111,6 +111,9 @@ func (a *app) status(ctx context.Context, f *figures) web.Status {
 		all := a.store.Groups()
 		s.Groups, s.Targets, s.Alerts = groups(all), targets(a.store.Targets()), alerts(a.store.Alerts(), all)
 	}
+	if now.Prometheus.Remote() {
+		s.Scraper = now.Prometheus.URL
+	}
 	return s
 }
 

@@ -115,6 +115,9 @@ func TestCredentials(t *testing.T) {
 		{"Prometheus's headers", func(c *Config) {
 			c.HTTP.HTTPHeaders = &promconfig.Headers{Headers: map[string]promconfig.Header{"X-Api-Key": {Secrets: []promconfig.Secret{secret}}}}
 		}, "X-Api-Key", secret},
+		{"Prometheus's headers by file", func(c *Config) {
+			c.HTTP.HTTPHeaders = &promconfig.Headers{Headers: map[string]promconfig.Header{"x-api-key": {Files: []string{file}}}}
+		}, "X-Api-Key", secret},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var fails atomic.Bool
@@ -135,9 +138,12 @@ func TestCredentials(t *testing.T) {
 			}
 			fails.Store(true)
 			_, err := c.Query(t.Context(), "up", t0.Add(time.Second))
-			inline := !strings.Contains(tt.name, "file") && tt.name != "authorization"
-			if err == nil || inline && strings.Contains(err.Error(), secret) {
+			if err == nil || strings.Contains(err.Error(), secret) || !strings.Contains(err.Error(), "got <secret>") {
 				t.Errorf("got %v", err)
+			}
+			_, err = c.Forward(t.Context(), "query", nil)
+			if err == nil || err.Error() != "got <secret>" {
+				t.Errorf("what is passed on: %v", err)
 			}
 			if shown := fmt.Sprintf("%v %+v", c.config.HTTP, c.config.HTTP); strings.Contains(shown, secret) {
 				t.Errorf("the configuration shows it: %s", shown)

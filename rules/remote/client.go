@@ -53,7 +53,7 @@ type Client struct {
 	metrics *Metrics
 	log     *slog.Logger
 	agent   string
-	secrets *strings.Replacer
+	secrets *secrets
 
 	deciding lane // of what rules ask
 	reading  lane // of what people and dashboards ask, who keep no rule waiting
@@ -197,6 +197,7 @@ func (c *Client) send(ctx context.Context, get bool, path string, form url.Value
 	}
 	defer response.Body.Close() // an answer that was not read to its end costs the connection
 	code = strconv.Itoa(response.StatusCode)
+	c.secrets.sent(response.Request.Header) // the request as it went out, with what was read from files
 	return response.StatusCode, take(response)
 }
 
@@ -224,7 +225,7 @@ func (c *Client) request(ctx context.Context, get bool, path string, form url.Va
 	for name, value := range c.config.Headers {
 		request.Header.Set(name, value)
 	}
-	request.Header.Add("Via", via)
+	request.Header.Set(hop, "1")
 	return request, nil
 }
 

@@ -23,22 +23,13 @@ const (
 	// line each for those that were left out.
 	maxTold = 22
 
-	// via is in the header Via of each request. A flyball that is asked by another asks nobody else for it: two that name
-	// each other, or one that names itself, would ask in a circle.
-	via = "1.1 flyball"
+	// hop is a header of each request. A flyball that is asked by another asks nobody else for it: two that name each
+	// other, or one that names itself, would ask in a circle. It is not Via, at which nginx stops compressing.
+	hop = "Flyball-Hop"
 )
 
 // Asked says whether a request is one that a Client sent.
-func Asked(h http.Header) bool {
-	for _, value := range h.Values("Via") {
-		for hop := range strings.SplitSeq(value, ",") {
-			if strings.TrimSpace(hop) == via {
-				return true
-			}
-		}
-	}
-	return false
-}
+func Asked(h http.Header) bool { return h.Get(hop) != "" }
 
 // Forward asks what a user of Prometheus's API asks, at a path below /api/v1/, and returns the answer as it came: its data
 // are not looked into, except that they are whole and JSON. Errors are *promapi.Error: those of the API elsewhere in its own

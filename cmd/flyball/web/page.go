@@ -68,6 +68,7 @@ type Status struct {
 	Alerts     []Alert
 	Groups     []Group
 	Targets    []Target
+	Scraper    string // the URL of the Prometheus elsewhere, which scrapes; empty where this process does
 }
 
 // Model is a model behind the batching proxy.

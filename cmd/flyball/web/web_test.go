@@ -142,6 +142,15 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// TestScrapedElsewhere: nobody is told to add what a configuration with prometheus.url must not have.
+func TestScrapedElsewhere(t *testing.T) {
+	page := Page{Status: func(context.Context) Status { return Status{Scraper: "https://prometheus.example/p"} }, Decisions: &kept{}, Queries: &waves{}}
+	body := get(t, page, "/").Body.String()
+	if !strings.Contains(body, "The Prometheus at https://prometheus.example/p scrapes") || strings.Contains(body, "scrape_configs") {
+		t.Error(body)
+	}
+}
+
 // TestEmptyPage: where there is nothing, the page says what to do next, and shows no part that this process has not.
 func TestEmptyPage(t *testing.T) {
 	p := Page{Status: func(context.Context) Status { return Status{} }, Decisions: &kept{}, ConfigFile: "my.yml"}
