@@ -30,6 +30,22 @@ import (
 type ages struct {
 	records map[string][]recorded // by the metric that they write
 	own     Own                   // what is answered here; nil where all is
+	labels  []string              // by which the times are asked apart, for the targets of a rule for many
+}
+
+// by is the grouping of the times.
+func (a ages) by() string {
+	if len(a.labels) == 0 {
+		return ""
+	}
+	quoted := make([]string, len(a.labels))
+	for i, name := range a.labels {
+		quoted[i] = name
+		if !model.LegacyValidation.IsValidLabelName(name) {
+			quoted[i] = strconv.Quote(name)
+		}
+	}
+	return " by (" + strings.Join(quoted, ", ") + ") "
 }
 
 // agePart is the time of one selector.
@@ -47,7 +63,7 @@ func newAges(files []*File) ages {
 	a := ages{records: map[string][]recorded{}}
 	for _, f := range files {
 		for _, g := range f.Groups {
-			for _, r := range g.Rules {
+			for r := range g.written() {
 				if r.Record == nil {
 					continue
 				}
@@ -77,14 +93,14 @@ func (a ages) queries(expr parser.Expr) (queries []string) {
 	}
 	for _, parts := range [][]string{here, elsewhere} {
 		if len(parts) > 0 {
-			queries = append(queries, oldest(parts))
+			queries = append(queries, a.oldest(parts))
 		}
 	}
 	return queries
 }
 
 // oldest is PromQL for the smallest of the times.
-func oldest(parts []string) string {
+func (a ages) oldest(parts []string) string {
 	if len(parts) == 1 {
 		return parts[0]
 	}
@@ -92,7 +108,7 @@ func oldest(parts []string) string {
 	for i, part := range parts {
 		parts[i] = fmt.Sprintf(`label_replace(%s, "selector", "%d", "", "")`, part, i+1)
 	}
-	return "min(" + strings.Join(parts, " or ") + ")"
+	return "min" + a.by() + "(" + strings.Join(parts, " or ") + ")"
 }
 
 // parts are the times of the expression's selectors, each once. within are the recorded metrics that are being traced,
@@ -119,9 +135,9 @@ func (a ages) parts(expr parser.Expr, within []string) (parts []agePart) {
 				return nil
 			}
 		}
-		text := "max(timestamp(" + selector.String() + "))"
+		text := "max" + a.by() + "(timestamp(" + selector.String() + "))"
 		if matrix, ok := parent(path).(*parser.MatrixSelector); ok {
-			text = "(" + text + " or 0 * count(last_over_time(" + matrix.String() + ")))"
+			text = "(" + text + " or 0 * count" + a.by() + "(last_over_time(" + matrix.String() + ")))"
 		}
 		if selector.OriginalOffset != 0 {
 			text = "(" + text + " + " + strconv.FormatFloat(selector.OriginalOffset.Seconds(), 'f', -1, 64) + ")"

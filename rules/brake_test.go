@@ -96,10 +96,10 @@ func TestMemory(t *testing.T) {
 		if d := b.eval(t); d.Result != Applied || d.To != 4 {
 			t.Fatalf("%s %s", d.Result, story(d))
 		}
-		memory := &Memory{targets: map[string]*remembered{digits.String(): b.scaler.remembered}}
+		memory := &Memory{targets: map[string]*remembered{digits.String(): b.scaler.order[0].remembered}}
 		next := func(text string) Decision {
 			b.scaler = NewScaler(parseScale(t, text), ScalerOptions{
-				Querier: b.data, Actuator: b.fake, Journal: b.journal, Metrics: b.scaler.metrics, Acting: true, Memory: memory,
+				Querier: b.data, Actuators: b.scaler.opts.Actuators, Journal: b.journal, Metrics: b.scaler.opts.Metrics, Acting: true, Memory: memory,
 			})
 			return b.eval(t)
 		}

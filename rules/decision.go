@@ -39,8 +39,10 @@ type Decision struct {
 	ID     string    `json:"id"`
 	Time   time.Time `json:"time"`
 	Rule   string    `json:"rule"`
-	Target string    `json:"target"` // kind/name
+	Target string    `json:"target"` // kind/name; of a rule with variants its own name
 	Mode   string    `json:"mode"`
+
+	Labels map[string]string `json:"labels,omitempty"` // of the target, by the rule's for_each
 
 	Action  Action   `json:"action"`
 	From    int      `json:"from"` // asked for before
@@ -59,11 +61,25 @@ type Decision struct {
 	Signals  []SignalRecord `json:"signals,omitempty"`
 	Steps    []StepRecord   `json:"steps,omitempty"`
 
-	// The size after each stage, in their order.
+	// The size after each stage, in their order; the last, bound, gives To.
 	Combined   int `json:"combined"`
 	Gated      int `json:"gated"`
+	Costed     int `json:"costed"`
 	Stabilized int `json:"stabilized"`
 	Limited    int `json:"limited"`
+	Damped     int `json:"damped"`
+
+	Confidence float64     `json:"confidence"` // of the signals, from 0 to 1
+	Variants   []Placement `json:"variants,omitempty"`
+	Cost       *CostRecord `json:"cost,omitempty"` // nil where no price is known
+
+	Annotations map[string]string `json:"annotations,omitempty"` // the rule's, filled in
+}
+
+// CostRecord is what a decision does to the bill.
+type CostRecord struct {
+	BeforeUSDPerHour float64 `json:"before_usd_per_hour"`
+	AfterUSDPerHour  float64 `json:"after_usd_per_hour"`
 }
 
 // Replicas are the sizes that a decision was based on.
@@ -79,9 +95,30 @@ type Replicas struct {
 type SignalRecord struct {
 	Name             string   `json:"name"`
 	Value            *float64 `json:"value,omitempty"` // none when a query that it needs is not valid
-	TargetPerReplica float64  `json:"target_per_replica"`
+	TargetPerReplica float64  `json:"target_per_replica,omitempty"`
+	ServiceRate      float64  `json:"service_rate,omitempty"` // requests a second that one replica completes
+	WaitSeconds      float64  `json:"wait_seconds,omitempty"`
+	Utilization      float64  `json:"utilization,omitempty"`
 	Proposal         *int     `json:"proposal,omitempty"`
+	Panic            *int     `json:"panic,omitempty"` // what it asks for in a panic, while there is one
+	Confidence       float64  `json:"confidence"`
+	Weight           float64  `json:"weight"`
+	Role             string   `json:"role,omitempty"`
 	Reason           Reason   `json:"reason"`
+
+	words  string
+	sizing sizing
+}
+
+// Basis is what the signal is sized by, in words.
+func (s SignalRecord) Basis() string {
+	switch {
+	case s.Utilization > 0:
+		return fmt.Sprintf("at %.6g busy", s.Utilization)
+	case s.ServiceRate > 0:
+		return fmt.Sprintf("at %.6g/s a replica, %.6gs wait", s.ServiceRate, s.WaitSeconds)
+	}
+	return fmt.Sprintf("at %.6g a replica", s.TargetPerReplica)
 }
 
 // StepRecord is what one `when` step came to.

@@ -15,12 +15,15 @@ import (
 	"flyball/rules/source"
 )
 
-// expression is a compiled expr-lang expression over the values of one observation. What it may use is checked when the
-// rule is loaded: names, types, and nothing that loops, so that its cost is bounded by its length.
+// expression is a compiled expr-lang expression over the values of one observation. expr-lang can neither be stopped nor
+// told how many steps it may take, so what it may use is checked when the rule is loaded: names, types, and nothing that
+// loops but a few predicates over the series of a query, of which there are at most maxElements, and none within another.
+// So its cost is bounded by its length.
 type expression struct {
 	text    string
 	program *vm.Program
 	uses    []string // the queries whose values it needs, sorted
+	through []string // the queries whose series it goes through
 }
 
 type resultKind int
@@ -43,24 +46,50 @@ type environment map[string]any
 // fixed are the names that every rule's expressions have beside its queries.
 func fixedEnvironment() environment {
 	return environment{
-		"replicas": 0,  // asked for
-		"ready":    0,  // serving
-		"pending":  0,  // asked for and not serving yet
-		"min":      0,  // of the rule
-		"max":      0,  // of the rule
-		"hour":     0,  // 0 to 23, UTC
-		"weekday":  "", // Monday to Sunday, UTC
+		"replicas": 0,   // asked for
+		"ready":    0,   // serving
+		"pending":  0,   // asked for and not serving yet
+		"min":      0,   // of the rule
+		"max":      0,   // of the rule
+		"hour":     0,   // 0 to 23, UTC
+		"weekday":  "",  // Monday to Sunday, UTC
+		"now":      0.0, // in Unix seconds
 		// Seconds since the last applied change; a very large number when there was none.
 		"since_change": 0.0, "since_up": 0.0, "since_down": 0.0,
+		"labels": map[string]string{}, // of the target, by for_each
+		"window": func(_, _ string) (bool, error) { return false, nil },
 	}
 }
 
 // functions that expressions may call. All are of constant cost.
-var functions = []string{"abs", "ceil", "floor", "round", "min", "max"}
+var functions = []string{"abs", "ceil", "floor", "round", "len"}
+
+// min and max are both the rule's bounds and functions, so a call of one is made a call of these.
+const (
+	minFunction = "least"
+	maxFunction = "greatest"
+)
+
+func extreme(of func(a, b float64) float64) func(args ...any) (any, error) {
+	return func(args ...any) (any, error) {
+		v := number(args[0])
+		for _, a := range args[1:] {
+			v = of(v, number(a))
+		}
+		return v, nil
+	}
+}
+
+// predicates go through the series of a query.
+var predicates = []string{"all", "any", "none", "one", "count", "sum"}
+
+// maxPredicates bounds how often an expression may do so.
+const maxPredicates = 4
 
 // reserved are the names that a query cannot have.
 var reserved = append([]string{
-	"replicas", "ready", "pending", "hour", "weekday", "since_change", "since_up", "since_down", "q", "clamp",
+	"replicas", "ready", "pending", "hour", "weekday", "now", "since_change", "since_up", "since_down", "q", "series", "labels",
+	"clamp", "ratio", "window", "min", "max", minFunction, maxFunction, "all", "any", "none", "one", "count", "sum",
 	"true", "false", "nil", "not", "and", "or", "in", "let", "if", "else", "matches", "contains", "startsWith", "endsWith",
 }, functions...)
 
@@ -69,13 +98,31 @@ const maxExpressionNodes = 500
 
 func (s *Scale) environment() environment {
 	env := fixedEnvironment()
-	states := map[string]queryState{}
+	states, series := map[string]queryState{}, map[string][]element{}
 	for name := range s.Queries {
 		env[name] = 0.0
 		states[name] = queryState{}
+		series[name] = nil
 	}
-	env["q"] = states
+	env["q"], env["series"] = states, series
+	env["window"] = func(days, zone string) (bool, error) { // called with each that an expression names
+		w, err := parseWindow(days, zone)
+		if s.windows == nil {
+			s.windows = map[[2]string]window{}
+		}
+		s.windows[[2]string{days, zone}] = w
+		return false, err
+	}
 	return env
+}
+
+// goesThrough says that an expression of the rule goes through the series of a query.
+func (s *Scale) goesThrough(query string) bool {
+	through := func(e *expression) bool { return e != nil && slices.Contains(e.through, query) }
+	return slices.ContainsFunc(s.Signals, func(g Signal) bool {
+		return through(g.value) || through(g.service) || g.Panic != nil && through(g.Panic.value)
+	}) || slices.ContainsFunc(s.When, func(w Step) bool { return through(w.condition) }) ||
+		slices.ContainsFunc(s.Constraints, func(c Constraint) bool { return through(c.condition) })
 }
 
 // expectEnvironment is what `expect` may use: it is evaluated before the queries are.
@@ -96,8 +143,17 @@ func compile(d *source.Decoder, path, text string, env environment, kind resultK
 		expr.Function("clamp", func(args ...any) (any, error) {
 			return math.Min(math.Max(number(args[0]), number(args[1])), number(args[2])), nil
 		}, new(func(float64, float64, float64) float64)),
+		// ratio(v, t) is v/t, and 0 where t is.
+		expr.Function("ratio", func(args ...any) (any, error) {
+			if t := number(args[1]); t != 0 {
+				return number(args[0]) / t, nil
+			}
+			return 0.0, nil
+		}, new(func(float64, float64) float64)),
+		expr.Function(minFunction, extreme(math.Min), new(func(float64, ...any) float64)),
+		expr.Function(maxFunction, extreme(math.Max), new(func(float64, ...any) float64)),
 	}
-	for _, f := range functions {
+	for _, f := range slices.Concat(functions, predicates) {
 		options = append(options, expr.EnableBuiltin(f))
 	}
 	if kind == boolResult {
@@ -116,7 +172,7 @@ func compile(d *source.Decoder, path, text string, env environment, kind resultK
 	}
 	if err == nil {
 		slices.Sort(check.uses)
-		return &expression{text: text, program: program, uses: slices.Compact(check.uses)}
+		return &expression{text: text, program: program, uses: slices.Compact(check.uses), through: check.through}
 	}
 	message, offset := err.Error(), 0
 	if e, ok := errors.AsType[*file.Error](err); ok {
@@ -145,10 +201,12 @@ func compile(d *source.Decoder, path, text string, env environment, kind resultK
 // checker looks at the parsed expression: which queries it needs, and that it has nothing that loops or that a query
 // cannot have.
 type checker struct {
-	env   environment
-	uses  []string
-	asks  map[string]ast.Node // the queries whose state q.NAME is asked, and where
-	fault error
+	env     environment
+	uses    []string
+	through []string
+	asks    map[string]ast.Node // the queries whose state q.NAME is asked, and where
+	looped  int                 // predicates so far
+	fault   error
 }
 
 // Visit implements ast.Visitor.
@@ -163,30 +221,97 @@ func (c *checker) Visit(node *ast.Node) {
 			c.refuse(n, "ranges are not allowed")
 		}
 	case *ast.MemberNode:
-		states, ok := c.env["q"].(map[string]queryState)
-		name, isName := n.Property.(*ast.StringNode)
-		if base, isQ := n.Node.(*ast.IdentifierNode); ok && isQ && base.Value == "q" {
-			if !isName {
-				c.refuse(n, "q takes the name of a query, as in q.NAME.ok")
-			} else if _, known := states[name.Value]; known {
+		base, named := n.Node.(*ast.IdentifierNode)
+		if !named {
+			return
+		}
+		switch base.Value {
+		case "q":
+			states, _ := c.env["q"].(map[string]queryState)
+			if name, known := member(c, n, "q", states); known {
 				if c.asks == nil {
 					c.asks = map[string]ast.Node{}
 				}
-				c.asks[name.Value] = n
-			} else {
-				names := slices.Collect(func(yield func(string) bool) {
-					for name := range states {
-						if !yield(name) {
-							return
-						}
-					}
-				})
-				slices.Sort(names)
-				c.refuse(n, fmt.Sprintf("q has no query %q%s", name.Value, source.DidYouMean(name.Value, names)))
+				c.asks[name] = n
+			}
+		case "series":
+			series, _ := c.env["series"].(map[string][]element)
+			if name, known := member(c, n, "series", series); known {
+				c.uses, c.through = append(c.uses, name), append(c.through, name)
 			}
 		}
-	case *ast.PredicateNode, *ast.ArrayNode, *ast.MapNode:
-		c.refuse(n, "lists, maps and predicates are not allowed")
+	case *ast.BuiltinNode:
+		if slices.Contains(predicates, n.Name) {
+			c.predicate(n)
+		}
+	case *ast.CallNode:
+		callee, ok := n.Callee.(*ast.IdentifierNode)
+		switch {
+		case !ok:
+		case callee.Value == "window":
+			c.window(n)
+		case callee.Value == "min":
+			callee.Value = minFunction
+		case callee.Value == "max":
+			callee.Value = maxFunction
+		}
+	case *ast.ArrayNode, *ast.MapNode, *ast.SliceNode:
+		c.refuse(n, "lists and maps are not allowed")
+	}
+}
+
+// member is the query that a member of q or series names.
+func member[V any](c *checker, n *ast.MemberNode, of string, known map[string]V) (name string, ok bool) {
+	property, isName := n.Property.(*ast.StringNode)
+	if !isName {
+		c.refuse(n, fmt.Sprintf("%s takes the name of a query, as in %[1]s.NAME", of))
+		return "", false
+	}
+	if _, ok = known[property.Value]; !ok {
+		c.refuse(n, fmt.Sprintf("%s has no query %q%s", of, property.Value, source.DidYouMean(property.Value, sortedKeys(known))))
+	}
+	return property.Value, ok
+}
+
+// predicate refuses one over anything but the series of a query, one within another, and more than a few.
+func (c *checker) predicate(n *ast.BuiltinNode) {
+	list, ok := n.Arguments[0].(*ast.MemberNode)
+	if ok {
+		base, named := list.Node.(*ast.IdentifierNode)
+		ok = named && base.Value == "series"
+	}
+	switch {
+	case !ok:
+		c.refuse(n, fmt.Sprintf("%s goes through the series of a query, as in %[1]s(series.NAME, .value > 1)", n.Name))
+	case len(n.Arguments) > 1 && loops(n.Arguments[1]):
+		c.refuse(n, fmt.Sprintf("%s has a predicate within its own, whose cost nothing bounds", n.Name))
+	}
+	if c.looped++; c.looped > maxPredicates {
+		c.refuse(n, fmt.Sprintf("more than %d predicates", maxPredicates))
+	}
+}
+
+// loops says that something within a node goes through a list.
+func loops(node ast.Node) bool {
+	return ast.Find(node, func(n ast.Node) bool {
+		b, ok := n.(*ast.BuiltinNode)
+		return ok && slices.Contains(predicates, b.Name)
+	}) != nil
+}
+
+// window checks the arguments of window(days, zone), which must be known when the rule is loaded.
+func (c *checker) window(n *ast.CallNode) {
+	for _, a := range n.Arguments {
+		if _, ok := a.(*ast.StringNode); !ok {
+			c.refuse(n, "window takes two texts, as in window('Mon-Fri 08:00-18:00', 'Europe/Berlin')")
+			return
+		}
+	}
+	if len(n.Arguments) == 2 {
+		register, _ := c.env["window"].(func(days, zone string) (bool, error))
+		if _, err := register(n.Arguments[0].(*ast.StringNode).Value, n.Arguments[1].(*ast.StringNode).Value); err != nil {
+			c.refuse(n, err.Error())
+		}
 	}
 }
 
@@ -224,8 +349,8 @@ func (e *expression) bool(env environment) (bool, error) {
 	return b, nil
 }
 
-// needs says whether the expression uses one of the queries named.
-func (e *expression) needs(query string) bool { return slices.Contains(e.uses, query) }
+// needs says whether the expression uses the value or the series of a query.
+func (e *expression) needs(query string) bool { return e != nil && slices.Contains(e.uses, query) }
 
 func plainExprError(err error) error {
 	if e, ok := errors.AsType[*file.Error](err); ok {

@@ -2,6 +2,8 @@ package rules
 
 import (
 	"fmt"
+	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +35,53 @@ type Rule struct {
 	Record *Record
 	Alert  *Alert
 	Scale  *Scale
+	Budget *Budget
+	SLO    *SLO
+
+	Optimize *Optimize
+	Forecast *ForecastRule
+}
+
+// kinds are the keys that say what kind of rule one is.
+var kinds = []string{"record", "alert", "scale", "budget", "slo", "optimize", "forecast"}
+
+// Kind is the key that says what kind of rule it is.
+func (r *Rule) Kind() string {
+	for i, set := range []bool{r.Record != nil, r.Alert != nil, r.Scale != nil, r.Budget != nil, r.SLO != nil, r.Optimize != nil, r.Forecast != nil} {
+		if set {
+			return kinds[i]
+		}
+	}
+	return ""
+}
+
+// written ranges over the group's rules, each with those that it stands for.
+func (g *Group) written() iter.Seq[*Rule] {
+	return func(yield func(*Rule) bool) {
+		for i := range g.Rules {
+			if !yield(&g.Rules[i]) {
+				return
+			}
+			for _, derived := range g.Rules[i].Derived() {
+				if !yield(&derived) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Derived are the record and alert rules that a rule stands for, which follow it in its group.
+func (r *Rule) Derived() (all []Rule) {
+	switch {
+	case r.SLO != nil:
+		return r.SLO.Rules()
+	case r.Budget != nil:
+		for _, a := range r.Budget.Alerts() {
+			all = append(all, Rule{Alert: a})
+		}
+	}
+	return all
 }
 
 // Record is Prometheus's recording rule.
@@ -73,10 +122,11 @@ type Reader struct {
 	// file, Finish says which queries that rules out.
 	Remote bool
 
-	files    []*File
-	decoders []*source.Decoder // of files
-	rules    map[string]string // where a scale rule was first, by name
-	targets  map[string]string // and which rule has a target, by target
+	files   []*File
+	sources []*source.File    // of files
+	rules   map[string]string // where a scale rule was first, by name
+	targets map[string]string // and which rule has a target, by target
+	named   map[string]string // where another rule was first, by kind and name
 }
 
 // ReadFile reads and validates one rule file. The error is a source.Errors with every fault, or says why the file could
@@ -96,7 +146,7 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 		return nil, err
 	}
 	if r.rules == nil {
-		r.rules, r.targets = map[string]string{}, map[string]string{}
+		r.rules, r.targets, r.named = map[string]string{}, map[string]string{}, map[string]string{}
 	}
 	d := parsed.Decoder()
 	f := &File{Name: name}
@@ -105,9 +155,54 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
-	r.files, r.decoders = append(r.files, f), append(r.decoders, d)
+	r.files, r.sources = append(r.files, f), append(r.sources, parsed)
 	r.trace()
+	r.link()
 	return f, nil
+}
+
+// link tells scale rules which budgets apply to them, of all the files read so far.
+func (r *Reader) link() {
+	scales := map[string]*Scale{}
+	var budgets []*Budget
+	for _, rule := range r.all() {
+		switch {
+		case rule.Scale != nil:
+			rule.Scale.caps = nil
+			scales[rule.Scale.Name] = rule.Scale
+		case rule.Budget != nil && rule.Budget.caps():
+			budgets = append(budgets, rule.Budget)
+		}
+	}
+	slices.SortFunc(budgets, func(a, b *Budget) int { return strings.Compare(a.Name, b.Name) })
+	for _, b := range budgets {
+		for _, name := range b.AppliesTo {
+			if s := scales[name]; s != nil {
+				s.caps = append(s.caps, capRule{b.Name, b.Policy == hardPolicy, b.SLOFloor})
+			}
+		}
+	}
+}
+
+// all ranges over the rules of the files read so far.
+func (r *Reader) all() iter.Seq2[spot, *Rule] {
+	return func(yield func(spot, *Rule) bool) {
+		for i, f := range r.files {
+			for j := range f.Groups {
+				for k := range f.Groups[j].Rules {
+					if !yield(spot{i, fmt.Sprintf("groups[%d].rules[%d]", j, k)}, &f.Groups[j].Rules[k]) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// spot is where a rule is: the number of its file, and its path in it.
+type spot struct {
+	file int
+	path string
 }
 
 // trace finds how the age of each query is asked, by all the recording rules read so far, in whatever order.
@@ -116,16 +211,16 @@ func (r *Reader) trace() {
 	if r.Remote {
 		by.own = own(r.files)
 	}
-	for _, f := range r.files {
-		for _, g := range f.Groups {
-			for _, rule := range g.Rules {
-				if rule.Scale == nil {
-					continue
-				}
-				for _, q := range rule.Scale.Queries {
-					q.ages = by.queries(q.parsed)
-				}
-			}
+	for _, rule := range r.all() {
+		if rule.Scale == nil {
+			continue
+		}
+		by.labels = nil
+		if rule.Scale.ForEach != nil {
+			by.labels = rule.Scale.ForEach.By
+		}
+		for _, q := range rule.Scale.Queries {
+			q.ages = by.queries(q.parsed)
 		}
 	}
 }
@@ -136,33 +231,29 @@ func (r *Rule) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 		d.Fault(n, "%s: expected a rule: keys and values", path)
 		return
 	}
-	var kinds, keys []string
+	var found, keys []string
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i].Value
 		keys = append(keys, key)
-		switch key {
-		case "record", "alert", "scale":
-			kinds = append(kinds, key)
-		case "forecast", "budget", "optimize", "slo":
-			d.Fault(n.Content[i], "%s rules are not in this version", key)
-			return
+		if slices.Contains(kinds, key) {
+			found = append(found, key)
 		}
 	}
-	if len(kinds) != 1 {
-		if len(kinds) > 1 {
-			d.Fault(n, "a rule has one kind: found %s", strings.Join(kinds, " and "))
+	if len(found) != 1 {
+		if len(found) > 1 {
+			d.Fault(n, "a rule has one kind: found %s", strings.Join(found, " and "))
 			return
 		}
 		hint := ""
 		for _, key := range keys {
 			if hint == "" {
-				hint = source.DidYouMean(key, []string{"record", "alert", "scale"})
+				hint = source.DidYouMean(key, kinds)
 			}
 		}
-		d.Fault(n, "a rule needs one of record, alert or scale%s", hint)
+		d.Fault(n, "a rule needs one of %s%s", alternatives(kinds), hint)
 		return
 	}
-	switch kinds[0] {
+	switch found[0] {
 	case "record":
 		r.Record = &Record{}
 		d.DecodeNode(n, path, r.Record)
@@ -172,6 +263,18 @@ func (r *Rule) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 	case "scale":
 		r.Scale = DefaultScale()
 		d.DecodeNode(n, path, r.Scale)
+	case "budget":
+		r.Budget = DefaultBudget()
+		d.DecodeNode(n, path, r.Budget)
+	case "slo":
+		r.SLO = DefaultSLO()
+		d.DecodeNode(n, path, r.SLO)
+	case "optimize":
+		r.Optimize = DefaultOptimize()
+		d.DecodeNode(n, path, r.Optimize)
+	case "forecast":
+		r.Forecast = DefaultForecast()
+		d.DecodeNode(n, path, r.Forecast)
 	}
 }
 
@@ -211,6 +314,18 @@ func (f *File) validate(d *source.Decoder, reader *Reader) {
 			case r.Scale != nil:
 				reader.register(d, at, f.Name, r.Scale)
 				r.Scale.validate(d, at, time.Duration(g.Interval), reader.Defaults.ScrapeInterval)
+			case r.Budget != nil:
+				reader.once(d, at+".budget", f.Name, "budget", r.Budget.Name)
+				r.Budget.validate(d, at)
+			case r.SLO != nil:
+				reader.once(d, at+".slo", f.Name, "SLO", r.SLO.Name)
+				r.SLO.validate(d, at)
+			case r.Optimize != nil:
+				reader.once(d, at+".optimize", f.Name, "optimize rule", r.Optimize.Name)
+				r.Optimize.validate(d, at, time.Duration(g.Interval), reader.Defaults.ScrapeInterval)
+			case r.Forecast != nil:
+				reader.once(d, at+".forecast", f.Name, "forecast", r.Forecast.Name)
+				r.Forecast.validate(d, at)
 			}
 		}
 		if d.Len() == before && reader.CheckGroup != nil {
@@ -226,17 +341,29 @@ func (r *Reader) register(d *source.Decoder, path, file string, s *Scale) {
 	} else if s.Name != "" {
 		r.rules[s.Name] = file
 	}
-	if s.Target.Kind == "" || s.Target.Name == "" {
-		return
-	}
-	if r.CheckScale != nil {
+	if r.CheckScale != nil && (len(s.Variants) > 0 || s.Target.Kind != "" && s.Target.Name != "") {
 		d.Faults(path, r.CheckScale(s))
 	}
-	target := s.Target.String()
-	if other, taken := r.targets[target]; taken {
-		d.FaultAt(path+".target", 0, "target %s is already scaled by rule %s: two rules would fight over it", target, other)
-	} else {
-		r.targets[target] = fmt.Sprintf("%q in %s", s.Name, file)
+	targets, paths := s.Targets()
+	for i, t := range targets {
+		if t.Kind == "" || t.Name == "" {
+			continue // told elsewhere
+		}
+		target := t.String()
+		if other, taken := r.targets[target]; taken {
+			d.FaultAt(path+"."+paths[i], 0, "target %s is already scaled by rule %s: two rules would fight over it", target, other)
+		} else {
+			r.targets[target] = fmt.Sprintf("%q in %s", s.Name, file)
+		}
+	}
+}
+
+// once notes the name of a rule of a kind, which can be had once.
+func (r *Reader) once(d *source.Decoder, path, file, kind, name string) {
+	if first, taken := r.named[kind+" "+name]; taken {
+		d.FaultAt(path, 0, "%s %q is already in %s", kind, name, first)
+	} else if name != "" {
+		r.named[kind+" "+name] = file
 	}
 }
 

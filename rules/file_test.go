@@ -38,7 +38,7 @@ func rule(edits ...string) string {
 func TestParseFileErrors(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"a typo in a key", rule("target_per_replica", "target_per_replcia"), `
-rules.yml:10:7: target_per_replica: missing: how much of load one replica serves
+rules.yml:10:7: target_per_replica: missing: how much of load one replica serves; or service_rate and wait, or utilization
    10 |     - {name: load, value: demand, target_per_replcia: 130}
       |       ^
 rules.yml:10:35: unknown key "target_per_replcia" (did you mean "target_per_replica"?)
@@ -76,7 +76,7 @@ rules.yml:10:12: if: expected bool, but got float64
       |            ^
 1 error in 1 file`},
 		{"what loops", rule("    signals:", "    when:\n    - {if: 'any([1], # > 1)', do: hold}\n    signals:"), `
-rules.yml:10:17: if: lists, maps and predicates are not allowed
+rules.yml:10:17: if: lists and maps are not allowed
    10 |     - {if: 'any([1], # > 1)', do: hold}
       |                 ^
 1 error in 1 file`},
@@ -126,7 +126,7 @@ rules.yml:5:35: target.name: no such process
       |                                   ^
 1 error in 1 file`},
 		{"no kind", "groups:\n- name: a\n  rules:\n  - {scael: digits, max: 3}\n", `
-rules.yml:4:5: a rule needs one of record, alert or scale (did you mean "scale"?)
+rules.yml:4:5: a rule needs one of record, alert, scale, budget, slo, optimize or forecast (did you mean "scale"?)
     4 |   - {scael: digits, max: 3}
       |     ^
 1 error in 1 file`},
@@ -135,10 +135,10 @@ rules.yml:4:5: a rule has one kind: found record and alert
     4 |   - {record: a, alert: b, expr: up}
       |     ^
 1 error in 1 file`},
-		{"a kind to come", "groups:\n- name: a\n  rules:\n  - {budget: b}\n", `
-rules.yml:4:6: budget rules are not in this version
-    4 |   - {budget: b}
-      |      ^
+		{"an SLO of nothing", "groups:\n- name: a\n  rules:\n  - {slo: b}\n", `
+rules.yml:4:11: SLO "b" has neither objectives nor thresholds
+    4 |   - {slo: b}
+      |           ^
 1 error in 1 file`},
 		{"a recording rule", "groups:\n- name: a\n  rules:\n  - {record: 'a b', expr: 'up(', labels: {__name__: x}}\n", `
 rules.yml:4:31: PromQL: unclosed left parenthesis
@@ -183,10 +183,10 @@ rules.yml:7:10: min is -1: expected 0 or more
 rules.yml:8:10: max is 0: expected 1 or more
     8 |     max: 0
       |          ^
-rules.yml:9:14: startup is 0s: expected more than 0
+rules.yml:9:14: startup is 0s: expected auto, or more than 0
     9 |     startup: 0s
       |              ^
-rules.yml:10:14: combine is "sum": this version knows max
+rules.yml:10:14: combine is "sum": expected max, weighted or priority
    10 |     combine: sum
       |              ^
 rules.yml:12:12: "min" cannot name a query: it has a meaning in expressions

@@ -18,6 +18,27 @@ type remembered struct {
 	last     *Decision
 	recorded *Decision // the last one that the journal has
 	output   []Sample
+	owner    string // the rule that scales it
+}
+
+// claim makes a rule the one that scales the target, and says which one does already.
+func (r *remembered) claim(rule string) (other string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.owner != "" && r.owner != rule {
+		return r.owner
+	}
+	r.owner = rule
+	return ""
+}
+
+// release lets another rule have the target.
+func (r *remembered) release(rule string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.owner == rule {
+		r.owner = ""
+	}
 }
 
 // Replay takes in a decision that a journal holds, in the order of the journal.

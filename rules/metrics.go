@@ -2,6 +2,7 @@ package rules
 
 import (
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -50,17 +51,23 @@ func (m *Metrics) Show(scalers []*Scaler) {
 	m.scalers = make(map[string]*Scaler, len(scalers))
 	for _, s := range scalers {
 		m.scalers[s.rule.Name] = s
-		if old := gone[s.rule.Name]; old != nil && old.rule.Target == s.rule.Target {
+		if old := gone[s.rule.Name]; old != nil && reflect.DeepEqual(old.rule.Target, s.rule.Target) {
 			delete(gone, s.rule.Name)
+		}
+		if s.rule.ForEach != nil {
+			continue // its targets come with the data
 		}
 		for _, direction := range []Action{Up, Down} {
 			for _, result := range []Result{Applied, Failed} {
-				m.applied.WithLabelValues(s.rule.Name, s.rule.Target.String(), string(direction), string(result))
+				m.applied.WithLabelValues(s.rule.Name, s.rule.Key(), string(direction), string(result))
 			}
 		}
 	}
 	for name, s := range gone {
-		series := prometheus.Labels{"rule": name, "target": s.rule.Target.String()}
+		series := prometheus.Labels{"rule": name}
+		if s.rule.ForEach == nil {
+			series["target"] = s.rule.Key()
+		}
 		m.decisions.DeletePartialMatch(series)
 		m.applied.DeletePartialMatch(series)
 	}
@@ -82,6 +89,8 @@ var help = map[string]string{
 	"flyball_scale_max_replicas":                  "The rule's upper bound.",
 	"flyball_scale_signal_value":                  "Value of a signal.",
 	"flyball_scale_signal_proposal_replicas":      "Replicas that a signal asks for.",
+	"flyball_scale_signal_confidence":             "How fresh and complete a signal's data is, from 0 to 1.",
+	"flyball_scale_cost_usd_per_hour":             "What the replicas asked for cost, where the rule knows their price.",
 	"flyball_scale_blocked":                       "1 while the reason keeps the size from what the signals ask for.",
 	"flyball_scale_last_change_timestamp_seconds": "When the size was last changed, in Unix time.",
 }
@@ -98,10 +107,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, s := range m.scalers {
-		s.mu.Lock()
-		output := s.output
-		s.mu.Unlock()
-		for _, sample := range output {
+		for _, sample := range s.output() {
 			name := sample.Labels.Get(labels.MetricName)
 			var names, values []string
 			sample.Labels.Range(func(l labels.Label) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"flyball/actuators"
@@ -11,82 +13,124 @@ import (
 
 // Observation is all that a decision looks at: the target's size and each query's answer, at one time.
 type Observation struct {
-	At          time.Time
-	Replicas    actuators.State
-	TargetError string   // why the target could not be observed
-	Answers     []Answer // one for each query, sorted by name
+	At     time.Time
+	Target string            // kind/name; empty: the rule's
+	Labels map[string]string // of the target, by the rule's for_each
+
+	Replicas    actuators.State   // with variants in units of capacity
+	Variants    []actuators.State // in the order of the rule's
+	TargetError string            // why the target could not be observed
+	Answers     []Answer          // one for each query, sorted by name
+	Caps        []Cap             // of the budgets that apply and are used up, sorted by name
+}
+
+// Cap is what a budget that is used up leaves a rule.
+type Cap struct {
+	Budget     string
+	Hard       bool
+	USDPerHour float64 // that the rule's replicas may cost; only of a hard cap
+	Floor      int     // replicas that they may be all the same
+	Fault      Reason  // why that is not known
 }
 
 // Answer is what became of one query.
 type Answer struct {
 	Name       string   `json:"name"`
 	Expr       string   `json:"expr"`
-	Value      *float64 `json:"value,omitempty"` // none unless the answer is valid
+	Value      *float64 `json:"value,omitempty"` // none unless the answer is valid or partial
 	AgeSeconds float64  `json:"age_seconds"`     // of the newest sample behind it; 0 when the expression has none
 	Series     int      `json:"series"`
-	Fault      Reason   `json:"fault,omitempty"`  // why it does not count
-	Detail     string   `json:"detail,omitempty"` // the fault in words
+	Confidence float64  `json:"confidence"`        // how fresh and complete it is, from 0 to 1
+	Fault      Reason   `json:"fault,omitempty"`   // why it does not count
+	Detail     string   `json:"detail,omitempty"`  // the fault in words
+	Partial    bool     `json:"partial,omitempty"` // series are missing, so the value can ask for more and not for less
 	Optional   bool     `json:"optional,omitempty"`
+	Block      bool     `json:"block,omitempty"` // without it nothing moves
+
+	elements []element // of its series, where an expression goes through them
 }
 
-// observe asks the store and the actuator. It does not fail: what could not be had is part of the observation.
-func (s *Scaler) observe(ctx context.Context, at time.Time) Observation {
-	obs := Observation{At: at}
-	state, err := s.actuator.Observe(ctx, s.rule.Target)
-	if err != nil {
-		obs.TargetError = err.Error()
-	}
-	obs.Replicas = state
+// element is one series of an answer, for expressions.
+type element struct {
+	Labels map[string]string `expr:"labels"`
+	Value  float64           `expr:"value"`
+}
+
+// hidden says that the author of the rule did not write the query.
+func (a *Answer) hidden() bool { return strings.Contains(a.Name, "@") }
+
+// reply is what the store said to one query, for all targets of the rule.
+type reply struct {
+	samples []Sample
+	err     error
+	ages    [][]Sample // the times of the data behind it
+	ageErr  error
+}
+
+// ask asks each query of the rule, and how old the data behind it is.
+func (s *Scaler) ask(ctx context.Context, at time.Time) map[string]reply {
+	replies := make(map[string]reply, len(s.rule.names))
 	for _, name := range s.rule.names {
-		obs.Answers = append(obs.Answers, s.ask(ctx, name, at, state))
+		q := s.rule.Queries[name]
+		var r reply
+		// What has been silent for longer than it may be is left out: series of replicas that are gone.
+		r.samples, r.err = s.opts.Querier.Query(ctx, q.Expr, at, time.Duration(q.StaleAfter))
+		if r.err == nil {
+			for _, expr := range q.ages {
+				times, err := s.opts.Querier.Query(ctx, expr, at, 0)
+				if err != nil {
+					r.ageErr = err
+					break
+				}
+				r.ages = append(r.ages, times)
+			}
+		}
+		replies[name] = r
 	}
-	return obs
+	return replies
 }
 
-func (s *Scaler) ask(ctx context.Context, name string, at time.Time, state actuators.State) Answer {
+// answer is what a reply is worth to one target.
+func (s *Scaler) answer(name string, r reply, at time.Time, state actuators.State) Answer {
 	q := s.rule.Queries[name]
-	a := Answer{Name: name, Expr: q.Expr, Optional: q.Optional}
+	a := Answer{Name: name, Expr: q.Expr, Optional: q.Optional, Block: q.OnMissing == missingBlock}
 	fault := func(r Reason, format string, args ...any) Answer {
 		a.Fault, a.Detail = r, fmt.Sprintf(format, args...)
 		return a
 	}
-	samples, err := s.querier.Query(ctx, q.Expr, at)
-	if err != nil {
-		return fault(MetricMissing, "the query failed: %s", err)
+	if r.err != nil {
+		return fault(MetricMissing, "the query failed: %s", r.err)
 	}
-	a.Series = len(samples)
-	if a.Series == 0 {
-		return fault(MetricMissing, "the query has no answer")
+	if r.ageErr != nil {
+		return fault(MetricMissing, "its age could not be asked: %s", r.ageErr)
 	}
-	expected := 1
-	if q.expect != nil {
-		n, err := q.expect.number(environment{
-			"replicas": state.Spec, "ready": state.Ready, "pending": state.Pending, "min": s.rule.Min, "max": s.rule.Max,
-		})
-		if err != nil || math.IsNaN(n) || math.IsInf(n, 0) {
-			return fault(MetricMissing, "expect: %q gives no number", q.Expect)
-		}
-		expected = int(math.Round(n))
-	}
-	if a.Series < expected {
-		return fault(MetricMissing, "%d series of %d expected", a.Series, expected)
-	}
-	oldest, dated, err := s.dataTime(ctx, q, at)
+	a.Series = len(r.samples)
+	oldest, dated := dataTime(r.ages)
+	age := time.Duration(0)
 	switch {
-	case err != nil:
-		return fault(MetricMissing, "its age could not be asked: %s", err)
 	case dated && (math.IsNaN(oldest) || math.IsInf(oldest, 0)):
 		return fault(MetricNaN, "its age is %g", oldest)
 	case dated && oldest == 0:
 		return fault(MetricStale, "its series have ended: the last scrape of them failed")
 	case dated:
-		age := at.Sub(time.UnixMilli(int64(oldest * 1000)))
-		a.AgeSeconds = max(0, age.Seconds())
+		age = max(0, at.Sub(time.UnixMilli(int64(oldest*1000))))
+		a.AgeSeconds = age.Seconds()
 		if age > time.Duration(q.StaleAfter) {
 			return fault(MetricStale, "the newest sample is %s old, stale after %s", round(age), q.StaleAfter)
 		}
 	}
-	value, detail := reduce(q.Reduce, samples)
+	if a.Series == 0 {
+		return fault(MetricMissing, "the query has no answer")
+	}
+	expected := 1
+	if q.expect != nil {
+		n, err := q.expect.number(sizesOf(s.rule, state))
+		if err != nil || math.IsNaN(n) || math.IsInf(n, 0) {
+			return fault(MetricMissing, "expect: %q gives no number", q.Expect)
+		}
+		expected = int(math.Round(n))
+	}
+	value, detail := reduce(q.Reduce, r.samples)
 	switch {
 	case detail != "":
 		return fault(MetricMissing, "%s", detail)
@@ -94,26 +138,49 @@ func (s *Scaler) ask(ctx context.Context, name string, at time.Time, state actua
 		return fault(MetricNaN, "the value is %g", value)
 	}
 	a.Value = &value
+	a.Confidence = s.rule.fresh(age, time.Duration(q.StaleAfter)) * math.Min(1, float64(a.Series)/float64(max(expected, 1)))
+	if s.rule.goesThrough(name) {
+		if len(r.samples) > maxElements {
+			a.Value = nil
+			return fault(MetricMissing, "%d series are more than the %d that an expression goes through", len(r.samples), maxElements)
+		}
+		for _, sample := range r.samples {
+			if math.IsNaN(sample.Value) || math.IsInf(sample.Value, 0) {
+				a.Value = nil
+				return fault(MetricNaN, "the value of %s is %g", sample.Labels, sample.Value)
+			}
+			a.elements = append(a.elements, element{sample.Labels.Map(), sample.Value})
+		}
+	}
+	if a.Series < expected {
+		a.Partial = true
+		return fault(MetricMissing, "%d series of %d expected", a.Series, expected)
+	}
 	return a
+}
+
+// fresh is how sure data of an age is: entirely, as long as it is no older than an evaluation and a scrape that came right
+// after one another in the worst order, and not at all from where it is stale.
+func (s *Scale) fresh(age, stale time.Duration) float64 {
+	normal := s.interval + s.scrape
+	if age <= normal || stale <= normal {
+		return 1
+	}
+	return max(0, 1-float64(age-normal)/float64(stale-normal))
 }
 
 // dataTime is the time of the oldest data behind a query, in Unix seconds. There is none where every selector is absent:
 // then the answer is made of that.
-func (s *Scaler) dataTime(ctx context.Context, q *Query, at time.Time) (oldest float64, dated bool, err error) {
-	for _, expr := range q.ages {
-		times, err := s.querier.Query(ctx, expr, at)
-		if err != nil {
-			return 0, false, err
+func dataTime(ages [][]Sample) (oldest float64, dated bool) {
+	for _, times := range ages {
+		for _, sample := range times {
+			if t := sample.Value; !dated || t < oldest || math.IsNaN(t) {
+				oldest = t
+			}
+			dated = true
 		}
-		if len(times) != 1 {
-			continue
-		}
-		if t := times[0].Value; !dated || t < oldest || math.IsNaN(t) {
-			oldest = t
-		}
-		dated = true
 	}
-	return oldest, dated, nil
+	return oldest, dated
 }
 
 func reduce(how string, samples []Sample) (value float64, fault string) {
@@ -141,25 +208,67 @@ func reduce(how string, samples []Sample) (value float64, fault string) {
 	return value, ""
 }
 
-// environment returns the value of each name that expressions may use.
+// target is what the decision is for, as kind/name.
+func (o *Observation) target(rule *Scale) string {
+	if o.Target != "" {
+		return o.Target
+	}
+	return rule.Key()
+}
+
+// Key names what the rule decides for, as kind/name: its target, or itself where it has variants. Of a rule with for_each it
+// is the template of the names.
+func (s *Scale) Key() string {
+	if len(s.Variants) > 0 {
+		return "variants/" + s.Name
+	}
+	return s.Target.String()
+}
+
+// sizes are what expressions know before any query is answered.
+func (o *Observation) sizes(rule *Scale) environment { return sizesOf(rule, o.Replicas) }
+
+func sizesOf(rule *Scale, state actuators.State) environment {
+	return environment{
+		"replicas": state.Spec, "ready": state.Ready, "pending": state.Pending, "min": rule.Min, "max": rule.Max,
+	}
+}
+
+// environment returns the value of each name that expressions may use. What costs something and only few rules name is
+// there only for those.
 func (o *Observation) environment(rule *Scale, st State) environment {
-	env := fixedEnvironment()
+	env := make(environment, 16+len(o.Answers))
+	utc := o.At.UTC()
 	env["replicas"], env["ready"], env["pending"] = o.Replicas.Spec, o.Replicas.Ready, o.Replicas.Pending
 	env["min"], env["max"] = rule.Min, rule.Max
-	utc := o.At.UTC()
-	env["hour"], env["weekday"] = utc.Hour(), utc.Weekday().String()
+	env["hour"], env["weekday"], env["now"] = utc.Hour(), utc.Weekday().String(), float64(o.At.UnixMilli())/1000
 	env["since_up"], env["since_down"] = since(o.At, st.LastUp), since(o.At, st.LastDown)
 	env["since_change"] = min(since(o.At, st.LastUp), since(o.At, st.LastDown))
+	if rule.windows != nil {
+		env["window"] = func(days, zone string) (bool, error) {
+			w, known := rule.windows[[2]string{days, zone}]
+			return known && w.holds(o.At.In(w.zone)), nil
+		}
+	}
+	env["labels"] = o.Labels
 	states := make(map[string]queryState, len(o.Answers))
-	for _, a := range o.Answers {
+	var series map[string][]element
+	for i := range o.Answers {
+		a := &o.Answers[i]
 		states[a.Name] = queryState{OK: a.Fault == "", Age: a.AgeSeconds, N: a.Series}
 		if a.Value != nil {
 			env[a.Name] = *a.Value
 		} else {
 			env[a.Name] = 0.0 // never reached: what needs it is not evaluated
 		}
+		if a.elements != nil {
+			if series == nil {
+				series = map[string][]element{}
+			}
+			series[a.Name] = a.elements
+		}
 	}
-	env["q"] = states
+	env["q"], env["series"] = states, series
 	return env
 }
 
@@ -173,14 +282,62 @@ func since(now, then time.Time) float64 {
 	return now.Sub(then).Seconds()
 }
 
+// answer returns the one of a query.
+func (o *Observation) answer(name string) Answer {
+	i, found := slices.BinarySearchFunc(o.Answers, name, func(a Answer, name string) int { return strings.Compare(a.Name, name) })
+	if !found {
+		return Answer{Name: name, Fault: MetricMissing, Detail: "it was not asked"}
+	}
+	return o.Answers[i]
+}
+
 // fault returns why an expression cannot be evaluated, or "".
 func (o *Observation) fault(e *expression) Reason {
-	for _, a := range o.Answers {
-		if a.Fault != "" && e.needs(a.Name) {
+	for i := range o.Answers {
+		if a := &o.Answers[i]; a.Fault != "" && e.needs(a.Name) {
 			return a.Fault
 		}
 	}
 	return ""
+}
+
+// quality returns why the expressions cannot be evaluated for a signal, whether they can in part, and how sure the data is
+// that they need.
+func (o *Observation) quality(expressions ...*expression) (fault Reason, partial bool, confidence float64) {
+	confidence = 1
+	for _, e := range expressions {
+		if e == nil {
+			continue
+		}
+		for i := range o.Answers {
+			a := &o.Answers[i]
+			if !e.needs(a.Name) {
+				continue
+			}
+			if a.Fault != "" && !a.Partial {
+				return a.Fault, false, 0
+			}
+			partial = partial || a.Partial
+			confidence = min(confidence, a.Confidence)
+		}
+	}
+	return "", partial, confidence
+}
+
+// optional says that all that keeps the expressions from being evaluated may be missing.
+func (o *Observation) optional(expressions ...*expression) bool {
+	optional := false
+	for _, e := range expressions {
+		for i := range o.Answers {
+			if a := &o.Answers[i]; e != nil && a.Fault != "" && e.needs(a.Name) {
+				if !a.Optional {
+					return false
+				}
+				optional = true
+			}
+		}
+	}
+	return optional
 }
 
 func round(d time.Duration) string {

@@ -10,6 +10,9 @@ const (
 	BelowTarget     Reason = "BelowTarget"     // every signal asks for fewer
 	WithinTolerance Reason = "WithinTolerance" // no signal is far enough from its target
 	StepRule        Reason = "StepRule"        // a `when` step fired
+	ForecastFloor   Reason = "Forecast"        // a forecast asks for more than what there is now
+	Panicked        Reason = "Panic"           // a signal asks for many times the ready replicas over a short time
+	Scheduled       Reason = "Schedule"        // a schedule bounds the size
 	MinReplicas     Reason = "MinReplicas"     // raised to, or kept at, min
 	MaxReplicas     Reason = "MaxReplicas"     // cut to max
 	Restored        Reason = "Restored"        // the size of before a restart
@@ -17,25 +20,29 @@ const (
 
 // What held it.
 const (
-	ScaleUpRate    Reason = "ScaleUpRate"    // behavior.up.policies
-	ScaleDownRate  Reason = "ScaleDownRate"  // behavior.down.policies
-	Stabilized     Reason = "Stabilized"     // behavior.*.window
-	Cooldown       Reason = "Cooldown"       // behavior.*.cooldown
-	InFlight       Reason = "InFlight"       // replicas of the last change are not ready yet
-	MetricMissing  Reason = "MetricMissing"  // a query has no answer, or fewer series than expected
-	MetricStale    Reason = "MetricStale"    // its newest sample is too old
-	MetricNaN      Reason = "MetricNaN"      // its value is not a finite number
-	Paused         Reason = "Paused"         // acting is frozen
-	DryRun         Reason = "DryRun"         // the rule observes, or acting is not enabled
-	ExternalChange Reason = "ExternalChange" // somebody else changed the target since it was observed
-	ActuatorError  Reason = "ActuatorError"  // the target could not be observed or changed
+	ScaleUpRate         Reason = "ScaleUpRate"         // behavior.up.policies
+	ScaleDownRate       Reason = "ScaleDownRate"       // behavior.down.policies
+	Stabilized          Reason = "Stabilized"          // behavior.*.window
+	Cooldown            Reason = "Cooldown"            // behavior.*.cooldown
+	LowConfidence       Reason = "LowConfidence"       // the signals are not sure enough
+	BudgetCap           Reason = "BudgetCap"           // a budget is used up
+	FlapBudgetSpent     Reason = "FlapBudget"          // the size has turned round too often
+	ProjectionWouldFlap Reason = "ProjectionWouldFlap" // a signal would ask for more at once
+	InFlight            Reason = "InFlight"            // replicas of the last change are not ready yet
+	MetricMissing       Reason = "MetricMissing"       // a query has no answer, or fewer series than expected
+	MetricStale         Reason = "MetricStale"         // its newest sample is too old
+	MetricNaN           Reason = "MetricNaN"           // its value is not a finite number
+	Paused              Reason = "Paused"              // acting is frozen
+	DryRun              Reason = "DryRun"              // the rule observes, or acting is not enabled
+	ExternalChange      Reason = "ExternalChange"      // somebody else changed the target since it was observed
+	ActuatorError       Reason = "ActuatorError"       // the target could not be observed or changed
 )
 
 // Reasons lists every reason that this version gives, in the order of the documentation.
 func Reasons() []Reason {
 	return []Reason{
-		AboveTarget, BelowTarget, WithinTolerance, StepRule, MinReplicas, MaxReplicas, ScaleUpRate, ScaleDownRate,
-		Stabilized, Cooldown, MetricMissing, MetricStale, MetricNaN, InFlight, ExternalChange, Restored,
-		Paused, DryRun, ActuatorError,
+		AboveTarget, BelowTarget, WithinTolerance, StepRule, ForecastFloor, Panicked, Scheduled, MinReplicas, MaxReplicas,
+		ScaleUpRate, ScaleDownRate, Stabilized, Cooldown, FlapBudgetSpent, ProjectionWouldFlap, MetricMissing, MetricStale,
+		MetricNaN, LowConfidence, BudgetCap, InFlight, Paused, ExternalChange, Restored, DryRun, ActuatorError,
 	}
 }

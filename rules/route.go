@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -22,6 +23,12 @@ type Own map[string]bool
 // Alerts adds what alert rules write.
 func (o Own) Alerts() {
 	o["ALERTS"], o["ALERTS_FOR_STATE"] = true, true
+}
+
+func (o Own) add(names []string) {
+	for _, name := range names {
+		o[name] = true
+	}
 }
 
 // Remote says whether an expression is for the Prometheus elsewhere, by the metrics that its selectors name; a selector
@@ -79,16 +86,18 @@ func own(files []*File) Own {
 	o := Own{}
 	for _, f := range files {
 		for _, g := range f.Groups {
-			for _, r := range g.Rules {
+			for r := range g.written() {
 				switch {
 				case r.Record != nil:
 					o[r.Record.Name] = true
 				case r.Alert != nil:
 					o.Alerts()
 				case r.Scale != nil:
-					for _, name := range OutputMetrics() {
-						o[name] = true
-					}
+					o.add(OutputMetrics())
+				case r.Budget != nil:
+					o.add(BudgetMetrics())
+				case r.Optimize != nil:
+					o[recommendedMetric] = true
 				}
 			}
 		}
@@ -96,16 +105,27 @@ func own(files []*File) Own {
 	return o
 }
 
-// Finish says what is wrong with the files together, when all have been read: with Remote, queries that no side can
-// answer. The error is of type source.Errors.
+// Finish says what is wrong with the files together, when all have been read: budgets that apply to rules which there are
+// not and, with Remote, queries that no side can answer. The error is of type source.Errors.
 func (r *Reader) Finish() error {
-	if !r.Remote {
-		return nil
-	}
+	scales := sortedKeys(r.rules)
 	o := own(r.files)
-	var errs []error
-	for i, f := range r.files {
-		d := r.decoders[i]
+	decoders := make([]*source.Decoder, len(r.sources))
+	for i, s := range r.sources {
+		decoders[i] = s.Decoder()
+	}
+	for at, rule := range r.all() {
+		d := decoders[at.file]
+		if b := rule.Budget; b != nil {
+			for i, name := range b.AppliesTo {
+				if !slices.Contains(scales, name) {
+					d.FaultAt(fmt.Sprintf("%s.applies_to[%d]", at.path, i), 0, "no scale rule %q%s", name, source.DidYouMean(name, scales))
+				}
+			}
+		}
+		if !r.Remote {
+			continue
+		}
 		check := func(path, expr string) {
 			parsed, err := promQL.ParseExpr(expr)
 			if err != nil {
@@ -116,21 +136,26 @@ func (r *Reader) Finish() error {
 				d.FaultAt(path, mix.Offset, "PromQL: %s", mix)
 			}
 		}
-		for j, g := range f.Groups {
-			for k, rule := range g.Rules {
-				path := fmt.Sprintf("groups[%d].rules[%d]", j, k)
-				switch {
-				case rule.Record != nil:
-					check(path+".expr", rule.Record.Expr)
-				case rule.Alert != nil:
-					check(path+".expr", rule.Alert.Expr)
-				case rule.Scale != nil:
-					for _, name := range rule.Scale.names {
-						check(exprPath(d, path, name), rule.Scale.Queries[name].Expr)
-					}
+		switch {
+		case rule.Record != nil:
+			check(at.path+".expr", rule.Record.Expr)
+		case rule.Alert != nil:
+			check(at.path+".expr", rule.Alert.Expr)
+		case rule.Budget != nil:
+			check(at.path+".spend", rule.Budget.spend(time.Hour))
+		case rule.Scale != nil:
+			for _, name := range rule.Scale.names {
+				if !strings.Contains(name, "@") {
+					check(exprPath(d, at.path, name), rule.Scale.Queries[name].Expr)
 				}
 			}
+			if f := rule.Scale.ForEach; f != nil && f.Query != "" {
+				check(at.path+".for_each.query", f.Query)
+			}
 		}
+	}
+	var errs []error
+	for _, d := range decoders {
 		errs = append(errs, d.Err())
 	}
 	return source.Join(errs...)

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"flyball/actuators"
 	"flyball/actuators/actuatortest"
 )
 
@@ -178,7 +179,7 @@ func TestAgesOfTwoSides(t *testing.T) {
 // byExpr answers each query as it is told.
 type byExpr map[string]any
 
-func (b byExpr) Query(_ context.Context, expr string, at time.Time) ([]Sample, error) {
+func (b byExpr) Query(_ context.Context, expr string, at time.Time, _ time.Duration) ([]Sample, error) {
 	switch v := b[expr].(type) {
 	case error:
 		return nil, v
@@ -217,10 +218,10 @@ func TestOldestOfTwoSides(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := NewScaler(rule, ScalerOptions{
-				Querier:  byExpr{"total": 5.0, here: tt.here, elsewhere: tt.elsewhere},
-				Actuator: &actuatortest.Fake{}, Journal: &pages{}, Metrics: NewMetrics(prometheus.NewRegistry()), Memory: &Memory{},
+				Querier:   byExpr{"total": 5.0, here: tt.here, elsewhere: tt.elsewhere},
+				Actuators: map[string]actuators.Actuator{"process": &actuatortest.Fake{}}, Journal: &pages{}, Metrics: NewMetrics(prometheus.NewRegistry()), Memory: &Memory{},
 			})
-			a := s.observe(t.Context(), now).Answers[0]
+			a := look(t, s, now).Answers[0]
 			if a.Fault != tt.fault || a.AgeSeconds != tt.age {
 				t.Errorf("got %q (%s), %g s old, want %q, %g", a.Fault, a.Detail, a.AgeSeconds, tt.fault, tt.age)
 			}

@@ -16,9 +16,9 @@ type Sample struct {
 }
 
 // Querier answers PromQL instant queries. An answer without series is an empty slice, not an error; a scalar is one
-// sample without labels.
+// sample without labels. Series that have been silent for longer than lookback are not in it; 0 is what the engine does.
 type Querier interface {
-	Query(ctx context.Context, expr string, at time.Time) ([]Sample, error)
+	Query(ctx context.Context, expr string, at time.Time, lookback time.Duration) ([]Sample, error)
 }
 
 // Evaluator is a rule of ours that a group evaluates beside Prometheus's own record and alert rules, at the same

@@ -1,13 +1,10 @@
 package rules
 
 import (
-	"fmt"
-	"math"
+	"errors"
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -26,19 +23,53 @@ const (
 
 // Scale is a rule that decides how many replicas a target should have.
 type Scale struct {
-	Name     string            `yaml:"scale"`
-	Target   actuators.Target  `yaml:"target"`
-	Mode     string            `yaml:"mode"`
-	Min      int               `yaml:"min"`
-	Max      int               `yaml:"max"`
-	Startup  model.Duration    `yaml:"startup"` // from the decision to a replica that is ready
-	Queries  map[string]*Query `yaml:"queries"`
-	Signals  []Signal          `yaml:"signals"`
-	When     []Step            `yaml:"when"`
-	Combine  string            `yaml:"combine"`
-	Behavior Behavior          `yaml:"behavior"`
+	Name    string           `yaml:"scale"`
+	Target  actuators.Target `yaml:"target"`
+	ForEach *ForEach         `yaml:"for_each"` // the target's name is then a template
+	Mode    string           `yaml:"mode"`
+	Min     int              `yaml:"min"`
+	Max     int              `yaml:"max"`
+	Startup Startup          `yaml:"startup"` // from the decision to a replica that is ready
 
-	names []string // of Queries, sorted
+	// Variants are what a rule without a target fills and drains by price. Sizes of such a rule are in units of capacity.
+	Variants []Variant `yaml:"variants"`
+	Cost     Cost      `yaml:"cost"`
+	Price    string    `yaml:"price"` // USD an hour of one replica: a number or an expression of queries
+
+	Queries       map[string]*Query `yaml:"queries"`
+	Signals       []Signal          `yaml:"signals"`
+	When          []Step            `yaml:"when"`
+	Combine       string            `yaml:"combine"`
+	Constraints   []Constraint      `yaml:"constraints"`
+	Schedule      []Schedule        `yaml:"schedule"`
+	MinConfidence MinConfidence     `yaml:"min_confidence"`
+	Behavior      Behavior          `yaml:"behavior"`
+	FlapBudget    FlapBudget        `yaml:"flap_budget"`
+	OnMissing     OnMissing         `yaml:"on_missing"`
+	Annotations   map[string]string `yaml:"annotations"` // templates, as those of alerts; of a Decision
+
+	names    []string      // of Queries, sorted
+	interval time.Duration // of its group
+	scrape   time.Duration // of what it reads
+	price    *expression
+	windows  map[[2]string]window // that its expressions name, by days and zone
+	caps     []capRule            // of the budget rules that apply to it, sorted by name
+}
+
+// ForEach makes one rule decide for many targets: each query is asked once, and its answer is split by labels. A series
+// without any of the labels counts for every target.
+type ForEach struct {
+	By []string `yaml:"by"` // the labels whose values name a target
+
+	// Query gives a series for each target that there is. Empty: every set of labels in the answer of the first signal's
+	// queries is one.
+	Query string `yaml:"query"`
+
+	// Limit is how many targets there may be; more are an error, and nothing is decided.
+	Limit int `yaml:"limit"`
+
+	// Forget is for how long a target that no series names any more is still held at its size.
+	Forget model.Duration `yaml:"forget"`
 }
 
 // Query is one named PromQL query of a scale rule.
@@ -48,14 +79,19 @@ type Query struct {
 	// Reduce makes one value of the answer: single (more than one series is an error), sum, max, min or avg.
 	Reduce string `yaml:"reduce"`
 
-	// StaleAfter is the age of the newest sample from which the value no longer counts.
+	// StaleAfter is the age of the newest sample from which the value no longer counts. Series that have been silent for
+	// longer are left out of the answer.
 	StaleAfter model.Duration `yaml:"stale_after"`
 
 	// Expect is how many series the answer must have, as a number or an expression of replicas, ready, pending, min
-	// and max. Fewer are MetricMissing. Empty: at least one.
+	// and max. With fewer the value may still ask for more replicas, and never for fewer. Empty: at least one.
 	Expect string `yaml:"expect"`
 
-	// Optional says that the rule may go down without this query.
+	// OnMissing is what a query without a valid answer keeps the rule from: hold (the default) from going down, block from
+	// going either way, ignore from nothing.
+	OnMissing string `yaml:"on_missing"`
+
+	// Optional is the same as OnMissing: ignore.
 	Optional bool `yaml:"optional"`
 
 	parsed parser.Expr // of Expr
@@ -63,28 +99,104 @@ type Query struct {
 	expect *expression // of Expect
 }
 
-// Signal is a demand that replicas share: the rule wants value/target_per_replica of them, rounded up.
+// Values of Query.OnMissing.
+const (
+	missingHold   = "hold"
+	missingBlock  = "block"
+	missingIgnore = "ignore"
+)
+
+// Signal is a demand that replicas share. It asks for a size in one of four ways: by target_per_replica, by service_rate
+// and wait, by utilization, or by a forecast of what target_per_replica divides.
 type Signal struct {
-	Name             string  `yaml:"name"`
-	Value            string  `yaml:"value"` // the name of a query, or an expression of them
+	Name  string `yaml:"name"`
+	Value string `yaml:"value"` // the name of a query, or an expression of them
+
+	// TargetPerReplica is how much of the value one replica serves: value/target replicas, rounded up.
 	TargetPerReplica float64 `yaml:"target_per_replica"`
+
+	// ServiceRate is how much of the value, then an arrival rate, one replica completes in a second: a number, or an
+	// expression of queries. The size is the smallest at which a request waits longer than Wait with a probability of at
+	// most 1-Goal, by Erlang C.
+	ServiceRate string         `yaml:"service_rate"`
+	Wait        model.Duration `yaml:"wait"`
+	Goal        float64        `yaml:"goal"` // share of requests that wait no longer than Wait; 0: 0.99
+	Concurrency int            `yaml:"concurrency"`
+
+	// Utilization is the share of a replica that should be busy, where the value is the mean share that is: ready
+	// replicas times value/utilization, rounded up. A value that cannot exceed 1 says little once it is near it.
+	Utilization float64 `yaml:"utilization"`
+
+	// Forecast is the metric of a forecast, and Quantile which of its quantiles to be ready for, at the horizon "lead".
+	Forecast string  `yaml:"forecast"`
+	Quantile float64 `yaml:"quantile"`
+
+	// Weight counts where the rule combines by weight, and in the rule's confidence. 0: 1.
+	Weight float64 `yaml:"weight"`
 
 	// Tolerance is how far value may be from the target of the replicas that there are, as a ratio, before the
 	// signal asks for another size.
 	Tolerance *float64 `yaml:"tolerance"`
 
-	value *expression
+	// Role is "" for a signal like any other, or floor for one that only keeps the size from being smaller.
+	Role string `yaml:"role"`
+
+	Panic *Panic `yaml:"panic"`
+
+	value   *expression
+	service *expression
+	query   string // of a forecast, among the rule's queries
 }
+
+// floor is the role of a signal that only raises.
+const floorRole = "floor"
+
+// Panic raises the size at once when a value over a short time asks for so many times the replicas that are ready, and
+// keeps it from falling until a minute after it last did (Knative's panic mode).
+type Panic struct {
+	// Window is the short time: each range in the queries of the signal's value is cut to it.
+	Window model.Duration `yaml:"window"`
+
+	// Value is the value over the short time, instead of Window: an expression of queries.
+	Value string `yaml:"value"`
+
+	// Threshold is from how many times the ready replicas on it is a panic. 0: 2.
+	Threshold float64 `yaml:"threshold"`
+
+	value *expression
+	short map[string]string // by the name of a query, that of its short form
+}
+
+// panicLasts is for how long a panic goes on after the threshold was last reached: Knative's stable window.
+const panicLasts = time.Minute
 
 // Step changes the number of replicas by so much while a condition holds.
 type Step struct {
-	If     string         `yaml:"if"`
-	Do     string         `yaml:"do"`  // +2, +25%, -1, -25%, =3 or hold
-	For    model.Duration `yaml:"for"` // the condition must have held for this long
-	Reason string         `yaml:"reason"`
+	If       string         `yaml:"if"`
+	Do       string         `yaml:"do"`  // +2, +25%, -1, -25%, =3 or hold
+	For      model.Duration `yaml:"for"` // the condition must have held for this long
+	Priority int            `yaml:"priority"`
+	Reason   string         `yaml:"reason"`
 
 	condition *expression
 	do        stepDo
+}
+
+// Constraint bounds the size while a condition holds, whatever signals and steps ask for. Where its condition cannot be
+// evaluated it holds as it last did.
+type Constraint struct {
+	If     string `yaml:"if"`
+	Min    *int   `yaml:"min"`
+	Max    *int   `yaml:"max"`
+	Reason string `yaml:"reason"`
+
+	condition *expression
+}
+
+// MinConfidence is how sure the signals must be for a change: the mean of their confidence by weight, from 0 to 1.
+type MinConfidence struct {
+	Up   float64 `yaml:"up"`
+	Down float64 `yaml:"down"`
 }
 
 // Behavior bounds how fast a rule may go, each way.
@@ -113,6 +225,33 @@ type Policy struct {
 	Period   model.Duration `yaml:"period"`
 }
 
+// FlapBudget is how often the size may turn round within a window. A change down that would leave no turn for the way
+// back up is not made; a change up is never kept back by it.
+type FlapBudget struct {
+	Reversals int            `yaml:"reversals"`
+	Window    model.Duration `yaml:"window"`
+}
+
+// OnMissing is what happens while a query that the rule needs has no valid answer.
+type OnMissing struct {
+	// Up is allow, where signals that are valid may still raise the size, or hold.
+	Up string `yaml:"up"`
+
+	// Down is hold, where the fallback can only raise the size, or fallback, where it may also lower it. Nothing else
+	// makes a target smaller on data that is missing.
+	Down string `yaml:"down"`
+
+	// After is for how long it must have been missing before the size becomes Fallback, an expression of replicas, ready,
+	// pending, min and max for a number of replicas. It stays until the data has been valid for three evaluations.
+	After    model.Duration `yaml:"after"`
+	Fallback string         `yaml:"fallback"`
+
+	fallback *expression
+}
+
+// goodAgain is for how many evaluations in a row data must be valid before a fallback ends.
+const goodAgain = 3
+
 // Defaults of a scale rule, each with its reason.
 const (
 	// The HPA's tolerance: less makes noise move replicas.
@@ -120,7 +259,15 @@ const (
 	// GPUs take minutes to come back, so down waits for the highest demand of five minutes, as the HPA does.
 	defaultDownWindow = model.Duration(5 * time.Minute)
 	// Long enough for most model servers to load their weights; a rule that knows better says so.
-	defaultStartup = model.Duration(2 * time.Minute)
+	defaultStartup = 2 * time.Minute
+	// The share of requests that should not wait longer than a signal's wait.
+	defaultGoal = 0.99
+	// Knative's: twice the load that the replicas are for.
+	defaultPanicThreshold = 2
+	// A fleet, and a label of a metric that nobody bounded.
+	defaultTargets = 1000
+	// Longer than a deployment of what names the targets takes.
+	defaultForget = model.Duration(time.Hour)
 )
 
 // DefaultScale returns a scale rule with the defaults that its file need not name: mode observe; up at once and by at
@@ -129,8 +276,13 @@ func DefaultScale() *Scale {
 	return &Scale{
 		Mode:    Observe,
 		Min:     1,
-		Startup: defaultStartup,
-		Combine: "max",
+		Startup: Startup{Given: defaultStartup},
+		Combine: combineMax,
+		// A third of the signals is enough to add what may be needed; to remove it takes nearly all.
+		MinConfidence: MinConfidence{Up: 0.3, Down: 0.8},
+		// One way back in a quarter of an hour: more often, and starts cost more than they serve.
+		FlapBudget: FlapBudget{Reversals: 2, Window: model.Duration(30 * time.Minute)},
+		OnMissing:  OnMissing{Up: missingAllow, Down: missingHold},
 		Behavior: Behavior{
 			Up: Direction{Policies: []Policy{
 				{Percent: 100, Period: model.Duration(time.Minute)},
@@ -142,6 +294,45 @@ func DefaultScale() *Scale {
 			}},
 		},
 	}
+}
+
+// Ways to combine what signals and steps ask for.
+const (
+	combineMax      = "max"
+	combineWeighted = "weighted"
+	combinePriority = "priority"
+)
+
+// missingAllow is OnMissing.Up where valid signals may still raise the size.
+const missingAllow = "allow"
+
+// Startup is how long it takes from a decision to a replica that is ready: as given, or as measured, of which it is the
+// 90th percentile of the last twenty starts, and two minutes before there were three.
+type Startup struct {
+	Auto  bool
+	Given time.Duration
+}
+
+// UnmarshalText takes auto or a duration.
+func (s *Startup) UnmarshalText(text []byte) error {
+	if string(text) == "auto" {
+		*s = Startup{Auto: true, Given: defaultStartup}
+		return nil
+	}
+	d, err := model.ParseDuration(string(text))
+	if err != nil {
+		return errors.New("expected auto, or a duration such as 90s or 4m")
+	}
+	*s = Startup{Given: time.Duration(d)}
+	return nil
+}
+
+// String is the form that UnmarshalText takes.
+func (s Startup) String() string {
+	if s.Auto {
+		return "auto"
+	}
+	return model.Duration(s.Given).String()
 }
 
 // Equal says whether two rules that Reader has read decide alike. What they were traced through counts too: a recording rule
@@ -160,13 +351,29 @@ func (s *Scale) plain() (Scale, map[string]Query) {
 		plain.parsed, plain.expect = nil, nil
 		queries[name] = plain
 	}
-	rule.Queries = nil
-	rule.Signals, rule.When = slices.Clone(s.Signals), slices.Clone(s.When)
+	rule.Queries, rule.price, rule.OnMissing.fallback, rule.windows = nil, nil, nil, nil
+	rule.Signals, rule.When, rule.Constraints = slices.Clone(s.Signals), slices.Clone(s.When), slices.Clone(s.Constraints)
+	rule.Variants, rule.Schedule = slices.Clone(s.Variants), slices.Clone(s.Schedule)
 	for i := range rule.Signals {
-		rule.Signals[i].value = nil
+		signal := &rule.Signals[i]
+		signal.value, signal.service = nil, nil
+		if signal.Panic != nil {
+			p := *signal.Panic
+			p.value = nil
+			signal.Panic = &p
+		}
 	}
 	for i := range rule.When {
 		rule.When[i].condition = nil
+	}
+	for i := range rule.Constraints {
+		rule.Constraints[i].condition = nil
+	}
+	for i := range rule.Variants {
+		rule.Variants[i].price = nil
+	}
+	for i := range rule.Schedule {
+		rule.Schedule[i].start, rule.Schedule[i].end, rule.Schedule[i].zone = nil, nil, nil
 	}
 	return rule, queries
 }
@@ -185,216 +392,3 @@ var (
 	queryName  = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_]*$`)
 	reductions = []string{"single", "sum", "max", "min", "avg"}
 )
-
-func (s *Scale) validate(d *source.Decoder, path string, interval, scrape time.Duration) {
-	fault := func(key, format string, args ...any) { d.FaultAt(path+"."+key, 0, format, args...) }
-	if s.Name == "" {
-		fault("scale", "a scale rule needs a name")
-	}
-	switch {
-	case s.Target == (actuators.Target{}):
-		fault("target", "target: missing: give kind and name of what is scaled")
-	case s.Target.Kind == "":
-		fault("target.kind", "target.kind: missing")
-	case s.Target.Name == "":
-		fault("target.name", "target.name: missing")
-	}
-	if s.Mode != Observe && s.Mode != Act {
-		fault("mode", "mode is %q: expected observe or act", s.Mode)
-	}
-	if s.Min < 0 {
-		fault("min", "min is %d: expected 0 or more", s.Min)
-	}
-	switch {
-	case !d.Has(path + ".max"):
-		fault("max", "max: missing: a scale rule needs an upper bound")
-	case s.Max < 1:
-		fault("max", "max is %d: expected 1 or more", s.Max)
-	case s.Min > s.Max:
-		fault("min", "min is %d, above max, which is %d", s.Min, s.Max)
-	}
-	if s.Startup <= 0 {
-		fault("startup", "startup is %s: expected more than 0", s.Startup)
-	}
-	if s.Combine != "max" {
-		fault("combine", "combine is %q: this version knows max", s.Combine)
-	}
-	s.validateQueries(d, path, interval, scrape)
-	if len(s.Signals) == 0 && len(s.When) == 0 {
-		fault("scale", "scale %q has neither signals nor when: nothing would move it", s.Name)
-	}
-	s.validateSignals(d, path)
-	s.validateSteps(d, path)
-	s.Behavior.Up.validate(d, path+".behavior.up", 0)
-	s.Behavior.Down.validate(d, path+".behavior.down", defaultDownWindow)
-}
-
-func (s *Scale) validateQueries(d *source.Decoder, path string, interval, scrape time.Duration) {
-	if len(s.Queries) == 0 {
-		d.FaultAt(path+".scale", 0, "scale %q has no queries", s.Name)
-	}
-	for name, q := range s.Queries {
-		at := path + ".queries." + name
-		exprAt := exprPath(d, path, name)
-		if q == nil {
-			q = &Query{}
-			s.Queries[name] = q
-		}
-		switch {
-		case !queryName.MatchString(name):
-			d.FaultAt(at, 0, "%q cannot name a query: expected letters, digits and _, a letter first", name)
-		case slices.Contains(reserved, name):
-			d.FaultAt(at, 0, "%q cannot name a query: it has a meaning in expressions", name)
-		}
-		if parsed := checkPromQL(d, exprAt, q.Expr); parsed != nil {
-			q.parsed = parsed
-			if t := parsed.Type(); t != "vector" && t != "scalar" {
-				d.FaultAt(exprAt, 0, "PromQL: a query must give an instant vector or a scalar, this gives a %s", t)
-			}
-		}
-		if q.Reduce == "" {
-			q.Reduce = "single"
-		}
-		if !slices.Contains(reductions, q.Reduce) {
-			d.FaultAt(at+".reduce", 0, "reduce is %q: expected one of %s%s", q.Reduce, strings.Join(reductions, ", "),
-				source.DidYouMean(q.Reduce, reductions))
-		}
-		if q.StaleAfter < 0 {
-			d.FaultAt(at+".stale_after", 0, "stale_after is %s: expected more than 0", q.StaleAfter)
-		}
-		if q.StaleAfter == 0 {
-			// Two evaluations may come between two scrapes, and a scrape may be late by one interval.
-			q.StaleAfter = model.Duration(2*interval + scrape)
-		}
-		if q.Expect != "" {
-			q.expect = compile(d, at+".expect", q.Expect, expectEnvironment(), numberResult)
-		}
-		s.names = append(s.names, name)
-	}
-	slices.Sort(s.names)
-}
-
-func (s *Scale) validateSignals(d *source.Decoder, path string) {
-	names := map[string]bool{}
-	for i := range s.Signals {
-		signal := &s.Signals[i]
-		at := fmt.Sprintf("%s.signals[%d]", path, i)
-		switch {
-		case signal.Name == "":
-			d.FaultAt(at, 0, "a signal needs a name")
-		case names[signal.Name]:
-			d.FaultAt(at+".name", 0, "signal %q is already in this rule", signal.Name)
-		}
-		names[signal.Name] = true
-		signal.value = compile(d, at+".value", signal.Value, s.environment(), numberResult)
-		if signal.TargetPerReplica <= 0 {
-			if d.Has(at + ".target_per_replica") {
-				d.FaultAt(at+".target_per_replica", 0, "target_per_replica is %g: expected more than 0", signal.TargetPerReplica)
-			} else {
-				d.FaultAt(at, 0, "target_per_replica: missing: how much of %s one replica serves", signal.Name)
-			}
-		}
-		if signal.Tolerance == nil {
-			tolerance := defaultTolerance
-			signal.Tolerance = &tolerance
-		}
-		if *signal.Tolerance < 0 || *signal.Tolerance >= 1 {
-			d.FaultAt(at+".tolerance", 0, "tolerance is %g: expected a ratio from 0 to less than 1", *signal.Tolerance)
-		}
-	}
-}
-
-func (s *Scale) validateSteps(d *source.Decoder, path string) {
-	for i := range s.When {
-		step := &s.When[i]
-		at := fmt.Sprintf("%s.when[%d]", path, i)
-		step.condition = compile(d, at+".if", step.If, s.environment(), boolResult)
-		do, err := parseDo(step.Do)
-		if err != nil {
-			d.FaultAt(at+".do", 0, "do: %s", err)
-		}
-		step.do = do
-		if do.set && do.replicas < s.Min {
-			d.FaultAt(at+".do", 0, "do is %q, below min, which is %d", step.Do, s.Min)
-		}
-		if do.set && s.Max > 0 && do.replicas > s.Max {
-			d.FaultAt(at+".do", 0, "do is %q, above max, which is %d", step.Do, s.Max)
-		}
-		if step.For < 0 {
-			d.FaultAt(at+".for", 0, "for is %s: expected 0 or more", step.For)
-		}
-	}
-}
-
-func (dir *Direction) validate(d *source.Decoder, path string, window model.Duration) {
-	if dir.Window == nil {
-		dir.Window = &window
-	}
-	if *dir.Window < 0 {
-		d.FaultAt(path+".window", 0, "window is %s: expected 0 or more", *dir.Window)
-	}
-	if dir.Cooldown < 0 {
-		d.FaultAt(path+".cooldown", 0, "cooldown is %s: expected 0 or more", dir.Cooldown)
-	}
-	for i, p := range dir.Policies {
-		at := fmt.Sprintf("%s.policies[%d]", path, i)
-		if (p.Replicas == 0) == (p.Percent == 0) {
-			d.FaultAt(at, 0, "a policy needs replicas or percent, one of them, above 0")
-		}
-		if p.Replicas < 0 || p.Percent < 0 {
-			d.FaultAt(at, 0, "a policy allows a change of more than 0")
-		}
-		if p.Period <= 0 {
-			d.FaultAt(at, 0, "a policy needs a period above 0")
-		}
-	}
-}
-
-// stepDo is a parsed `do`.
-type stepDo struct {
-	hold     bool
-	set      bool // = rather than + or -
-	replicas int  // signed unless set
-	percent  float64
-}
-
-var doForm = regexp.MustCompile(`^([+=-])(\d{1,6})(%?)$`)
-
-func parseDo(do string) (stepDo, error) {
-	if do == "hold" {
-		return stepDo{hold: true}, nil
-	}
-	m := doForm.FindStringSubmatch(do)
-	if m == nil || m[1] == "=" && m[3] == "%" {
-		return stepDo{}, fmt.Errorf("%q: expected +2, +25%%, -1, -25%%, =3 or hold", do)
-	}
-	n, err := strconv.Atoi(m[2])
-	if err != nil {
-		return stepDo{}, fmt.Errorf("%q: %w", do, err)
-	}
-	if n == 0 && m[1] != "=" {
-		return stepDo{}, fmt.Errorf("%q changes nothing: for that there is hold", do)
-	}
-	if m[1] == "-" {
-		n = -n
-	}
-	if m[3] == "%" {
-		return stepDo{percent: float64(n)}, nil
-	}
-	return stepDo{set: m[1] == "=", replicas: n}, nil
-}
-
-// from is the size that the step asks for when there are current replicas. A percentage moves by at least one replica.
-func (do stepDo) from(current int) int {
-	switch {
-	case do.hold:
-		return current
-	case do.set:
-		return do.replicas
-	case do.percent > 0:
-		return current + max(1, int(math.Ceil(float64(current)*do.percent/100)))
-	case do.percent < 0:
-		return max(0, current-max(1, int(math.Floor(float64(current)*-do.percent/100))))
-	}
-	return max(0, current+do.replicas)
-}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -21,28 +23,54 @@ type Journal interface {
 
 // Scaler evaluates one scale rule: it observes, decides, acts if it may, and records. It implements Evaluator.
 type Scaler struct {
-	rule     *Scale
-	querier  Querier
-	actuator actuators.Actuator
-	journal  Journal
-	metrics  *Metrics
-	log      *slog.Logger
-	acting   bool
-	brake    *Brake
+	rule      *Scale
+	opts      ScalerOptions
+	log       *slog.Logger
+	mu        sync.Mutex           // guards what follows
+	instances map[string]*instance // one for each target, by its key
+	order     []*instance          // the same, by key
+	named     map[string]*instance // those of for_each by the values of their labels
+	evaluated clockReading         // of the last evaluation; used by one at a time
+}
+
+// instance is one target of a rule, or all the variants that are its target together.
+type instance struct {
+	key    string            // kind/name, or the rule's where it has variants
+	target actuators.Target  // where there are no variants
+	labels map[string]string // by for_each
+	values string            // the same in one text
+	seen   time.Time         // when a series last named it
 
 	*remembered // of the target
 }
 
-// ScalerOptions are what a Scaler works with. All but Log and Brake are required.
+// ScalerOptions are what a Scaler works with. All but Log, Brake, Expand and Clock are required.
 type ScalerOptions struct {
-	Querier  Querier
-	Actuator actuators.Actuator
-	Journal  Journal
-	Metrics  *Metrics
-	Log      *slog.Logger // nil: no logs
-	Memory   *Memory      // what is known of the target; the rules of a process share one
-	Acting   bool         // acting is enabled on the command line; the rule must say act as well
-	Brake    *Brake       // stops acting at once; nil: nothing does
+	Querier   Querier
+	Actuators map[string]actuators.Actuator // by their kind
+	Journal   Journal
+	Metrics   *Metrics
+	Log       *slog.Logger // nil: no logs
+	Memory    *Memory      // what is known of the targets; the rules of a process share one
+	Acting    bool         // acting is enabled on the command line; the rule must say act as well
+	Brake     *Brake       // stops acting at once; nil: nothing does
+
+	// Claim says why a target that for_each finds may not be scaled by the rule, such as that another rule does. nil: any may.
+	Claim func(rule *Scale, target actuators.Target) error
+
+	// Expand fills in an annotation of a decision, as of an alert with the value: with Prometheus's functions. nil: as it is.
+	Expand func(ctx context.Context, name, text string, d *Decision) string
+
+	// Clock is time that passes evenly, whatever is done to the machine's clock. With it, a clock that jumps by more than an
+	// interval moves what the rule remembers along, so that windows and cooldowns last as long as they should. nil: time
+	// is what evaluations say it is.
+	Clock func() time.Duration
+}
+
+// clockReading is a time by the wall and by a clock that passes evenly.
+type clockReading struct {
+	wall time.Time
+	even time.Duration
 }
 
 // NewScaler returns the evaluator of a rule that Reader has validated. It is not seen in metrics before [Metrics.Show].
@@ -51,12 +79,26 @@ func NewScaler(rule *Scale, o ScalerOptions) *Scaler {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Scaler{
-		rule: rule, querier: o.Querier, actuator: o.Actuator, journal: o.Journal, metrics: o.Metrics, acting: o.Acting,
-		log: log.With("rule", rule.Name, "target", rule.Target.String()), brake: o.Brake,
-		remembered: o.Memory.of(rule.Target.String()),
+	s := &Scaler{rule: rule, opts: o, log: log.With("rule", rule.Name), instances: map[string]*instance{}, named: map[string]*instance{}}
+	if rule.ForEach == nil {
+		s.add(&instance{key: rule.Key(), target: rule.Target})
+		targets, _ := rule.Targets()
+		for _, t := range targets { // no other file may name them, but for_each may come across one
+			r := o.Memory.of(t.String())
+			r.mu.Lock()
+			r.owner = rule.Name
+			r.mu.Unlock()
+		}
 	}
 	return s
+}
+
+// add makes a target one of the rule's; s.mu is held, or s is not shared yet.
+func (s *Scaler) add(i *instance) {
+	i.remembered = s.opts.Memory.of(i.key)
+	s.instances[i.key] = i
+	at, _ := slices.BinarySearchFunc(s.order, i.key, func(o *instance, key string) int { return strings.Compare(o.key, key) })
+	s.order = slices.Insert(s.order, at, i)
 }
 
 // Name returns the rule's name.
@@ -69,49 +111,150 @@ func (s *Scaler) Rule() *Scale { return s.rule }
 func (s *Scaler) Writes() []string { return OutputMetrics() }
 
 // Acts says whether decisions are carried out.
-func (s *Scaler) Acts() bool { return s.acting && s.rule.Mode == Act }
+func (s *Scaler) Acts() bool { return s.opts.Acting && s.rule.Mode == Act }
 
-// Last returns the last decision, nil before the first.
+// Last returns the last decision, nil before the first; of a rule for many targets, that of the first by name.
 func (s *Scaler) Last() *Decision {
+	if all := s.Decisions(); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// Decisions returns the last decision for each target, by the targets' names. They are whole: every input and every stage.
+func (s *Scaler) Decisions() []*Decision {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.last
+	all := slices.Clone(s.order)
+	s.mu.Unlock()
+	var last []*Decision
+	for _, i := range all {
+		i.mu.Lock()
+		if i.last != nil {
+			last = append(last, i.last)
+		}
+		i.mu.Unlock()
+	}
+	return last
 }
 
 // Eval implements Evaluator. A failure to act is part of the decision, not an error: the rule did its work. The error is
-// for what keeps decisions from being recorded; then nothing is changed.
+// for what keeps decisions from being recorded, or targets from being found; then nothing is changed.
 func (s *Scaler) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
-	obs := s.observe(ctx, at)
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err) // stopping: half an observation decides nothing
+	s.keepTime(at)
+	replies := s.ask(ctx, at)
+	caps := s.caps(ctx, at)
+	targets, err := s.targets(ctx, at, replies)
+	if err != nil {
+		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err)
 	}
+	var samples []Sample
+	var errs []error
+	for _, t := range targets {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err) // stopping: half an observation decides nothing
+		}
+		out, err := s.evaluate(ctx, at, t.instance, s.observe(ctx, at, t, caps))
+		samples, errs = append(samples, out...), append(errs, err)
+	}
+	return samples, errors.Join(errs...)
+}
+
+// keepTime moves what is remembered along with a clock that has jumped.
+func (s *Scaler) keepTime(at time.Time) {
+	if s.opts.Clock == nil {
+		return
+	}
+	now := clockReading{at, s.opts.Clock()}
+	before := s.evaluated
+	s.evaluated = now
+	if before.wall.IsZero() {
+		return
+	}
+	jump := now.wall.Sub(before.wall) - (now.even - before.even)
+	if jump.Abs() <= max(2*s.rule.interval, 2*time.Second) {
+		return
+	}
+	s.log.Warn("the clock was set; windows and cooldowns go on for as long as they had left", "by", jump.Round(time.Second))
 	s.mu.Lock()
-	state, recorded := s.state, s.recorded
+	all := slices.Clone(s.order)
 	s.mu.Unlock()
+	for _, i := range all {
+		i.mu.Lock()
+		i.state = i.state.shifted(jump)
+		i.mu.Unlock()
+	}
+}
+
+// observe looks at a target. It does not fail: what could not be had is part of the observation.
+func (s *Scaler) observe(ctx context.Context, at time.Time, t asked, caps []Cap) Observation {
+	obs := Observation{At: at, Target: t.key, Labels: t.labels, Caps: caps}
+	see := func(target actuators.Target) actuators.State {
+		actuator := s.opts.Actuators[target.Kind]
+		if actuator == nil {
+			obs.TargetError = fmt.Sprintf("there is no actuator of the kind %s here", target.Kind)
+			return actuators.State{}
+		}
+		state, err := actuator.Observe(ctx, target)
+		if err != nil {
+			obs.TargetError = err.Error()
+		}
+		return state
+	}
+	if len(s.rule.Variants) == 0 {
+		obs.Replicas = see(t.target)
+	}
+	for _, v := range s.rule.Variants {
+		state := see(v.Target)
+		obs.Variants = append(obs.Variants, state)
+		obs.Replicas.Spec += state.Spec * v.Capacity
+		obs.Replicas.Ready += state.Ready * v.Capacity
+		obs.Replicas.Pending += state.Pending * v.Capacity
+	}
+	obs.Answers = s.answers(t.replies, at, obs.Replicas)
+	return obs
+}
+
+// answers are the rule's replies as they count for one target.
+func (s *Scaler) answers(replies map[string]reply, at time.Time, state actuators.State) []Answer {
+	all := make([]Answer, 0, len(s.rule.names))
+	for _, name := range s.rule.names {
+		all = append(all, s.answer(name, replies[name], at, state))
+	}
+	return all
+}
+
+// evaluate decides for one target, carries it out and records it.
+func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Observation) ([]Sample, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err)
+	}
+	i.mu.Lock()
+	state, recorded := i.state, i.recorded
+	i.mu.Unlock()
 
 	d, next := Decide(s.rule, obs, state)
-	err := s.carryOut(ctx, &d, obs.Replicas.Version)
+	err := s.carryOut(ctx, i, &d, obs)
 	if d.Result == Applied {
 		next = next.Applied(at, d.From, d.To)
 	}
 	if err == nil && d.Result != Applied && d.Result != Failed && !d.SameAs(recorded) {
-		err = s.record(&d)
+		err = s.record(ctx, i, &d)
 	}
 	if obs.TargetError == "" && d.Result != Applied {
 		next.Replicas, next.Known = d.Replicas.Spec, true
 	}
-	s.metrics.decided(&d)
+	s.opts.Metrics.decided(&d)
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.state, s.last, s.output = next, &d, s.samples(&d, next)
-	return s.output, err
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.state, i.last, i.output = next, &d, s.samples(&d, next)
+	return i.output, err
 }
 
 // carryOut applies a decision that changes the size, if the rule may. It is in the journal before the target is asked, so
 // that a cooldown survives whatever ends the process, and again with its result; what cannot be written is not applied.
-func (s *Scaler) carryOut(ctx context.Context, d *Decision, version string) error {
-	if d.Action == Hold {
+func (s *Scaler) carryOut(ctx context.Context, i *instance, d *Decision, obs Observation) error {
+	if !d.changes() {
 		return nil
 	}
 	if !s.Acts() {
@@ -127,119 +270,236 @@ func (s *Scaler) carryOut(ctx context.Context, d *Decision, version string) erro
 		return nil
 	}
 	d.Result = Applying
-	if err := s.record(d); err != nil {
+	if err := s.record(ctx, i, d); err != nil {
 		d.Result, d.Error = Unrecorded, err.Error()
 		return err
 	}
-	receipt, err := s.actuator.Apply(ctx, s.rule.Target, actuators.Change{
-		From: d.From, To: d.To, IfVersion: version, DecisionID: d.ID, Reason: d.ReasonText(),
-	})
-	switch {
-	case errors.Is(err, actuators.ErrConflict):
-		d.Result, d.Error = Failed, err.Error()
-		d.because(ExternalChange)
-	case err != nil:
-		d.Result, d.Error = Failed, err.Error()
-		d.because(ActuatorError)
-	default:
-		d.Result, d.To = Applied, receipt.Spec
+	var err error
+	if len(d.Variants) > 0 {
+		err = s.applyVariants(ctx, d)
+	} else {
+		err = s.apply(ctx, i.target, d, obs.Replicas.Version)
 	}
 	if err != nil {
-		s.log.Error("change refused", "from", d.From, "to", d.To, "err", err)
+		s.log.Error("change refused", "target", d.Target, "from", d.From, "to", d.To, "err", err)
 	}
-	return s.record(d)
+	return s.record(ctx, i, d)
 }
 
-func (s *Scaler) frozen() (Freeze, bool) {
-	if s.brake == nil {
-		return Freeze{}, false
+// apply changes one target.
+func (s *Scaler) apply(ctx context.Context, target actuators.Target, d *Decision, version string) error {
+	receipt, err := s.opts.Actuators[target.Kind].Apply(ctx, target, actuators.Change{
+		From: d.From, To: d.To, IfVersion: version, DecisionID: d.ID, Reason: d.ReasonText(),
+	})
+	if err != nil {
+		d.Result = Failed
+		d.refused(err)
+		return err
 	}
-	return s.brake.Frozen()
-}
-
-func (s *Scaler) record(d *Decision) error {
-	if err := s.journal.Append(d); err != nil {
-		s.metrics.journalErrors.Inc()
-		return fmt.Errorf("scale %s: record decision: %w", s.rule.Name, err)
-	}
-	stored := *d
-	s.mu.Lock()
-	s.recorded = &stored
-	s.mu.Unlock()
+	d.Result, d.To = Applied, receipt.Spec
 	return nil
 }
 
-// Restore brings a target that has no size of its own after a restart back to the size that the journal remembers, or to
-// initial when it remembers none. It returns the decision, nil when there was nothing to do. A target that refuses the
-// size is part of the decision; the next evaluation finds it at the size that it has.
-func (s *Scaler) Restore(ctx context.Context, at time.Time, initial int) (*Decision, error) {
-	state, err := s.actuator.Observe(ctx, s.rule.Target)
+// applyVariants changes each variant that is to have another size: those that grow first, so that capacity is there before
+// any goes. Where one refuses, the others are changed all the same, but none made smaller.
+func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
+	var errs []error
+	changed := false
+	apply := func(v *Placement) {
+		receipt, err := s.opts.Actuators[v.variant.Target.Kind].Apply(ctx, v.variant.Target, actuators.Change{
+			From: v.From, To: v.To, IfVersion: v.state.Version, DecisionID: d.ID + "/" + v.Name, Reason: d.ReasonText(),
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", v.Name, err))
+			v.To = v.From
+			d.refused(err)
+			return
+		}
+		changed, v.To = true, receipt.Spec
+	}
+	for _, grow := range []bool{true, false} {
+		for n := range d.Variants {
+			v := &d.Variants[n]
+			switch {
+			case v.To == v.From || (v.To > v.From) != grow:
+			case !grow && len(errs) > 0:
+				v.To = v.From
+			default:
+				apply(v)
+			}
+		}
+	}
+	err := errors.Join(errs...)
+	d.To, d.Result = capacityOf(d.Variants), Applied
+	if err != nil {
+		d.Error = err.Error()
+		if !changed {
+			d.Result = Failed
+		}
+	}
+	return err
+}
+
+// refused notes that a target refused a change.
+func (d *Decision) refused(err error) {
+	d.Error = err.Error()
+	if errors.Is(err, actuators.ErrConflict) {
+		d.because(ExternalChange)
+		return
+	}
+	d.because(ActuatorError)
+}
+
+// changes says that the decision asks for another size of something.
+func (d *Decision) changes() bool {
+	return d.Action != Hold || slices.ContainsFunc(d.Variants, func(v Placement) bool { return v.From != v.To })
+}
+
+func (s *Scaler) frozen() (Freeze, bool) {
+	if s.opts.Brake == nil {
+		return Freeze{}, false
+	}
+	return s.opts.Brake.Frozen()
+}
+
+func (s *Scaler) record(ctx context.Context, i *instance, d *Decision) error {
+	if s.opts.Expand != nil && len(s.rule.Annotations) > 0 {
+		d.Annotations = make(map[string]string, len(s.rule.Annotations))
+		for name, text := range s.rule.Annotations {
+			d.Annotations[name] = s.opts.Expand(ctx, name, text, d)
+		}
+	}
+	if err := s.opts.Journal.Append(d); err != nil {
+		s.opts.Metrics.journalErrors.Inc()
+		return fmt.Errorf("scale %s: record decision: %w", s.rule.Name, err)
+	}
+	stored := *d
+	i.mu.Lock()
+	i.recorded = &stored
+	i.mu.Unlock()
+	return nil
+}
+
+// Restore brings targets of a kind that have no size of their own after a restart back to the size that the journal
+// remembers, or to the initial one of that name when it remembers none. It returns the decisions, of which there are none
+// when there was nothing to do. A target that refuses the size is part of the decision; the next evaluation finds it at the
+// size that it has. Targets of for_each are not known before the first evaluation, which restores them.
+func (s *Scaler) Restore(ctx context.Context, at time.Time, kind string, initial func(name string) int) (decisions []*Decision, err error) {
+	s.mu.Lock()
+	all := slices.Clone(s.order)
+	s.mu.Unlock()
+	var errs []error
+	for _, i := range all {
+		targets, bounds := []actuators.Target{i.target}, [][2]int{{s.rule.Min, s.rule.Max}}
+		if len(s.rule.Variants) > 0 {
+			targets, bounds = nil, nil
+			for _, v := range s.rule.Variants {
+				targets, bounds = append(targets, v.Target), append(bounds, [2]int{v.Min, v.Max})
+			}
+		}
+		for n, target := range targets {
+			if target.Kind != kind {
+				continue
+			}
+			d, err := s.restore(ctx, at, i, target, bounds[n], initial(target.Name))
+			errs = append(errs, err)
+			if d != nil {
+				decisions = append(decisions, d)
+			}
+		}
+	}
+	return decisions, errors.Join(errs...)
+}
+
+func (s *Scaler) restore(ctx context.Context, at time.Time, i *instance, target actuators.Target, bounds [2]int, initial int) (*Decision, error) {
+	state, err := s.opts.Actuators[target.Kind].Observe(ctx, target)
 	if err != nil {
 		return nil, fmt.Errorf("scale %s: restore: %w", s.rule.Name, err)
 	}
-	s.mu.Lock()
-	remembered, known := s.state.Replicas, s.state.Known
-	s.mu.Unlock()
+	own := s.opts.Memory.of(target.String()) // of a variant what is remembered is its own
+	own.mu.Lock()
+	remembered, known := own.state.Replicas, own.state.Known
+	own.mu.Unlock()
 	if !state.Fresh {
 		return nil, nil
 	}
 	d := &Decision{
-		Time: at, Rule: s.rule.Name, Target: s.rule.Target.String(), Mode: s.rule.Mode, Action: Up, To: initial,
-		Replicas: Replicas{Min: s.rule.Min, Max: s.rule.Max}, Result: Applied, Start: true,
+		Time: at, Rule: s.rule.Name, Target: target.String(), Labels: i.labels, Mode: s.rule.Mode, Action: Up, To: initial,
+		Replicas: Replicas{Min: bounds[0], Max: bounds[1]}, Result: Applied, Start: true,
 		Text: "the size to start with", Reasons: []Reason{MinReplicas},
 	}
 	if known {
 		d.To, d.Text, d.Reasons = remembered, "the size of before the restart", []Reason{Restored}
 	}
-	if bounded := min(max(d.To, s.rule.Min), s.rule.Max); bounded != d.To {
+	if bounded := min(max(d.To, bounds[0]), bounds[1]); bounded != d.To {
 		d.To, d.Text = bounded, fmt.Sprintf("%s, %d, within min and max", d.Text, d.To)
 	}
 	if d.To == 0 {
 		return nil, nil
 	}
 	d.ID = decisionID(d.Rule, d.Target, at, 0, d.To)
-	if _, err := s.actuator.Apply(ctx, s.rule.Target, actuators.Change{
+	if _, err := s.opts.Actuators[target.Kind].Apply(ctx, target, actuators.Change{
 		To: d.To, IfVersion: state.Version, DecisionID: d.ID, Reason: d.ReasonText(),
 	}); err != nil {
 		d.Result, d.Error = Failed, err.Error()
 		d.because(ActuatorError)
-		s.log.Error("restore refused", "replicas", d.To, "err", err)
-		return d, s.record(d)
+		s.log.Error("restore refused", "target", target, "replicas", d.To, "err", err)
+		return d, s.record(ctx, i, d)
 	}
-	s.mu.Lock()
-	s.state.Replicas, s.state.Known = d.To, true // not Applied: a restart is no change, so no cooldown begins with it
-	s.mu.Unlock()
-	return d, s.record(d)
+	own.mu.Lock()
+	own.state.Replicas, own.state.Known = d.To, true // not Applied: a restart is no change, so no cooldown begins with it
+	own.mu.Unlock()
+	return d, s.record(ctx, i, d)
 }
 
 // samples are what a decision writes to the store.
 func (s *Scaler) samples(d *Decision, st State) []Sample {
-	base := []string{"rule", d.Rule, "target", d.Target}
-	var out []Sample
-	add := func(name string, v float64, more ...string) {
-		pairs := append([]string{labels.MetricName, name}, base...)
-		out = append(out, Sample{Labels: labels.FromStrings(append(pairs, more...)...), Value: v, Time: d.Time})
+	out := make([]Sample, 0, 8+3*len(d.Signals)+5*len(d.Variants))
+	b := labels.NewScratchBuilder(6)
+	add := func(target, name string, v float64, more ...string) {
+		b.Reset()
+		b.Add(labels.MetricName, name)
+		b.Add("rule", d.Rule)
+		b.Add("target", target)
+		for i := 0; i+1 < len(more); i += 2 {
+			b.Add(more[i], more[i+1])
+		}
+		b.Sort()
+		out = append(out, Sample{Labels: b.Labels(), Value: v, Time: d.Time})
 	}
-	if !slices.Contains(d.Reasons, ActuatorError) || d.Result == Failed { // else the target could not be observed
-		add("flyball_scale_current_replicas", float64(d.Replicas.Spec))
-		add("flyball_scale_ready_replicas", float64(d.Replicas.Ready))
+	observed := !slices.Contains(d.Reasons, ActuatorError) || d.Result == Failed || d.Result == Applied // else the target could not be
+	sizes := func(target string, current, ready, desired, least, most int) {
+		if observed {
+			add(target, "flyball_scale_current_replicas", float64(current))
+			add(target, "flyball_scale_ready_replicas", float64(ready))
+		}
+		add(target, "flyball_scale_desired_replicas", float64(desired))
+		add(target, "flyball_scale_min_replicas", float64(least))
+		add(target, "flyball_scale_max_replicas", float64(most))
 	}
-	add("flyball_scale_desired_replicas", float64(d.To))
-	add("flyball_scale_min_replicas", float64(d.Replicas.Min))
-	add("flyball_scale_max_replicas", float64(d.Replicas.Max))
+	if len(s.rule.Variants) == 0 {
+		sizes(d.Target, d.Replicas.Spec, d.Replicas.Ready, d.To, d.Replicas.Min, d.Replicas.Max)
+	}
+	for _, v := range d.Variants {
+		sizes(v.Target, v.From, v.Ready, v.To, v.variant.Min, v.variant.Max)
+	}
 	for _, r := range d.Signals {
 		if r.Value != nil {
-			add("flyball_scale_signal_value", *r.Value, "signal", r.Name)
+			add(d.Target, "flyball_scale_signal_value", *r.Value, "signal", r.Name)
 		}
 		if r.Proposal != nil {
-			add("flyball_scale_signal_proposal_replicas", float64(*r.Proposal), "signal", r.Name)
+			add(d.Target, "flyball_scale_signal_proposal_replicas", float64(*r.Proposal), "signal", r.Name)
 		}
+		add(d.Target, "flyball_scale_signal_confidence", r.Confidence, "signal", r.Name)
+	}
+	if d.Cost != nil {
+		add(d.Target, "flyball_scale_cost_usd_per_hour", d.Cost.AfterUSDPerHour)
 	}
 	for _, r := range d.LimitedBy {
-		add("flyball_scale_blocked", 1, "reason", string(r))
+		add(d.Target, "flyball_scale_blocked", 1, "reason", string(r))
 	}
 	if change := latest(st.LastUp, st.LastDown); !change.IsZero() {
-		add("flyball_scale_last_change_timestamp_seconds", float64(change.UnixMilli())/1000)
+		add(d.Target, "flyball_scale_last_change_timestamp_seconds", float64(change.UnixMilli())/1000)
 	}
 	return out
 }
@@ -249,4 +509,17 @@ func latest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// output is what the last evaluation wrote, of all targets.
+func (s *Scaler) output() (all []Sample) {
+	s.mu.Lock()
+	order := slices.Clone(s.order)
+	s.mu.Unlock()
+	for _, i := range order {
+		i.mu.Lock()
+		all = append(all, i.output...)
+		i.mu.Unlock()
+	}
+	return all
 }

@@ -35,7 +35,7 @@ func (a *answers) set(age time.Duration, err error, values ...float64) {
 	a.values, a.age, a.err = values, age, err
 }
 
-func (a *answers) Query(_ context.Context, expr string, at time.Time) ([]Sample, error) {
+func (a *answers) Query(_ context.Context, expr string, at time.Time, _ time.Duration) ([]Sample, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.err != nil {
@@ -92,7 +92,7 @@ func newBench(t *testing.T, text string, acting bool, st State) *bench {
 	metrics, memory := NewMetrics(b.reg), &Memory{}
 	memory.of(digits.String()).state = st
 	b.scaler = NewScaler(parseScale(t, text), ScalerOptions{
-		Querier: b.data, Actuator: b.fake, Journal: b.journal, Metrics: metrics, Acting: acting, Memory: memory, Brake: b.brake,
+		Querier: b.data, Actuators: map[string]actuators.Actuator{"process": b.fake}, Journal: b.journal, Metrics: metrics, Acting: acting, Memory: memory, Brake: b.brake,
 	})
 	metrics.Show([]*Scaler{b.scaler})
 	return b
@@ -199,7 +199,7 @@ func TestScalerFailures(t *testing.T) {
 		if d.Result != Failed || d.ReasonText() != "AboveTarget, ActuatorError" || !strings.Contains(d.Error, "out of range") {
 			t.Errorf("%s %s %s", d.Result, d.ReasonText(), d.Error)
 		}
-		if st := b.scaler.state; !st.LastUp.IsZero() {
+		if st := b.scaler.order[0].state; !st.LastUp.IsZero() {
 			t.Error("a refused change began a cooldown")
 		}
 	})
@@ -214,7 +214,7 @@ func TestScalerFailures(t *testing.T) {
 	t.Run("somebody else was first", func(t *testing.T) {
 		b := newBench(t, act, true, State{})
 		b.data.set(0, nil, 400)
-		b.scaler.actuator = &meddler{Fake: b.fake}
+		b.scaler.opts.Actuators["process"] = &meddler{Fake: b.fake}
 		if d := b.eval(t); d.Result != Failed || d.ReasonText() != "AboveTarget, ExternalChange" {
 			t.Errorf("%s %s", d.Result, story(d))
 		}
@@ -292,8 +292,8 @@ func TestScalerRestore(t *testing.T) {
 	t.Run("the target refuses", func(t *testing.T) {
 		b := newBench(t, act, true, State{Replicas: 5, Known: true})
 		b.fake = &actuatortest.Fake{Max: 4}
-		b.scaler.actuator = b.fake
-		d, err := b.scaler.Restore(t.Context(), at, 2)
+		b.scaler.opts.Actuators["process"] = b.fake
+		d, err := b.restore(t, at)
 		if err != nil || d.Result != Failed || d.ReasonText() != "Restored, ActuatorError" || len(b.journal.kept) != 1 {
 			t.Errorf("%+v %v", d, err)
 		}
@@ -305,8 +305,8 @@ func TestScalerRestore(t *testing.T) {
 	t.Run("to zero", func(t *testing.T) {
 		b := newBench(t, rule("max: 8", "max: 8\n    mode: act\n    min: 0"), true, State{Known: true})
 		b.fake = &actuatortest.Fake{}
-		b.scaler.actuator = b.fake
-		if d, err := b.scaler.Restore(t.Context(), at, 2); d != nil || err != nil {
+		b.scaler.opts.Actuators["process"] = b.fake
+		if d, err := b.restore(t, at); d != nil || err != nil {
 			t.Errorf("%+v %v", d, err)
 		}
 	})
@@ -322,18 +322,18 @@ func TestScalerRestore(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, act, true, tt.st)
 			b.fake = &actuatortest.Fake{}
-			b.scaler.actuator = b.fake
-			d, err := b.scaler.Restore(t.Context(), at, 2)
+			b.scaler.opts.Actuators["process"] = b.fake
+			d, err := b.restore(t, at)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got := story(*d); got != tt.want {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
-			if st := b.scaler.state; st.LastUp != tt.st.LastUp || st.Replicas != d.To {
+			if st := b.scaler.order[0].state; st.LastUp != tt.st.LastUp || st.Replicas != d.To {
 				t.Errorf("state %+v", st)
 			}
-			if again, err := b.scaler.Restore(t.Context(), at, 2); again != nil || err != nil {
+			if again, err := b.restore(t, at); again != nil || err != nil {
 				t.Errorf("twice: %v %v", again, err)
 			}
 			// What the journal holds now must not count as a change after the next restart.
@@ -342,6 +342,22 @@ func TestScalerRestore(t *testing.T) {
 			}
 		})
 	}
+}
+
+// restore brings the target back to 2 replicas, or to what is remembered.
+func (b *bench) restore(t *testing.T, at time.Time) (*Decision, error) {
+	t.Helper()
+	all, err := b.scaler.Restore(t.Context(), at, "process", func(string) int { return 2 })
+	if len(all) == 0 {
+		return nil, err
+	}
+	return all[0], err
+}
+
+// look is what a rule for one target observes.
+func look(t *testing.T, s *Scaler, at time.Time) Observation {
+	t.Helper()
+	return s.observe(t.Context(), at, asked{s.order[0], s.ask(t.Context(), at)}, nil)
 }
 
 func TestObserve(t *testing.T) {
@@ -358,7 +374,7 @@ func TestObserve(t *testing.T) {
 		{"max", "{expr: up, reduce: max}", &answers{values: []float64{1, 5, 3}}, "5", ""},
 		{"single of several", "up", &answers{values: []float64{1, 2}}, "MetricMissing", `2 series where one was expected, {instance="0"} and {instance="1"}: aggregate, or set reduce`},
 		{"none", "up", &answers{}, "MetricMissing", "the query has no answer"},
-		{"fewer than expected", "{expr: up, reduce: sum, expect: ready + 1}", &answers{values: []float64{1}}, "MetricMissing", "1 series of 2 expected"},
+		{"fewer than expected", "{expr: up, reduce: sum, expect: ready + 1}", &answers{values: []float64{1}}, "MetricMissing 1", "1 series of 2 expected"},
 		{"as many as expected", "{expr: up, reduce: sum, expect: 2}", &answers{values: []float64{1, 1}}, "2", ""},
 		{"stale", "up", &answers{values: []float64{1}, age: 46 * time.Second}, "MetricStale", "the newest sample is 46s old, stale after 45s"},
 		{"old, but it may be", "{expr: up, stale_after: 1m}", &answers{values: []float64{1}, age: 46 * time.Second}, "1", ""},
@@ -367,11 +383,11 @@ func TestObserve(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t, rule("sum(rate(requests_total[1m]))", tt.query), false, State{})
-			b.scaler.querier = tt.data
-			a := b.scaler.observe(t.Context(), time.Now()).Answers[0]
+			b.scaler.opts.Querier = tt.data
+			a := look(t, b.scaler, time.Now()).Answers[0]
 			got := string(a.Fault)
 			if a.Value != nil {
-				got = fmt.Sprint(*a.Value)
+				got = strings.TrimSpace(got + " " + fmt.Sprint(*a.Value))
 			}
 			if got != tt.want || a.Detail != tt.detail {
 				t.Errorf("got %s %q, want %s %q", got, a.Detail, tt.want, tt.detail)

@@ -18,6 +18,18 @@ type State struct {
 	recommendations []recommendation
 	holdsSince      map[string]time.Time // by the condition of a `when` step that holds
 	pendingSince    time.Time            // replicas have been missing since; zero when none are
+	starts          []time.Duration      // how long the last ones took from the change to all being ready
+	panics          map[string]panicked  // by signal
+	constraints     map[string]bool      // by the condition of a constraint, whether it held last
+	missingSince    time.Time            // a query that is needed has had no valid answer since; zero when all have
+	good            int                  // evaluations in a row at which all had, up to goodAgain
+	fallback        *int                 // the size that stands for data which is missing
+}
+
+// panicked is when a signal last reached its threshold, and the most that it has asked for.
+type panicked struct {
+	at   time.Time
+	peak int
 }
 
 type change struct {
@@ -62,7 +74,7 @@ func (s State) Replay(d *Decision) State {
 // notAfter returns the state without what lies in the future: a clock that was set back must not make a cooldown, or a
 // window, longer than it is.
 func (s State) notAfter(now time.Time) State {
-	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince} {
+	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince, &s.missingSince} {
 		if t.After(now) {
 			*t = now
 		}
@@ -80,7 +92,101 @@ func (s State) notAfter(now time.Time) State {
 			s.holdsSince[condition] = now
 		}
 	}
+	for signal, p := range s.panics {
+		if future(p.at) {
+			s.panicked(signal, panicked{now, p.peak})
+		}
+	}
 	return s
+}
+
+// panicked notes that a signal reached its threshold, calmed that its panic is over.
+func (s *State) panicked(signal string, p panicked) {
+	s.panics = cloned(s.panics)
+	s.panics[signal] = p
+}
+
+func (s *State) calmed(signal string) {
+	if _, there := s.panics[signal]; there {
+		s.panics = maps.Clone(s.panics)
+		delete(s.panics, signal)
+	}
+}
+
+// constrain notes whether a constraint holds.
+func (s *State) constrain(condition string, holds bool) {
+	if held, known := s.constraints[condition]; !known || held != holds {
+		s.constraints = cloned(s.constraints)
+		s.constraints[condition] = holds
+	}
+}
+
+// cloned is a copy of a map that can be written to.
+func cloned[V any](m map[string]V) map[string]V {
+	if m == nil {
+		return map[string]V{}
+	}
+	return maps.Clone(m)
+}
+
+// measuredStarts is how many starts a measured startup is made of.
+const measuredStarts = 20
+
+// shifted is the state with all its times later by so much.
+func (s State) shifted(by time.Duration) State {
+	move := func(t time.Time) time.Time {
+		if t.IsZero() {
+			return t
+		}
+		return t.Add(by)
+	}
+	s.LastUp, s.LastDown, s.pendingSince, s.missingSince = move(s.LastUp), move(s.LastDown), move(s.pendingSince), move(s.missingSince)
+	s.changes, s.recommendations = slices.Clone(s.changes), slices.Clone(s.recommendations)
+	for i := range s.changes {
+		s.changes[i].at = move(s.changes[i].at)
+	}
+	for i := range s.recommendations {
+		s.recommendations[i].at = move(s.recommendations[i].at)
+	}
+	s.holdsSince, s.panics = cloned(s.holdsSince), cloned(s.panics)
+	for condition, t := range s.holdsSince {
+		s.holdsSince[condition] = move(t)
+	}
+	for signal, p := range s.panics {
+		s.panics[signal] = panicked{move(p.at), p.peak}
+	}
+	return s
+}
+
+// started notes how long it took from a change until all replicas were ready.
+func (s *State) started(took time.Duration) {
+	s.starts = append(slices.Clone(s.starts[max(0, len(s.starts)-measuredStarts+1):]), took)
+}
+
+// startup is how long a start takes, as the rule gives it or as it was measured.
+func (s *State) startup(rule Startup) time.Duration {
+	if !rule.Auto || len(s.starts) < 3 {
+		return rule.Given
+	}
+	sorted := slices.Sorted(slices.Values(s.starts))
+	return sorted[(len(sorted)*9+9)/10-1] // the 90th percentile
+}
+
+// reversals is how often the size has turned round since a time.
+func (s *State) reversals(since time.Time) (n int) {
+	for i := 1; i < len(s.changes); i++ {
+		a, b := s.changes[i-1], s.changes[i]
+		if b.at.After(since) && (a.to > a.from) != (b.to > b.from) {
+			n++
+		}
+	}
+	return n
+}
+
+// lastWentUp says that the last change was one up.
+func (s *State) lastWentUp() bool {
+	n := len(s.changes)
+	return n > 0 && s.changes[n-1].to > s.changes[n-1].from
 }
 
 // moved is how many replicas were added and removed since a time.
@@ -101,8 +207,9 @@ func (s State) moved(since time.Time) (added, removed int) {
 // forget drops what no longer counts.
 func (s *State) forget(changesBefore, recommendationsBefore time.Time) {
 	kept := make([]change, 0, len(s.changes))
-	for _, c := range s.changes {
-		if c.at.After(changesBefore) {
+	for i, c := range s.changes {
+		// The last of those that no longer count tells whether the one after it was a turn.
+		if c.at.After(changesBefore) || i+1 == len(s.changes) || s.changes[i+1].at.After(changesBefore) {
 			kept = append(kept, c)
 		}
 	}

@@ -70,10 +70,16 @@ func TestDeadSourceHolds(t *testing.T) {
 	fake := &actuatortest.Fake{}
 	metrics, memory := rules.NewMetrics(prometheus.NewRegistry()), &rules.Memory{}
 	scalers := map[string]*rules.Scaler{}
-	group := storeGroup(file, &file.Groups[0], func(r *rules.Scale) rules.Evaluator {
-		fake.Resize(actuators.Target{Kind: "process", Name: r.Name}, 1)
-		scalers[r.Name] = rules.NewScaler(r, rules.ScalerOptions{Querier: s, Actuator: fake, Journal: j, Metrics: metrics, Memory: memory, Acting: true})
-		return scalers[r.Name]
+	group := storeGroup(file, &file.Groups[0], func(r *rules.Rule) rules.Evaluator {
+		if r.Scale == nil {
+			return nil
+		}
+		name := r.Scale.Name
+		fake.Resize(actuators.Target{Kind: "process", Name: name}, 1)
+		scalers[name] = rules.NewScaler(r.Scale, rules.ScalerOptions{
+			Querier: s, Actuators: map[string]actuators.Actuator{"process": fake}, Journal: j, Metrics: metrics, Memory: memory, Acting: true,
+		})
+		return scalers[name]
 	})
 	if err := s.SetGroups([]store.Group{group}); err != nil {
 		t.Fatal(err)

@@ -47,6 +47,7 @@ type app struct {
 	memory        rules.Memory
 	brake         *rules.Brake
 	scales        *rules.Metrics
+	began         time.Time
 	remotes       *remote.Metrics // nil before there is a Prometheus elsewhere
 	processes     *process.Processes
 	exporter      currentExporter
@@ -75,7 +76,7 @@ const (
 
 // newApp takes the addresses and starts nothing: a second flyball stops here, before it touches anything.
 func newApp(l *loaded, o *runOptions) (*app, error) {
-	a := &app{opts: o, metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry(), begun: make(chan struct{})}
+	a := &app{opts: o, began: time.Now(), metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry(), begun: make(chan struct{})}
 	a.live.Store(&live{loaded: l})
 	a.proxySlot, a.gpuSlot = newSlot("proxy", o.log), newSlot("gpu collector", o.log)
 	a.metrics.MustRegister(versioncollector.NewCollector("flyball"), collectors.NewGoCollector(),
@@ -241,32 +242,30 @@ func (a *app) proxies() []*batchproxy.Proxy {
 	return slices.Clone(a.proxied)
 }
 
-// newGroups makes the groups of the rule files. A scale rule that is as it was keeps its evaluator, and so its group goes on
-// undisturbed.
-func (a *app) newGroups(l *loaded) (groups []store.Group, scalers []*rules.Scaler) {
-	before := map[string]*rules.Scaler{}
-	for _, s := range a.live.Load().scalers {
-		before[s.Name()] = s
-	}
-	actuator := a.actuators()
-	evaluator := func(r *rules.Scale) rules.Evaluator {
-		s := before[r.Name]
-		if s == nil || !s.Rule().Equal(r) {
-			s = rules.NewScaler(r, rules.ScalerOptions{
-				Querier: a.store.Router(), Actuator: actuator[r.Target.Kind], Journal: a.journal, Metrics: a.scales,
-				Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, Brake: a.brake,
-			})
-		}
-		scalers = append(scalers, s)
-		return s
+// newGroups makes the groups of the rule files. A deciding rule that is as it was keeps its evaluator, and so its group goes
+// on undisturbed.
+func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
+	before := a.live.Load().deciders
+	options := rules.ScalerOptions{
+		Querier: a.store.Router(), Actuators: a.actuators(), Journal: a.journal, Metrics: a.scales,
+		Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, Brake: a.brake,
+		Claim: a.claim, Clock: a.clock,
 	}
 	for _, f := range l.rules {
 		for i := range f.Groups {
-			groups = append(groups, storeGroup(f, &f.Groups[i], evaluator))
+			groups = append(groups, storeGroup(f, &f.Groups[i], func(r *rules.Rule) rules.Evaluator { return d.evaluator(r, before, options) }))
 		}
 	}
-	return groups, scalers
+	return groups, d
 }
+
+// claim says why a target that a rule with for_each finds is not for it.
+func (a *app) claim(r *rules.Scale, t actuators.Target) error {
+	return a.live.Load().checkTarget(t, r.Max)
+}
+
+// clock is the time since the start, which passes evenly whatever is done to the machine's clock.
+func (a *app) clock() time.Duration { return time.Since(a.began) }
 
 // newScrape is what the store scrapes: this process, the replicas of its targets and what the configuration names. Nothing
 // where there is a Prometheus elsewhere, which does.
@@ -289,26 +288,37 @@ func (a *app) newScrape(l *loaded) store.Scrape {
 }
 
 // storeGroup is a group of a rule file as the store takes it.
-func storeGroup(f *rules.File, g *rules.Group, evaluator func(*rules.Scale) rules.Evaluator) store.Group {
+func storeGroup(f *rules.File, g *rules.Group, evaluator func(*rules.Rule) rules.Evaluator) store.Group {
 	group := store.Group{Name: g.Name, File: f.Name, Interval: time.Duration(g.Interval), Limit: g.Limit, Labels: g.Labels}
 	if g.QueryOffset != nil {
 		offset := time.Duration(*g.QueryOffset)
 		group.QueryOffset = &offset
 	}
-	for _, r := range g.Rules {
-		switch {
-		case r.Record != nil:
-			group.Rules = append(group.Rules, store.Rule{Record: &store.Record{Name: r.Record.Name, Expr: r.Record.Expr, Labels: r.Record.Labels}})
-		case r.Alert != nil:
-			group.Rules = append(group.Rules, store.Rule{Alert: &store.Alert{
-				Name: r.Alert.Name, Expr: r.Alert.Expr, For: time.Duration(r.Alert.For), KeepFiringFor: time.Duration(r.Alert.KeepFiringFor),
-				Labels: r.Alert.Labels, Annotations: r.Alert.Annotations,
-			}})
-		case r.Scale != nil:
-			group.Rules = append(group.Rules, store.Rule{Evaluator: evaluator(r.Scale)})
+	for i := range g.Rules {
+		r := &g.Rules[i]
+		group.Rules = append(group.Rules, storeRules(r)...)
+		if e := evaluator(r); e != nil {
+			group.Rules = append(group.Rules, store.Rule{Evaluator: e})
+		}
+		for _, derived := range r.Derived() {
+			group.Rules = append(group.Rules, storeRules(&derived)...)
 		}
 	}
 	return group
+}
+
+// storeRules is a record or an alert rule as the store takes it, of any other kind nothing.
+func storeRules(r *rules.Rule) []store.Rule {
+	switch {
+	case r.Record != nil:
+		return []store.Rule{{Record: &store.Record{Name: r.Record.Name, Expr: r.Record.Expr, Labels: r.Record.Labels}}}
+	case r.Alert != nil:
+		return []store.Rule{{Alert: &store.Alert{
+			Name: r.Alert.Name, Expr: r.Alert.Expr, For: time.Duration(r.Alert.For), KeepFiringFor: time.Duration(r.Alert.KeepFiringFor),
+			Labels: r.Alert.Labels, Annotations: r.Alert.Annotations,
+		}}}
+	}
+	return nil
 }
 
 // actuators are the actuators of this process by their kind.
@@ -422,13 +432,13 @@ func runParts(ctx context.Context, parts []part, stopping func()) error {
 func (a *app) restore(ctx context.Context, l *loaded, scalers []*rules.Scaler) {
 	ruled := map[string]bool{}
 	for _, s := range scalers {
-		target := s.Rule().Target
-		if target.Kind != process.Kind {
-			continue
+		targets, _ := s.Rule().Targets()
+		for _, t := range targets {
+			ruled[t.Name] = ruled[t.Name] || t.Kind == process.Kind
 		}
-		ruled[target.Name] = true
-		if _, err := s.Restore(ctx, time.Now(), l.Actuators.Process[target.Name].Replicas); err != nil {
-			a.opts.log.Error("restore", "target", target, "err", err)
+		initial := func(name string) int { return l.Actuators.Process[name].Replicas }
+		if _, err := s.Restore(ctx, time.Now(), process.Kind, initial); err != nil {
+			a.opts.log.Error("restore", "rule", s.Name(), "err", err)
 		}
 	}
 	for name, t := range l.Actuators.Process {

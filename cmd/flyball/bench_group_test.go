@@ -53,7 +53,7 @@ func BenchmarkGroupIteration(b *testing.B) {
 			for _, r := range file.Groups[0].Rules {
 				fake.Resize(actuators.Target{Kind: "process", Name: r.Scale.Name}, 1)
 				scale.Rules = append(scale.Rules, store.Rule{Evaluator: rules.NewScaler(r.Scale, rules.ScalerOptions{
-					Querier: s, Actuator: fake, Journal: j, Metrics: metrics, Memory: memory, Acting: true,
+					Querier: s, Actuators: map[string]actuators.Actuator{"process": fake}, Journal: j, Metrics: metrics, Memory: memory, Acting: true,
 				})})
 			}
 			if err := s.SetGroups([]store.Group{data, scale}); err != nil {

@@ -47,7 +47,7 @@ func checkParent(app *kingpin.Application) *kingpin.CmdClause {
 
 func checkRules(stdout io.Writer, paths []string, evaluation, scrape time.Duration) error {
 	reader := rules.Reader{
-		Defaults: rules.Defaults{EvaluationInterval: evaluation, ScrapeInterval: scrape}, CheckScale: func(s *rules.Scale) error { return checkKind(s.Target) },
+		Defaults: rules.Defaults{EvaluationInterval: evaluation, ScrapeInterval: scrape}, CheckScale: checkKinds,
 		CheckGroup: checkGroup,
 	}
 	var faults []error
@@ -66,10 +66,22 @@ func checkRules(stdout io.Writer, paths []string, evaluation, scrape time.Durati
 
 // checkGroup says what Prometheus's engine has against a group: templates, repeated rules.
 func checkGroup(f *rules.File, g *rules.Group) error {
-	return storeGroup(f, g, func(s *rules.Scale) rules.Evaluator { return named(s.Name) }).Validate()
+	return storeGroup(f, g, unevaluated).Validate()
 }
 
-// named stands for a scale rule where only its name matters.
+// unevaluated stands for the evaluator of a rule that decides where only its name matters.
+func unevaluated(r *rules.Rule) rules.Evaluator {
+	switch {
+	case r.Scale != nil:
+		return named(r.Scale.Name)
+	case r.Budget != nil:
+		return named(r.Budget.Name)
+	case r.Optimize != nil:
+		return named(r.Optimize.Name)
+	}
+	return nil
+}
+
 type named string
 
 func (n named) Name() string { return string(n) }
@@ -92,21 +104,20 @@ func (l *loaded) summary() string {
 }
 
 // ruleCount counts rules by kind.
-type ruleCount struct{ groups, record, alert, scale int }
+type ruleCount struct {
+	groups int
+	rules  map[string]int // by kind
+}
 
 func countRules(files []*rules.File) (n ruleCount) {
 	for _, f := range files {
 		n.groups += len(f.Groups)
 		for _, g := range f.Groups {
 			for _, r := range g.Rules {
-				switch {
-				case r.Record != nil:
-					n.record++
-				case r.Alert != nil:
-					n.alert++
-				case r.Scale != nil:
-					n.scale++
+				if n.rules == nil {
+					n.rules = map[string]int{}
 				}
+				n.rules[r.Kind()]++
 			}
 		}
 	}
@@ -114,7 +125,13 @@ func countRules(files []*rules.File) (n ruleCount) {
 }
 
 func (n ruleCount) String() string {
-	return fmt.Sprintf("%s, %d record, %d alert, %d scale", plural(n.groups, "group"), n.record, n.alert, n.scale)
+	text := fmt.Sprintf("%s, %d record, %d alert, %d scale", plural(n.groups, "group"), n.rules["record"], n.rules["alert"], n.rules["scale"])
+	for _, kind := range []string{"budget", "slo", "optimize", "forecast"} {
+		if n.rules[kind] > 0 {
+			text += fmt.Sprintf(", %d %s", n.rules[kind], kind)
+		}
+	}
+	return text
 }
 
 func plural(n int, what string) string {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -151,7 +153,12 @@ func writeDecision(w io.Writer, d *rules.Decision) error {
 	}
 	line("")
 	line("target\t%s\t%s\tid %s", d.Target, d.Mode, d.ID)
-	line("replicas\t%d asked for\t%d ready\tmin %d\tmax %d", d.Replicas.Spec, d.Replicas.Ready, d.Replicas.Min, d.Replicas.Max)
+	if d.Result != rules.Recommended {
+		line("replicas\t%d asked for\t%d ready\tmin %d\tmax %d", d.Replicas.Spec, d.Replicas.Ready, d.Replicas.Min, d.Replicas.Max)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Annotations)) {
+		line("annotation\t%s\t%s", name, d.Annotations[name])
+	}
 	for _, q := range d.Queries {
 		if q.Fault != "" {
 			line("query\t%s\t%s\t%s\t%s", q.Name, q.Fault, q.Detail, q.Expr)
@@ -164,7 +171,10 @@ func writeDecision(w io.Writer, d *rules.Decision) error {
 			line("signal\t%s\t%s", s.Name, s.Reason)
 			continue
 		}
-		line("signal\t%s\t%.6g\tat %.6g a replica\tneeds %d\t%s", s.Name, *s.Value, s.TargetPerReplica, *s.Proposal, s.Reason)
+		line("signal\t%s\t%.6g\t%s\tneeds %d\t%s", s.Name, *s.Value, s.Basis(), *s.Proposal, s.Reason)
+		if s.Panic != nil {
+			line("panic\t%s\t\t\tneeds %d", s.Name, *s.Panic)
+		}
 	}
 	for _, s := range d.Steps {
 		state := "does not hold"
@@ -178,8 +188,15 @@ func writeDecision(w io.Writer, d *rules.Decision) error {
 		}
 		line("when\t%s\t%s\t%s", s.If, s.Do, state)
 	}
-	if !d.Start {
-		line("stages\tcombined %d\tgated %d\tstabilized %d\tlimited %d", d.Combined, d.Gated, d.Stabilized, d.Limited)
+	for _, v := range d.Variants {
+		line("variant\t%s\t%s\t%d -> %d\t%d ready\tcapacity %d at %.6g USD/h", v.Name, v.Target, v.From, v.To, v.Ready, v.Capacity, v.PriceUSDPerHour)
+	}
+	if !d.Start && d.Result != rules.Recommended {
+		line("confidence\t%.3g", d.Confidence)
+		line("stages\tcombined %d\tgated %d\tcosted %d\tstabilized %d\tlimited %d\tdamped %d", d.Combined, d.Gated, d.Costed, d.Stabilized, d.Limited, d.Damped)
+	}
+	if d.Cost != nil {
+		line("cost\t%.6g -> %.6g USD/h", d.Cost.BeforeUSDPerHour, d.Cost.AfterUSDPerHour)
 	}
 	return t.Flush()
 }

@@ -70,6 +70,8 @@ func TestNames(t *testing.T) {
 		names := append(keys("config", reflect.TypeFor[Config]()), keys("rules", reflect.TypeFor[rules.File]())...)
 		for kind, of := range map[string]reflect.Type{
 			"record": reflect.TypeFor[rules.Record](), "alert": reflect.TypeFor[rules.Alert](), "scale": reflect.TypeFor[rules.Scale](),
+			"budget": reflect.TypeFor[rules.Budget](), "slo": reflect.TypeFor[rules.SLO](), "optimize": reflect.TypeFor[rules.Optimize](),
+			"forecast": reflect.TypeFor[rules.ForecastRule](),
 		} {
 			names = append(names, keys(kind, of)...)
 		}

@@ -17,7 +17,6 @@ import (
 	"flyball/batchproxy"
 	"flyball/exporter"
 	"flyball/exporter/gpu"
-	"flyball/rules"
 	"flyball/rules/remote"
 	"flyball/rules/source"
 	"flyball/rules/store"
@@ -26,10 +25,10 @@ import (
 // live is what a configuration made: all that a reload replaces.
 type live struct {
 	*loaded
-	scalers []*rules.Scaler
-	proxy   *batchproxy.Proxy // nil where this process has none
-	gpus    *gpu.Collector    // nil where it has none
-	remote  *remote.Client    // nil where the store answers all
+	deciders
+	proxy  *batchproxy.Proxy // nil where this process has none
+	gpus   *gpu.Collector    // nil where it has none
+	remote *remote.Client    // nil where the store answers all
 }
 
 // next is a configuration that every part has checked, and that none has taken over yet.
@@ -132,7 +131,7 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 		if n.remote != nil {
 			c.Remote = n.remote
 		}
-		c.Groups, n.scalers = a.newGroups(l)
+		c.Groups, n.deciders = a.newGroups(l)
 		prepared, err := a.store.Prepare(c)
 		if err != nil {
 			return nil, err
@@ -154,6 +153,7 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		err := n.store.Commit(func() {
 			n.processes.Commit()
 			a.restore(ctx, n.loaded, n.scalers)
+			now.deciders.release(n.deciders)
 			a.scales.Show(n.scalers)
 		})
 		if err != nil {

@@ -240,7 +240,7 @@ func TestRemoteCircle(t *testing.T) {
 	if asked := total(t, a.metrics, "flyball_remote_requests_total"); asked != 1 {
 		t.Errorf("it asked %g times", asked)
 	}
-	if _, err := a.live.Load().remote.Query(ctx, "up", time.Now()); err == nil || !strings.Contains(err.Error(), "which might go in a circle") {
+	if _, err := a.live.Load().remote.Query(ctx, "up", time.Now(), 0); err == nil || !strings.Contains(err.Error(), "which might go in a circle") {
 		t.Errorf("a rule gets %v", err)
 	}
 }

@@ -217,12 +217,16 @@ func newRemoteLoop(t *testing.T, address string, change ...func(*remote.Config))
 		t.Fatal(err)
 	}
 	metrics, memory := rules.NewMetrics(prometheus.NewRegistry()), &rules.Memory{}
-	group := storeGroup(file, &file.Groups[0], func(r *rules.Scale) rules.Evaluator {
-		l.fake.Resize(actuators.Target{Kind: "process", Name: r.Name}, 1)
-		e := &evaluations{Scaler: rules.NewScaler(r, rules.ScalerOptions{
-			Querier: l.store.Router(), Actuator: l.fake, Journal: j, Metrics: metrics, Memory: memory, Acting: true,
+	group := storeGroup(file, &file.Groups[0], func(r *rules.Rule) rules.Evaluator {
+		if r.Scale == nil {
+			return nil
+		}
+		name := r.Scale.Name
+		l.fake.Resize(actuators.Target{Kind: "process", Name: name}, 1)
+		e := &evaluations{Scaler: rules.NewScaler(r.Scale, rules.ScalerOptions{
+			Querier: l.store.Router(), Actuators: map[string]actuators.Actuator{"process": l.fake}, Journal: j, Metrics: metrics, Memory: memory, Acting: true,
 		})}
-		l.scalers[r.Name] = e
+		l.scalers[name] = e
 		return e
 	})
 	p, err := l.store.Prepare(store.Config{Groups: []store.Group{group}, Remote: client})

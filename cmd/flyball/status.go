@@ -52,7 +52,7 @@ func (b brake) Release() error {
 // queries adapts the store, and the Prometheus elsewhere, to what the page asks of them.
 type queries struct{ *app }
 
-// Query implements rules.Querier.
+// Query implements web.Queries.
 func (q queries) Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
 	return q.store.Router().Show(ctx, expr, at)
 }
@@ -84,13 +84,17 @@ func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
 		return found
 	}
 	for _, s := range d.live.Load().scalers {
-		last := s.Last()
-		if s.Name() == f.Rule && last != nil && (f.ID == "" || f.ID == last.ID) &&
-			(f.Since.IsZero() || !last.Time.Before(f.Since)) && (f.Until.IsZero() || !last.Time.After(f.Until)) {
-			return []*rules.Decision{last}
+		if s.Name() != f.Rule {
+			continue
+		}
+		for _, last := range s.Decisions() {
+			if len(found) < n && (f.ID == "" || f.ID == last.ID) &&
+				(f.Since.IsZero() || !last.Time.Before(f.Since)) && (f.Until.IsZero() || !last.Time.After(f.Until)) {
+				found = append(found, last)
+			}
 		}
 	}
-	return nil
+	return found
 }
 
 // status gathers what the page shows besides decisions.
@@ -98,7 +102,7 @@ func (a *app) status(ctx context.Context, f *figures) web.Status {
 	now := a.live.Load()
 	s := now.models(ctx, f)
 	for _, sc := range now.scalers {
-		s.Rules = append(s.Rules, web.Rule{Name: sc.Name(), Target: sc.Rule().Target.String(), Acts: sc.Acts(), Last: sc.Last()})
+		s.Rules = append(s.Rules, scaleRules(sc)...)
 	}
 	if a.processes != nil {
 		for _, name := range now.targets() {
@@ -115,6 +119,17 @@ func (a *app) status(ctx context.Context, f *figures) web.Status {
 		s.Scraper = now.Prometheus.URL
 	}
 	return s
+}
+
+// scaleRules are a rule as the page lists it: once for each of its targets, and once where it has none yet.
+func scaleRules(s *rules.Scaler) (all []web.Rule) {
+	for _, last := range s.Decisions() {
+		all = append(all, web.Rule{Name: s.Name(), Target: last.Target, Acts: s.Acts(), Last: last})
+	}
+	if len(all) == 0 {
+		all = append(all, web.Rule{Name: s.Name(), Target: s.Rule().Key(), Acts: s.Acts()})
+	}
+	return all
 }
 
 // models are those of the proxy in this process, with its live counts, and those that the store has from elsewhere.

@@ -124,7 +124,7 @@ func BenchmarkQuery(b *testing.B) {
 	at := t0
 	for b.Loop() {
 		at = at.Add(1e6)
-		if _, err := c.Query(b.Context(), "up", at); err != nil {
+		if _, err := c.Query(b.Context(), "up", at, 0); err != nil {
 			b.Fatal(err)
 		}
 	}

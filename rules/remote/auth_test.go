@@ -133,11 +133,11 @@ func TestCredentials(t *testing.T) {
 				answers(vector(seven))(w, r)
 			})
 			c := client(t, u, tt.change)
-			if _, err := c.Query(t.Context(), "up", t0); err != nil {
+			if _, err := c.Query(t.Context(), "up", t0, 0); err != nil {
 				t.Error(err)
 			}
 			fails.Store(true)
-			_, err := c.Query(t.Context(), "up", t0.Add(time.Second))
+			_, err := c.Query(t.Context(), "up", t0.Add(time.Second), 0)
 			if err == nil || strings.Contains(err.Error(), secret) || !strings.Contains(err.Error(), "got <secret>") {
 				t.Errorf("got %v", err)
 			}
@@ -183,7 +183,7 @@ func TestTLS(t *testing.T) {
 			c := client(t, s.URL, func(c *Config) {
 				c.HTTP.TLSConfig = promconfig.TLSConfig{CAFile: tt.ca, CertFile: tt.cert, KeyFile: tt.key}
 			})
-			_, err := c.Query(t.Context(), "up", t0)
+			_, err := c.Query(t.Context(), "up", t0, 0)
 			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 				t.Errorf("got %v, want %q", err, tt.err)
 			}
@@ -237,7 +237,7 @@ func TestRedirect(t *testing.T) {
 			to.Store(tt.to)
 			status.Store(int64(tt.status))
 			c := client(t, u, credentials, func(c *Config) { c.HTTP.FollowRedirects = tt.follow })
-			_, err := c.Query(t.Context(), "up", t0)
+			_, err := c.Query(t.Context(), "up", t0, 0)
 			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 				t.Errorf("got %v, want %q", err, tt.err)
 			}
@@ -265,7 +265,7 @@ func TestProxy(t *testing.T) {
 		}
 		return func(c *Config) { c.HTTP.ProxyURL = promconfig.URL{URL: u} }
 	}
-	if _, err := client(t, "http://prometheus.invalid:9090", through(proxy)).Query(t.Context(), "up", t0); err != nil {
+	if _, err := client(t, "http://prometheus.invalid:9090", through(proxy)).Query(t.Context(), "up", t0, 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-proxied; got != "prometheus.invalid:9090" {
@@ -273,7 +273,7 @@ func TestProxy(t *testing.T) {
 	}
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
-	if _, err := client(t, "http://prometheus.invalid:9090", through(gone.URL)).Query(t.Context(), "up", t0); err == nil || strings.Contains(err.Error(), "s3cr3t") {
+	if _, err := client(t, "http://prometheus.invalid:9090", through(gone.URL)).Query(t.Context(), "up", t0, 0); err == nil || strings.Contains(err.Error(), "s3cr3t") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -289,7 +289,7 @@ func TestLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	if _, err := client.Query(t.Context(), "up", t0); err != nil {
+	if _, err := client.Query(t.Context(), "up", t0, 0); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(log.String(), "s3cr3t") || !strings.Contains(log.String(), "PromQL warning") {

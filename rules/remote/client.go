@@ -102,10 +102,12 @@ func New(c Config, o Options) (*Client, error) {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Query implements rules.Querier: a sample for each series, each with Time at. The slice is shared with others who ask
-// the same, so it must not be changed.
-func (c *Client) Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
+// the same, so it must not be changed. The lookback goes along as Prometheus's parameter lookback_delta; a server that does
+// not know it looks back as far as it always does.
+func (c *Client) Query(ctx context.Context, expr string, at time.Time, lookback time.Duration) ([]rules.Sample, error) {
+	q := question{expr, lookback}
 	at = at.Truncate(time.Millisecond).UTC() // Prometheus's resolution
-	samples, shared, err := c.memo.do(ctx, expr, at, func() ([]rules.Sample, error) { return c.ask(ctx, expr, at) })
+	samples, shared, err := c.memo.do(ctx, q, at, func() ([]rules.Sample, error) { return c.ask(ctx, q, at) })
 	if shared {
 		c.metrics.shared.Inc()
 	}
@@ -116,11 +118,11 @@ func (c *Client) Query(ctx context.Context, expr string, at time.Time) ([]rules.
 }
 
 // ask sends a query when there is a turn, and counts what becomes of it.
-func (c *Client) ask(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
+func (c *Client) ask(ctx context.Context, q question, at time.Time) ([]rules.Sample, error) {
 	limit := time.Duration(c.config.Timeout)
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	samples, err := c.turn(limited, expr, at)
+	samples, err := c.turn(limited, q, at)
 	switch {
 	case err == nil:
 		c.metrics.last.SetToCurrentTime()
@@ -138,13 +140,16 @@ func (c *Client) ask(ctx context.Context, expr string, at time.Time) ([]rules.Sa
 	return nil, fmt.Errorf("%s://%s: %s", c.base.Scheme, c.base.Host, c.secrets.Replace(err.Error()))
 }
 
-func (c *Client) turn(ctx context.Context, expr string, at time.Time) (samples []rules.Sample, err error) {
+func (c *Client) turn(ctx context.Context, q question, at time.Time) (samples []rules.Sample, err error) {
 	leave, err := c.deciding.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	form := url.Values{"query": {expr}, "time": {formatTime(at)}}
+	form := url.Values{"query": {q.expr}, "time": {formatTime(at)}}
+	if q.lookback > 0 {
+		form.Set("lookback_delta", strconv.FormatFloat(q.lookback.Seconds(), 'f', -1, 64))
+	}
 	err = c.exchange(ctx, "query", form, func(response *http.Response) (err error) {
 		if response.StatusCode/100 != 2 {
 			return &failure{refused, c.refusal(response)}

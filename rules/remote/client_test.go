@@ -92,7 +92,7 @@ func TestRequest(t *testing.T) {
 		c.Headers = map[string]string{"X-Scope-OrgID": "team-a"}
 		c.Params = map[string]Values{"dedup": {"true"}, "replicaLabels[]": {"a", "b"}}
 	})
-	samples, err := c.Query(t.Context(), "up == 7", t0)
+	samples, err := c.Query(t.Context(), "up == 7", t0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestGetWherePostIsRefused(t *testing.T) {
 	})
 	c := client(t, url)
 	for i := range 2 {
-		if _, err := c.Query(t.Context(), "up", t0.Add(time.Duration(i)*time.Second)); err != nil {
+		if _, err := c.Query(t.Context(), "up", t0.Add(time.Duration(i)*time.Second), 0); err != nil {
 			t.Error(err)
 		}
 	}
@@ -146,7 +146,7 @@ func TestAnswers(t *testing.T) {
 		{"whole", `{"status":"success","isPartial":false,"data":{"resultType":"vector","result":[` + seven + `]},"stats":{"seriesFetched":"1"}}`, `{__name__="up", job="a"} 7`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			samples, err := client(t, serve(t, answers(tt.answer))).Query(t.Context(), "up", t0)
+			samples, err := client(t, serve(t, answers(tt.answer))).Query(t.Context(), "up", t0, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -260,7 +260,7 @@ func TestNoAnswer(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := client(t, serve(t, tt.serve), patient)
-			samples, err := c.Query(t.Context(), "up", t0)
+			samples, err := c.Query(t.Context(), "up", t0, 0)
 			if err == nil || samples != nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got %v and %v, want %q", samples, err, tt.want)
 			}
@@ -303,7 +303,7 @@ func TestGzip(t *testing.T) {
 		_, _ = io.WriteString(z, vector(seven))
 		_ = z.Close()
 	}))
-	if samples, err := c.Query(t.Context(), "up", t0); err != nil || len(samples) != 1 {
+	if samples, err := c.Query(t.Context(), "up", t0, 0); err != nil || len(samples) != 1 {
 		t.Errorf("got %v, %v", samples, err)
 	}
 }
@@ -312,7 +312,7 @@ func TestDown(t *testing.T) {
 	s := httptest.NewServer(answers(vector()))
 	s.Close()
 	c := client(t, s.URL)
-	if _, err := c.Query(t.Context(), "up", t0); err == nil || !strings.Contains(err.Error(), "connection refused") ||
+	if _, err := c.Query(t.Context(), "up", t0, 0); err == nil || !strings.Contains(err.Error(), "connection refused") ||
 		testutil.ToFloat64(c.metrics.failed.WithLabelValues(string(unreachable))) != 1 {
 		t.Errorf("got %v", err)
 	}
@@ -323,13 +323,13 @@ func TestSlow(t *testing.T) {
 		_, _ = io.Copy(io.Discard, r.Body) // then the server sees the end of the connection
 		<-r.Context().Done()
 	}), func(c *Config) { c.Timeout = model.Duration(30 * time.Millisecond) })
-	if _, err := c.Query(t.Context(), "up", t0); err == nil || !strings.Contains(err.Error(), "no answer within 30ms") ||
+	if _, err := c.Query(t.Context(), "up", t0, 0); err == nil || !strings.Contains(err.Error(), "no answer within 30ms") ||
 		testutil.ToFloat64(c.metrics.failed.WithLabelValues(string(timeout))) != 1 {
 		t.Errorf("got %v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(fmt.Errorf("stopped"))
-	if _, err := c.Query(ctx, "up", t0.Add(time.Second)); err == nil || !strings.HasSuffix(err.Error(), "stopped") {
+	if _, err := c.Query(ctx, "up", t0.Add(time.Second), 0); err == nil || !strings.HasSuffix(err.Error(), "stopped") {
 		t.Errorf("got %v for the caller's own end", err)
 	}
 }
@@ -348,7 +348,7 @@ func TestRetryAfter(t *testing.T) {
 		w.WriteHeader(http.StatusTooManyRequests)
 	}))
 	ask := func(expr string) error {
-		_, err := c.Query(t.Context(), expr, t0)
+		_, err := c.Query(t.Context(), expr, t0, 0)
 		return err
 	}
 	if err := ask("a"); err == nil || !strings.Contains(err.Error(), "429 Too Many Requests") {
@@ -399,7 +399,7 @@ func TestShared(t *testing.T) {
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
-			if samples, err := c.Query(t.Context(), "up", t0); err != nil || len(samples) != 1 {
+			if samples, err := c.Query(t.Context(), "up", t0, 0); err != nil || len(samples) != 1 {
 				t.Errorf("got %v, %v", samples, err)
 			}
 		})
@@ -411,7 +411,7 @@ func TestShared(t *testing.T) {
 		expr string
 		at   time.Time
 	}{{"up", t0}, {"up", t0.Add(time.Second)}, {"up", t0}, {"broken", t0}, {"broken", t0}} {
-		_, _ = c.Query(t.Context(), q.expr, q.at)
+		_, _ = c.Query(t.Context(), q.expr, q.at, 0)
 	}
 	if n, shared := asked.Load(), testutil.ToFloat64(c.metrics.shared); n != 3 || shared != 22 {
 		t.Errorf("asked %d times, shared %g, want 3 and 22", n, shared)
@@ -434,13 +434,13 @@ func TestSharedWithoutTheFirst(t *testing.T) {
 	first, stop := context.WithCancel(t.Context())
 	var all sync.WaitGroup
 	all.Go(func() {
-		if _, err := c.Query(first, "up", t0); err == nil {
+		if _, err := c.Query(first, "up", t0, 0); err == nil {
 			t.Error("the first got an answer")
 		}
 	})
 	<-started
 	all.Go(func() {
-		if samples, err := c.Query(t.Context(), "up", t0); err != nil || len(samples) != 1 {
+		if samples, err := c.Query(t.Context(), "up", t0, 0); err != nil || len(samples) != 1 {
 			t.Errorf("got %v, %v", samples, err)
 		}
 	})
@@ -456,7 +456,7 @@ func TestMemoIsBounded(t *testing.T) {
 	}
 	for i := range 1000 {
 		at := t0.Add(time.Duration(i%10) * time.Second)
-		if _, _, err := m.do(t.Context(), fmt.Sprint(i), at, ask(i%30)); err != nil {
+		if _, _, err := m.do(t.Context(), question{expr: fmt.Sprint(i)}, at, ask(i%30)); err != nil {
 			t.Fatal(err)
 		}
 		n := 0
@@ -490,7 +490,7 @@ func TestConcurrency(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range 40 {
 		all.Go(func() {
-			if _, err := c.Query(t.Context(), fmt.Sprint(i), t0); err != nil {
+			if _, err := c.Query(t.Context(), fmt.Sprint(i), t0, 0); err != nil {
 				t.Error(err)
 			}
 		})
@@ -539,14 +539,14 @@ func TestIdleConnection(t *testing.T) {
 	defer l.Close()
 	c := client(t, "http://"+l.Addr().String())
 	for i := range 3 {
-		if _, err := c.Query(t.Context(), "up", t0.Add(time.Duration(i)*time.Second)); err != nil {
+		if _, err := c.Query(t.Context(), "up", t0.Add(time.Duration(i)*time.Second), 0); err != nil {
 			t.Errorf("query %d: %v", i, err)
 		}
 		<-closed
 	}
 	answering.Store(false)
 	before := requests.Load()
-	if _, err := c.Query(t.Context(), "up", t0.Add(time.Hour)); err == nil {
+	if _, err := c.Query(t.Context(), "up", t0.Add(time.Hour), 0); err == nil {
 		t.Error("an answer from nowhere")
 	}
 	if n := requests.Load() - before; n != 1 {
@@ -556,7 +556,7 @@ func TestIdleConnection(t *testing.T) {
 
 // TestNaN: a stale marker is a number that is not one, as any other.
 func TestNaN(t *testing.T) {
-	samples, err := client(t, serve(t, answers(vector(`{"metric":{},"value":[0,"NaN"]}`)))).Query(t.Context(), "x", t0)
+	samples, err := client(t, serve(t, answers(vector(`{"metric":{},"value":[0,"NaN"]}`)))).Query(t.Context(), "x", t0, 0)
 	if err != nil || len(samples) != 1 || !math.IsNaN(samples[0].Value) {
 		t.Errorf("got %v, %v", samples, err)
 	}

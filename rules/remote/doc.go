@@ -4,7 +4,7 @@
 //	c := remote.DefaultConfig()
 //	c.URL = "http://prometheus:9090"              // or with a path prefix, such as .../prometheus or .../select/0/prometheus
 //	client, err := remote.New(c, remote.Options{Metrics: remote.NewMetrics(reg)})
-//	samples, err := client.Query(ctx, "sum(rate(requests_total[1m]))", now)
+//	samples, err := client.Query(ctx, "sum(rate(requests_total[1m]))", now, 0)
 //	client.Close()
 //
 // The other side is not trusted to be well. An answer is read as a stream and never as a whole: too many bytes (also after

@@ -213,7 +213,7 @@ func TestForwardLanes(t *testing.T) {
 	if got := ask(gone, "up"); got != "canceled: context canceled" {
 		t.Errorf("after the client has left: %s", got)
 	}
-	if _, err := c.Query(t.Context(), "up", t0); err != nil {
+	if _, err := c.Query(t.Context(), "up", t0, 0); err != nil {
 		t.Errorf("a rule: %v", err)
 	}
 	end()
@@ -245,13 +245,13 @@ func TestForwardLanes(t *testing.T) {
 	if got := ask(t.Context(), "up"); !strings.HasPrefix(got, "unavailable: ") || !strings.Contains(got, "not asked for another") {
 		t.Errorf("after Retry-After: %s", got)
 	}
-	if _, err := c.Query(t.Context(), "up", t0.Add(time.Second)); err != nil {
+	if _, err := c.Query(t.Context(), "up", t0.Add(time.Second), 0); err != nil {
 		t.Errorf("a rule, after people were told to wait: %v", err)
 	}
 	c.reading.mu.Lock()
 	c.reading.resume = time.Time{}
 	c.reading.mu.Unlock()
-	if _, err := c.Query(t.Context(), "busy", t0); err == nil {
+	if _, err := c.Query(t.Context(), "busy", t0, 0); err == nil {
 		t.Error("an answer")
 	}
 	if got := ask(t.Context(), "up"); !strings.Contains(got, "not asked for another") {
@@ -268,7 +268,7 @@ func TestForwardTime(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan string, 1)
 	go func() { ended <- forwarded(c.Forward(ctx, "query", url.Values{"query": {"up"}})) }()
-	if _, err := c.Query(t.Context(), "up", t0); err == nil || !strings.Contains(err.Error(), "no answer within 1ms") {
+	if _, err := c.Query(t.Context(), "up", t0, 0); err == nil || !strings.Contains(err.Error(), "no answer within 1ms") {
 		t.Errorf("a rule: %v", err)
 	}
 	select {

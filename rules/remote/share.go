@@ -20,8 +20,14 @@ type memo struct {
 	maxSeries int // that are kept, of all answers together
 
 	mu    sync.Mutex // guards what follows
-	ticks map[time.Time]map[string]*call
+	ticks map[time.Time]map[question]*call
 	kept  int // series
+}
+
+// question is what is asked: queries that differ in it have different answers.
+type question struct {
+	expr     string
+	lookback time.Duration // 0: as far as the server looks
 }
 
 // call is a query that is being answered, or was.
@@ -33,17 +39,17 @@ type call struct {
 }
 
 func newMemo(maxSeries int) *memo {
-	return &memo{maxSeries: maxSeries, ticks: map[time.Time]map[string]*call{}}
+	return &memo{maxSeries: maxSeries, ticks: map[time.Time]map[question]*call{}}
 }
 
 // do returns what ask gives for the query, or what it gave to somebody else. The samples are shared: nobody changes them.
-func (m *memo) do(ctx context.Context, expr string, at time.Time, ask func() ([]rules.Sample, error)) (samples []rules.Sample, shared bool, err error) {
+func (m *memo) do(ctx context.Context, q question, at time.Time, ask func() ([]rules.Sample, error)) (samples []rules.Sample, shared bool, err error) {
 	for {
-		c, first := m.begin(expr, at)
+		c, first := m.begin(q, at)
 		if first {
 			c.samples, c.err = ask()
 			c.abandoned = ctx.Err() != nil
-			m.finish(expr, at, c)
+			m.finish(q, at, c)
 			return c.samples, false, c.err
 		}
 		select {
@@ -58,21 +64,21 @@ func (m *memo) do(ctx context.Context, expr string, at time.Time, ask func() ([]
 }
 
 // begin returns the call of a query, and whether the caller is the one who has to make it.
-func (m *memo) begin(expr string, at time.Time) (c *call, first bool) {
+func (m *memo) begin(q question, at time.Time) (c *call, first bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	calls := m.ticks[at]
-	if c := calls[expr]; c != nil {
+	if c := calls[q]; c != nil {
 		return c, false
 	}
 	c = &call{done: make(chan struct{})}
 	if calls == nil {
-		calls = map[string]*call{}
+		calls = map[question]*call{}
 		m.ticks[at] = calls
 		m.forget()
 	}
 	if len(calls) < maxCalls {
-		calls[expr] = c
+		calls[q] = c
 	}
 	return c, true
 }
@@ -98,12 +104,12 @@ func (m *memo) forget() {
 }
 
 // finish lets those who wait have the answer, and keeps it if there is room.
-func (m *memo) finish(expr string, at time.Time, c *call) {
+func (m *memo) finish(q question, at time.Time, c *call) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.ticks[at][expr] == c {
+	if m.ticks[at][q] == c {
 		if c.abandoned || m.kept+len(c.samples) > m.maxSeries {
-			delete(m.ticks[at], expr)
+			delete(m.ticks[at], q)
 		} else {
 			m.kept += len(c.samples)
 		}

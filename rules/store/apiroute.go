@@ -268,7 +268,7 @@ func read(there *promapi.Result, to any) error {
 func (r Router) Show(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
 	there, err := r.answerer(expr)
 	if err == nil && there == nil {
-		return r.s.Query(ctx, expr, at)
+		return r.s.Query(ctx, expr, at, 0)
 	}
 	var v shown
 	if err == nil {

@@ -39,7 +39,7 @@ func BenchmarkGroupIteration(b *testing.B) {
 			expr := fmt.Sprintf(`queue{model="%d"}`, i)
 			out := labels.FromStrings("__name__", "decided", "rule", fmt.Sprint(i))
 			rs = append(rs, Rule{Evaluator: &evaluator{name: fmt.Sprint("e", i), eval: func(ctx context.Context, at time.Time) ([]rules.Sample, error) {
-				got, err := s.Query(ctx, expr, at)
+				got, err := s.Query(ctx, expr, at, 0)
 				if err != nil {
 					return nil, err
 				}

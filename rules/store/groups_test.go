@@ -188,7 +188,7 @@ func TestAlertRestored(t *testing.T) {
 			t.Fatalf("minute %d: %d alerts", minute-1, len(alerts))
 		}
 		at := t0.Add(time.Duration(minute-1) * time.Minute)
-		got, err := s.Query(t.Context(), `ALERTS{alertname="Busy"}`, at)
+		got, err := s.Query(t.Context(), `ALERTS{alertname="Busy"}`, at, 0)
 		if err != nil || len(got) != 1 || got[0].Labels.Get("alertstate") != alerts[0].State {
 			t.Errorf("minute %d: the series says %v (%v), the alert %s", minute-1, got, err, alerts[0].State)
 		}

@@ -33,14 +33,14 @@ type Series struct {
 
 // Query answers a PromQL instant query at the time at: a sample per series, each with Time at. A scalar is one sample
 // without labels, no series an empty slice. A query that gives a range vector, a string or native histograms is an error,
-// and so is one that passes the limits of Options.
-func (s *Store) Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
+// and so is one that passes the limits of Options. A lookback other than 0 takes the place of the engine's.
+func (s *Store) Query(ctx context.Context, expr string, at time.Time, lookback time.Duration) ([]rules.Sample, error) {
 	s.use.RLock()
 	defer s.use.RUnlock()
 	if s.closed {
 		return nil, ErrClosed
 	}
-	q, err := s.engine.NewInstantQuery(ctx, s.db, nil, expr, at)
+	q, err := s.engine.NewInstantQuery(ctx, s.db, promql.NewPrometheusQueryOpts(false, lookback), expr, at)
 	if err != nil {
 		return nil, fmt.Errorf("query %s: %w", brief(expr), err)
 	}

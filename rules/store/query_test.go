@@ -34,12 +34,12 @@ func TestQuery(t *testing.T) {
 			}
 		})
 	}
-	got, err := s.Query(t.Context(), `queue{model="a"}`, at)
+	got, err := s.Query(t.Context(), `queue{model="a"}`, at, 0)
 	want := []rules.Sample{{Labels: labels.FromStrings("__name__", "queue", "model", "a"), Value: 3, Time: at}}
 	if diff := cmp.Diff(want, got, cmp.Comparer(labels.Equal)); err != nil || diff != "" {
 		t.Errorf("%v, %s", err, diff)
 	}
-	if got, err := s.Query(t.Context(), "nothing", at); err != nil || got == nil || len(got) != 0 {
+	if got, err := s.Query(t.Context(), "nothing", at, 0); err != nil || got == nil || len(got) != 0 {
 		t.Errorf("no series: %v, %v, want an empty slice", got, err)
 	}
 }
@@ -69,14 +69,14 @@ func TestQueryErrors(t *testing.T) {
 		{name: "native histogram", expr: `native`, want: `query native: {__name__="native"} is a native histogram: take a number from it, for example with histogram_quantile`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := s.Query(t.Context(), tt.expr, t0)
+			got, err := s.Query(t.Context(), tt.expr, t0, 0)
 			if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
 				t.Errorf("%v, error %v, want %q", got, err, tt.want)
 			}
 		})
 	}
 	long := strings.Repeat("x", 1000) + "{"
-	if _, err := s.Query(t.Context(), long, t0); err == nil || len(err.Error()) > 300 {
+	if _, err := s.Query(t.Context(), long, t0, 0); err == nil || len(err.Error()) > 300 {
 		t.Errorf("a long expression is not shortened: %v", err)
 	}
 }
@@ -85,13 +85,13 @@ func TestQueryTimeout(t *testing.T) {
 	s := open(t, t.TempDir(), func(o *Options) { o.QueryTimeout = time.Millisecond })
 	put(t, s, "m", t0, 1)
 	const slow = `sum_over_time((m)[1d:10ms])`
-	_, err := s.Query(t.Context(), slow, t0)
+	_, err := s.Query(t.Context(), slow, t0, 0)
 	if want := "query " + slow + ": it took longer than 1ms"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %q", err, want)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Query(ctx, "m", t0); !errors.Is(err, context.Canceled) {
+	if _, err := s.Query(ctx, "m", t0, 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: error %v", err)
 	}
 }
@@ -137,7 +137,7 @@ func TestQueriesAndClose(t *testing.T) {
 	for range cap(done) {
 		go func() {
 			for {
-				got, err := s.Query(t.Context(), "sum(m)", t0)
+				got, err := s.Query(t.Context(), "sum(m)", t0, 0)
 				if errors.Is(err, ErrClosed) {
 					done <- nil
 					return

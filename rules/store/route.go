@@ -43,18 +43,18 @@ func (s *Store) Router() Router { return Router{s: s} }
 func (r Router) Here() Router { return Router{r.s, true} }
 
 // Query implements rules.Querier.
-func (r Router) Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error) {
+func (r Router) Query(ctx context.Context, expr string, at time.Time, lookback time.Duration) ([]rules.Sample, error) {
 	remote, err := r.s.route.Load().side(r.s.parser, expr)
 	if err != nil {
 		return nil, fmt.Errorf("query %s: %w", brief(expr), err)
 	}
 	if remote == nil {
-		return r.s.Query(ctx, expr, at)
+		return r.s.Query(ctx, expr, at, lookback)
 	}
 	if r.s.isClosed() {
 		return nil, ErrClosed
 	}
-	return remote.Query(ctx, expr, at)
+	return remote.Query(ctx, expr, at, lookback)
 }
 
 // route says which side answers. It does not change: another one takes its place.
@@ -132,7 +132,7 @@ func (s *Store) queryFunc() promrules.QueryFunc {
 			}
 			return v, nil
 		}
-		samples, err := remote.Query(ctx, expr, at)
+		samples, err := remote.Query(ctx, expr, at, 0)
 		if err != nil {
 			return nil, err
 		}

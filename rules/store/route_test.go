@@ -29,7 +29,7 @@ type elsewhere struct {
 	closed  int // answers of Forward
 }
 
-func (e *elsewhere) Query(_ context.Context, expr string, at time.Time) ([]rules.Sample, error) {
+func (e *elsewhere) Query(_ context.Context, expr string, at time.Time, _ time.Duration) ([]rules.Sample, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.asked = append(e.asked, expr)
@@ -83,7 +83,7 @@ type reader struct {
 func (reader) Name() string     { return "reader" }
 func (reader) Writes() []string { return []string{"read"} }
 func (r reader) Eval(ctx context.Context, at time.Time) ([]rules.Sample, error) {
-	samples, err := r.q.Query(ctx, r.expr, at)
+	samples, err := r.q.Query(ctx, r.expr, at, 0)
 	for i := range samples {
 		samples[i].Labels = labels.FromStrings("__name__", "read")
 	}
@@ -149,7 +149,7 @@ func TestRouting(t *testing.T) {
 		if s.route.Load() != before {
 			t.Error("it was taken over")
 		}
-		if _, err := s.Router().Query(t.Context(), "own + up", t0); err == nil || !strings.Contains(err.Error(), "query own + up: the query mixes") {
+		if _, err := s.Router().Query(t.Context(), "own + up", t0, 0); err == nil || !strings.Contains(err.Error(), "query own + up: the query mixes") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -167,7 +167,7 @@ func TestRouting(t *testing.T) {
 		takeOver(t, s, Config{Groups: []Group{{Name: "c", Interval: time.Second, Rules: []Rule{{Record: &Record{Name: "other", Expr: "up + other"}}}}}})
 		there.questions()
 		eval(t, s, t0.Add(12*time.Second))
-		if samples, err := s.Router().Query(t.Context(), "up", t0); err != nil || len(samples) != 1 || samples[0].Value != 5 {
+		if samples, err := s.Router().Query(t.Context(), "up", t0, 0); err != nil || len(samples) != 1 || samples[0].Value != 5 {
 			t.Errorf("got %v, %v", samples, err)
 		}
 		if asked := there.questions(); asked != nil {
@@ -177,7 +177,7 @@ func TestRouting(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Router().Query(t.Context(), "up", t0); !errors.Is(err, ErrClosed) {
+	if _, err := s.Router().Query(t.Context(), "up", t0, 0); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v after the end", err)
 	}
 }

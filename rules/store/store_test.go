@@ -97,7 +97,7 @@ func put(tb testing.TB, s *Store, series string, at time.Time, v float64) {
 // ask answers a query as lines of "series value", sorted by the engine's sort where the query has one.
 func ask(tb testing.TB, s *Store, expr string, at time.Time) string {
 	tb.Helper()
-	samples, err := s.Query(tb.Context(), expr, at)
+	samples, err := s.Query(tb.Context(), expr, at, 0)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func (e *evaluator) Eval(ctx context.Context, at time.Time) ([]rules.Sample, err
 // copyOf is an Evaluator that writes the answer of a query under another name.
 func copyOf(s *Store, name, expr string) Rule {
 	return Rule{Evaluator: &evaluator{name: name, eval: func(ctx context.Context, at time.Time) ([]rules.Sample, error) {
-		samples, err := s.Query(ctx, expr, at)
+		samples, err := s.Query(ctx, expr, at, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -302,7 +302,7 @@ func TestCloseOrder(t *testing.T) {
 	if err := <-closed; err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	if _, err := s.Query(t.Context(), "up", t0); !errors.Is(err, ErrClosed) {
+	if _, err := s.Query(t.Context(), "up", t0, 0); !errors.Is(err, ErrClosed) {
 		t.Errorf("Query after Close: %v", err)
 	}
 	if _, err := s.QueryRange(t.Context(), "up", t0, t0, time.Second); !errors.Is(err, ErrClosed) {

@@ -25,7 +25,7 @@ func TestAPI(t *testing.T) {
 	p := Page{Status: func(context.Context) Status { return Status{} }, Decisions: k}
 	one := `{"id":"abc","time":"2026-11-22T12:00:00Z","rule":"digits","target":"process/digits","mode":"","action":"up","from":1,"to":2,` +
 		`"reasons":["AboveTarget"],"text":"load \u003cscript\u003ealert(1)\u003c/script\u003e","result":"applied",` +
-		`"replicas":{"spec":0,"ready":0,"pending":0,"min":0,"max":0},"queries":null,"combined":0,"gated":0,"stabilized":0,"limited":0}`
+		`"replicas":{"spec":0,"ready":0,"pending":0,"min":0,"max":0},"queries":null,"combined":0,"gated":0,"costed":0,"stabilized":0,"limited":0,"damped":0,"confidence":0}`
 	for _, tt := range []struct {
 		url  string
 		code int

@@ -187,7 +187,7 @@ func decision() *rules.Decision {
 			{Name: "latency", Expr: "p99", Fault: rules.MetricStale, Detail: "the newest sample is 3m old, stale after 1m", Optional: true},
 		},
 		Signals: []rules.SignalRecord{
-			{Name: "load", Value: ptr(912.25), TargetPerReplica: 130, Proposal: ptr(8), Reason: rules.AboveTarget},
+			{Name: "load", Value: ptr(912.25), TargetPerReplica: 130, Proposal: ptr(8), Confidence: 1, Weight: 1, Reason: rules.AboveTarget},
 			{Name: "slow", TargetPerReplica: 0.2, Reason: rules.MetricStale},
 		},
 		Steps: []rules.StepRecord{
@@ -195,7 +195,7 @@ func decision() *rules.Decision {
 			{If: "demand > 900", Do: "+4", Holds: true},
 			{If: "latency > 1", Do: "hold", Fault: rules.MetricStale},
 		},
-		Combined: 8, Gated: 8, Stabilized: 8, Limited: 4,
+		Combined: 8, Gated: 8, Costed: 8, Stabilized: 8, Limited: 4, Damped: 4, Confidence: 1,
 	}
 }
 
@@ -203,7 +203,7 @@ func hold() *rules.Decision {
 	return &rules.Decision{
 		ID: "def", Time: noon.Add(-26 * time.Hour), Rule: "llama", Target: "process/llama", Mode: "observe", Action: rules.Hold, From: 2, To: 2,
 		Reasons: []rules.Reason{rules.WithinTolerance}, Text: "load 210 at 100 a replica needs 2", Result: rules.Unchanged,
-		Replicas: rules.Replicas{Spec: 2, Ready: 2, Min: 1, Max: 4}, Combined: 2, Gated: 2, Stabilized: 2, Limited: 2,
+		Replicas: rules.Replicas{Spec: 2, Ready: 2, Min: 1, Max: 4}, Combined: 2, Gated: 2, Costed: 2, Stabilized: 2, Limited: 2, Damped: 2, Confidence: 1,
 	}
 }
 

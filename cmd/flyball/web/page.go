@@ -41,7 +41,8 @@ type Filter struct {
 
 // Queries answers PromQL. Errors are shown to the user.
 type Queries interface {
-	rules.Querier
+	// Query answers a query at one time.
+	Query(ctx context.Context, expr string, at time.Time) ([]rules.Sample, error)
 	// QueryRange answers a query at each step from start to end.
 	QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]Series, error)
 }

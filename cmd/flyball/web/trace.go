@@ -20,24 +20,33 @@ func stages(d *rules.Decision) []stage {
 	}
 	all := []stage{
 		{Name: "signals and steps ask for", Size: d.Combined},
-		{Name: "gate: data whole, replicas ready", Size: d.Gated},
+		{Name: "gate: data whole and sure, replicas ready", Size: d.Gated},
+		{Name: "budget", Size: d.Costed},
 		{Name: "stabilization window", Size: d.Stabilized},
-		{Name: "cooldown, rates, min and max", Size: d.Limited},
+		{Name: "cooldown and rates", Size: d.Limited},
+		{Name: "no flapping", Size: d.Damped},
+		{Name: "schedule, constraints, min and max", Size: d.To},
 	}
 	for _, r := range d.LimitedBy {
-		i := 3
+		i := 4
 		switch r {
 		case rules.Paused, rules.DryRun:
 			continue // no stage: the outcome says so
-		case rules.MetricMissing, rules.MetricStale, rules.MetricNaN, rules.InFlight:
+		case rules.MetricMissing, rules.MetricStale, rules.MetricNaN, rules.InFlight, rules.LowConfidence:
 			i = 1
 			if d.Combined == d.Gated { // a step that would have counted replicas twice that are on their way
 				i = 0
 			}
 		case rules.StepRule:
 			i = 0
-		case rules.Stabilized:
+		case rules.BudgetCap:
 			i = 2
+		case rules.Stabilized:
+			i = 3
+		case rules.FlapBudgetSpent, rules.ProjectionWouldFlap:
+			i = 5
+		case rules.MinReplicas, rules.MaxReplicas, rules.Scheduled:
+			i = 6
 		}
 		all[i].Held = append(all[i].Held, r)
 	}
@@ -73,6 +82,8 @@ func outcome(d *rules.Decision) string {
 		return "not carried out: the rule observes, or acting is not enabled"
 	case rules.Failed:
 		return "the target refused it, or could not be reached"
+	case rules.Recommended:
+		return "recommended; nothing is changed"
 	case rules.Unrecorded:
 		return "not tried: it could not be written to the journal"
 	}
@@ -90,6 +101,20 @@ func meaning(r rules.Reason) string {
 		return "no signal is far enough from its target"
 	case rules.StepRule:
 		return "a when step fired"
+	case rules.ForecastFloor:
+		return "a forecast asks for more than what there is now"
+	case rules.Panicked:
+		return "a signal asks for many times the ready replicas over a short time"
+	case rules.Scheduled:
+		return "a schedule bounds the size"
+	case rules.LowConfidence:
+		return "the data is not fresh or complete enough for a change"
+	case rules.BudgetCap:
+		return "a budget is used up"
+	case rules.FlapBudgetSpent:
+		return "the size has turned round too often within flap_budget"
+	case rules.ProjectionWouldFlap:
+		return "a signal would ask for more again at once"
 	case rules.MinReplicas:
 		return "raised to, or kept at, min"
 	case rules.MaxReplicas:

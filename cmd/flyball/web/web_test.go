@@ -371,13 +371,13 @@ func TestWords(t *testing.T) {
 		t.Error(diff)
 	}
 	d := decision()
-	d.LimitedBy = []rules.Reason{rules.MetricStale, rules.InFlight, rules.Stabilized, rules.Cooldown, rules.MaxReplicas, rules.StepRule, rules.Paused}
+	d.LimitedBy = []rules.Reason{rules.MetricStale, rules.InFlight, rules.Stabilized, rules.Cooldown, rules.MaxReplicas, rules.StepRule, rules.Paused, rules.BudgetCap, rules.FlapBudgetSpent}
 	d.Combined, d.Gated = 2, 3
 	var held [][]rules.Reason
 	for _, s := range stages(d) {
 		held = append(held, s.Held)
 	}
-	want := [][]rules.Reason{{rules.StepRule}, {rules.MetricStale, rules.InFlight}, {rules.Stabilized}, {rules.Cooldown, rules.MaxReplicas}}
+	want := [][]rules.Reason{{rules.StepRule}, {rules.MetricStale, rules.InFlight}, {rules.BudgetCap}, {rules.Stabilized}, {rules.Cooldown}, {rules.FlapBudgetSpent}, {rules.MaxReplicas}}
 	if diff := cmp.Diff(want, held); diff != "" {
 		t.Error(diff)
 	}

@@ -1,0 +1,61 @@
+package main
+
+import "flyball/rules"
+
+// deciders are the evaluators of the rules that decide, in the order of the files.
+type deciders struct {
+	scalers     []*rules.Scaler
+	accountants []*rules.Accountant
+	optimizers  []*rules.Optimizer
+}
+
+// evaluator returns that of a rule, nil for one that Prometheus's engine evaluates. It is the one of before where the rule
+// is as it was, with all that it knows.
+func (d *deciders) evaluator(r *rules.Rule, before deciders, o rules.ScalerOptions) rules.Evaluator {
+	switch {
+	case r.Scale != nil:
+		s := kept(before.scalers, r.Scale.Name, func(s *rules.Scaler) bool { return s.Rule().Equal(r.Scale) })
+		if s == nil {
+			s = rules.NewScaler(r.Scale, o)
+		}
+		d.scalers = append(d.scalers, s)
+		return s
+	case r.Budget != nil:
+		a := kept(before.accountants, r.Budget.Name, func(a *rules.Accountant) bool { return a.Budget().Equal(r.Budget) })
+		if a == nil {
+			a = rules.NewAccountant(r.Budget, o.Querier)
+		}
+		d.accountants = append(d.accountants, a)
+		return a
+	case r.Optimize != nil:
+		p := kept(before.optimizers, r.Optimize.Name, func(p *rules.Optimizer) bool { return p.Rule().Equal(r.Optimize) })
+		if p == nil {
+			p = rules.NewOptimizer(r.Optimize, o)
+		}
+		d.optimizers = append(d.optimizers, p)
+		return p
+	}
+	return nil
+}
+
+// kept is the evaluator of a name, if it may stay.
+func kept[E interface {
+	comparable
+	rules.Evaluator
+}](all []E, name string, same func(E) bool) (none E) {
+	for _, e := range all {
+		if e.Name() == name && same(e) {
+			return e
+		}
+	}
+	return none
+}
+
+// release lets go of what rules that are no more had claimed.
+func (d *deciders) release(now deciders) {
+	for _, s := range d.scalers {
+		if kept(now.scalers, s.Name(), func(o *rules.Scaler) bool { return o == s }) == nil {
+			s.Release()
+		}
+	}
+}

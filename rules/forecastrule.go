@@ -1,0 +1,107 @@
+package rules
+
+import (
+	"slices"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"gopkg.in/yaml.v3"
+
+	"flyball/rules/source"
+)
+
+// ForecastRule describes a forecast of a query's value. This version checks it, and writes no forecast: signals may use one
+// that something else writes.
+type ForecastRule struct {
+	Name    string         `yaml:"forecast"` // the metric that it writes
+	Query   string         `yaml:"query"`
+	Step    model.Duration `yaml:"step"`    // between the values that it is made from
+	History model.Duration `yaml:"history"` // how far back those go
+	Horizon model.Duration `yaml:"horizon"` // how far ahead it looks
+	Lead    string         `yaml:"lead"`    // auto, or how long before a replica is ready it must be asked for
+
+	Seasons    Seasons           `yaml:"seasons"` // auto, none or their lengths
+	Model      string            `yaml:"model"`   // auto, or its name
+	Levels     []float64         `yaml:"levels"`  // the quantiles that it gives
+	Timezone   string            `yaml:"timezone"`
+	Events     string            `yaml:"events"`     // PromQL that is 1 while something is on that comes at no season
+	Regressors map[string]string `yaml:"regressors"` // PromQL of what drives the value
+	Missing    string            `yaml:"missing"`    // what a gap is taken for: interpolate or zero
+	Anomalies  bool              `yaml:"anomalies"`
+}
+
+// Seasons are the lengths of the seasons that a forecast knows.
+type Seasons struct {
+	Auto    bool
+	Lengths []time.Duration
+}
+
+// DecodeNode takes auto, none or a list of durations.
+func (s *Seasons) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
+	switch n.Value {
+	case "auto":
+		s.Auto = true
+		return
+	case "none":
+		s.Auto = false
+		return
+	}
+	var lengths []model.Duration
+	d.DecodeNode(n, path, &lengths)
+	s.Auto = false
+	for _, l := range lengths {
+		if l <= 0 {
+			d.Fault(n, "seasons: %s: expected more than 0", l)
+		}
+		s.Lengths = append(s.Lengths, time.Duration(l))
+	}
+}
+
+// DefaultForecast returns a forecast with what its file need not name: a fortnight in steps of a minute, half an hour ahead.
+func DefaultForecast() *ForecastRule {
+	return &ForecastRule{
+		Step: model.Duration(time.Minute), History: model.Duration(14 * 24 * time.Hour), Horizon: model.Duration(30 * time.Minute),
+		Lead: "auto", Seasons: Seasons{Auto: true}, Model: "auto", Levels: []float64{0.5, 0.9}, Missing: "interpolate",
+	}
+}
+
+func (f *ForecastRule) validate(d *source.Decoder, path string) {
+	fault := func(key, format string, args ...any) { d.FaultAt(path+"."+key, 0, format, args...) }
+	if !model.LegacyValidation.IsValidMetricName(f.Name) {
+		fault("forecast", "forecast is %q: expected the name of the metric that it writes", f.Name)
+	}
+	checkPromQL(d, path+".query", f.Query)
+	for key, v := range map[string]model.Duration{"step": f.Step, "history": f.History, "horizon": f.Horizon} {
+		if v <= 0 {
+			fault(key, "%s is %s: expected more than 0", key, v)
+		}
+	}
+	if f.Step > 0 && f.Horizon > 0 && f.Horizon < f.Step {
+		fault("horizon", "horizon is %s, shorter than step, which is %s", f.Horizon, f.Step)
+	}
+	if f.Step > 0 && f.History > 0 && f.History < 2*f.Step {
+		fault("history", "history is %s: expected many times step, which is %s", f.History, f.Step)
+	}
+	if f.Lead != "auto" {
+		if lead, err := model.ParseDuration(f.Lead); err != nil || lead <= 0 {
+			fault("lead", "lead is %q: expected auto, or a duration", f.Lead)
+		} else if lead > f.Horizon {
+			fault("lead", "lead is %s, beyond horizon, which is %s", lead, f.Horizon)
+		}
+	}
+	for i, level := range f.Levels {
+		if !(level > 0 && level < 1) || slices.Contains(f.Levels[:i], level) {
+			fault("levels", "levels: %g: expected quantiles between 0 and 1, each once", level)
+		}
+	}
+	if _, err := time.LoadLocation(f.Timezone); err != nil || f.Timezone == "Local" {
+		fault("timezone", "timezone is %q: expected the name of a time zone, such as Europe/Berlin", f.Timezone)
+	}
+	if f.Events != "" {
+		checkPromQL(d, path+".events", f.Events)
+	}
+	for _, name := range sortedKeys(f.Regressors) {
+		checkPromQL(d, path+".regressors."+name, f.Regressors[name])
+	}
+	oneOf(d, path+".missing", f.Missing, "interpolate", "zero")
+}

@@ -1,0 +1,177 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"flyball/rules/source"
+)
+
+// Lint says what is probably not meant in the files that were read, though it is valid: it is of type source.Errors, or
+// nil.
+func (r *Reader) Lint() error {
+	decoders := make([]*source.Decoder, len(r.sources))
+	for i, s := range r.sources {
+		decoders[i] = s.Decoder()
+	}
+	recorded := own(r.files)
+	for i, f := range r.files {
+		for j := range f.Groups {
+			lintGroup(decoders[i], fmt.Sprintf("groups[%d]", j), &f.Groups[j])
+		}
+	}
+	for at, rule := range r.all() {
+		d := decoders[at.file]
+		l := linter{d: d, scrape: r.Defaults.ScrapeInterval, recorded: recorded}
+		switch {
+		case rule.Record != nil:
+			l.query(at.path+".expr", rule.Record.Expr, false)
+		case rule.Alert != nil:
+			l.query(at.path+".expr", rule.Alert.Expr, false)
+		case rule.Budget != nil:
+			l.query(at.path+".spend", rule.Budget.spend(time.Hour), false)
+		case rule.Scale != nil:
+			for _, name := range rule.Scale.names {
+				if !strings.Contains(name, "@") {
+					l.query(exprPath(d, at.path, name), rule.Scale.Queries[name].Expr, true)
+				}
+			}
+		}
+	}
+	var errs []error
+	for _, d := range decoders {
+		errs = append(errs, d.Err())
+	}
+	return source.Join(errs...)
+}
+
+// lintGroup looks at what a group's rules are together.
+func lintGroup(d *source.Decoder, path string, g *Group) {
+	scales := slices.ContainsFunc(g.Rules, func(r Rule) bool { return r.Scale != nil })
+	if g.QueryOffset != nil && *g.QueryOffset > 0 && scales {
+		d.FaultAt(path+".query_offset", 0, "query_offset is %s: each decision of this group comes so much later, on data that is so much older: put scale rules into a group without it", *g.QueryOffset)
+	}
+	for i, rule := range g.Rules {
+		for j, first := range g.Rules[:i] {
+			if same(rule, first) {
+				d.FaultAt(fmt.Sprintf("%s.rules[%d]", path, i), 0, "it writes the same series as rule %d of the group: one of them will be refused as a duplicate", j+1)
+				break
+			}
+		}
+	}
+}
+
+// same says that two rules write series of the same name and labels, as promtool's lint has it.
+func same(a, b Rule) bool {
+	equal := func(a, b map[string]string) bool {
+		if len(a) != len(b) {
+			return false
+		}
+		for name, value := range a {
+			if other, there := b[name]; !there || other != value {
+				return false
+			}
+		}
+		return true
+	}
+	switch {
+	case a.Record != nil && b.Record != nil:
+		return a.Record.Name == b.Record.Name && equal(a.Record.Labels, b.Record.Labels)
+	case a.Alert != nil && b.Alert != nil:
+		return a.Alert.Name == b.Alert.Name && equal(a.Alert.Labels, b.Alert.Labels)
+	}
+	return false
+}
+
+type linter struct {
+	d        *source.Decoder
+	scrape   time.Duration
+	recorded Own
+}
+
+// ofCounters are the functions that make something of a counter that a counter itself is not.
+var ofCounters = []string{
+	"rate", "irate", "increase", "resets", "changes", "timestamp", "absent", "absent_over_time", "present_over_time",
+	"count_over_time", "last_over_time", "histogram_quantile",
+}
+
+// needsSamples are the functions that need two samples or more within their range.
+var needsSamples = []string{"rate", "irate", "increase", "delta", "idelta", "deriv", "predict_linear"}
+
+// query looks at one expression; deciding says that a scale rule acts on its value.
+func (l *linter) query(path, expr string, deciding bool) {
+	parsed, err := promQL.ParseExpr(expr)
+	if err != nil {
+		return // told before
+	}
+	parser.Inspect(parsed, func(node parser.Node, ancestors []parser.Node) error {
+		switch n := node.(type) {
+		case *parser.VectorSelector:
+			l.counter(path, n, ancestors)
+		case *parser.MatrixSelector:
+			l.window(path, n, ancestors)
+		case *parser.BinaryExpr:
+			if deciding && n.Op == parser.LOR && isZero(n.RHS) {
+				l.d.FaultAt(path, int(n.RHS.PositionRange().Start), "`or vector(0)` makes missing data look like no demand, and a target as small as it may be: without it the rule holds its size")
+			}
+		}
+		return nil
+	})
+}
+
+// counter looks for one whose value is used as it is.
+func (l *linter) counter(path string, n *parser.VectorSelector, ancestors []parser.Node) {
+	name := metricName(n.LabelMatchers)
+	if l.recorded[name] || !strings.HasSuffix(name, "_total") {
+		return
+	}
+	for _, a := range ancestors {
+		switch a := a.(type) {
+		case *parser.Call:
+			if slices.Contains(ofCounters, a.Func.Name) {
+				return
+			}
+		case *parser.AggregateExpr:
+			if a.Op == parser.COUNT || a.Op == parser.GROUP {
+				return
+			}
+		}
+	}
+	l.d.FaultAt(path, int(n.PosRange.Start), "%s is a counter: its value is what was counted since its process started; take rate() or increase() of it", name)
+}
+
+// window looks for a range in which there are seldom enough samples.
+func (l *linter) window(path string, n *parser.MatrixSelector, ancestors []parser.Node) {
+	call, ok := parent(ancestors).(*parser.Call)
+	if !ok || l.scrape <= 0 || n.Range >= 4*l.scrape || !slices.Contains(needsSamples, call.Func.Name) {
+		return
+	}
+	selector, ok := n.VectorSelector.(*parser.VectorSelector)
+	if !ok {
+		return
+	}
+	l.d.FaultAt(path, int(selector.PosRange.Start), "%s over %s, where a sample comes each %s: after one that is missing there may be no answer: use %s or more",
+		call.Func.Name, model.Duration(n.Range), model.Duration(l.scrape), model.Duration(4*l.scrape))
+}
+
+// isZero says that an expression is vector(0), in whatever parentheses.
+func isZero(e parser.Expr) bool {
+	for {
+		p, ok := e.(*parser.ParenExpr)
+		if !ok {
+			break
+		}
+		e = p.Expr
+	}
+	call, ok := e.(*parser.Call)
+	if !ok || call.Func.Name != "vector" || len(call.Args) != 1 {
+		return false
+	}
+	number, ok := call.Args[0].(*parser.NumberLiteral)
+	return ok && number.Val == 0
+}

@@ -1,0 +1,56 @@
+package rules
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestLint(t *testing.T) {
+	for _, tt := range []struct{ name, text, want string }{
+		{"nothing", rule(), ""},
+		{"a counter as it is", rule("sum(rate(requests_total[1m]))", "sum(requests_total)"), `
+rules.yml:8:19: requests_total is a counter: its value is what was counted since its process started; take rate() or increase() of it
+    8 |       demand: sum(requests_total)
+      |                   ^
+1 error in 1 file`},
+		{"a counter that is counted", rule("sum(rate(requests_total[1m]))", "count(requests_total) + sum(increase(sum(requests_total)[5m:15s]))"), ""},
+		{"no data made zero", rule("sum(rate(requests_total[1m]))", "sum(rate(requests_total[1m])) or (vector(0))"), `
+rules.yml:8:48: ` + "`or vector(0)`" + ` makes missing data look like no demand, and a target as small as it may be: without it the rule holds its size
+    8 |       demand: sum(rate(requests_total[1m])) or (vector(0))
+      |                                                ^
+1 error in 1 file`},
+		{"another default", rule("sum(rate(requests_total[1m]))", "sum(rate(requests_total[1m])) or vector(1)"), ""},
+		{"a short range", rule("[1m]", "[45s]"), `
+rules.yml:8:24: rate over 45s, where a sample comes each 15s: after one that is missing there may be no answer: use 1m or more
+    8 |       demand: sum(rate(requests_total[45s]))
+      |                        ^
+1 error in 1 file`},
+		{"a short range of what needs one sample", rule("rate(requests_total[1m])", "max_over_time(queue[30s])"), ""},
+		{"decisions that are late", rule("- name: serving", "- name: serving\n  query_offset: 1m"), `
+rules.yml:3:17: query_offset is 1m: each decision of this group comes so much later, on data that is so much older: put scale rules into a group without it
+    3 |   query_offset: 1m
+      |                 ^
+1 error in 1 file`},
+		{"twice", "groups:\n- name: a\n  rules:\n  - {record: x, expr: up}\n  - {record: x, expr: down, labels: {a: b}}\n  - {record: x, expr: down}\n", `
+rules.yml:6:5: it writes the same series as rule 1 of the group: one of them will be refused as a duplicate
+    6 |   - {record: x, expr: down}
+      |     ^
+1 error in 1 file`},
+		{"zero in an alert is its author's business", "groups:\n- name: a\n  rules:\n  - {alert: A, expr: sum(up) or vector(0)}\n", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := &Reader{Defaults: testDefaults}
+			if _, err := r.Parse("rules.yml", []byte(tt.text)); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if err := r.Lint(); err != nil {
+				got = "\n" + err.Error()
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,101 @@
+package rules
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/robfig/cron/v3"
+
+	"flyball/rules/source"
+)
+
+// Schedule bounds the size at times of the day, week or month.
+type Schedule struct {
+	Cron  string         `yaml:"cron"`  // when it begins, in the five fields of cron(8)
+	Until string         `yaml:"until"` // when it ends, in the same form
+	For   model.Duration `yaml:"for"`   // or how long it lasts
+	TZ    string         `yaml:"tz"`    // a name of the IANA time zone database; empty: UTC
+	Min   *int           `yaml:"min"`   // the least replicas meanwhile
+	Max   *int           `yaml:"max"`   // the most
+
+	start, end cron.Schedule
+	zone       *time.Location
+}
+
+// maxSchedule is how long one may last: what begins once a month ends before the next.
+const maxSchedule = 31 * 24 * time.Hour
+
+func (s *Schedule) validate(d *source.Decoder, path string, rule *Scale) {
+	fault := func(key, format string, args ...any) { d.FaultAt(path+"."+key, 0, format, args...) }
+	if s.Cron == "" {
+		fault("cron", "cron: missing: when the schedule begins, such as '0 7 * * 1-5' for 07:00 from Monday to Friday")
+	} else {
+		s.start = parseCron(d, path+".cron", s.Cron)
+	}
+	switch {
+	case s.Until != "" && s.For != 0:
+		fault("for", "a schedule ends by until or by for, not by both")
+	case s.Until == "" && s.For == 0:
+		fault("until", "until: missing: when the schedule ends, in the form of cron, or for: how long it lasts")
+	case s.Until != "":
+		s.end = parseCron(d, path+".until", s.Until)
+	case s.For < 0 || time.Duration(s.For) > maxSchedule:
+		fault("for", "for is %s: expected more than 0 and at most 31d", s.For)
+	}
+	zone, err := time.LoadLocation(s.TZ)
+	if err != nil || s.TZ == "Local" { // the zone of the machine is another one on the next
+		fault("tz", "tz is %q: expected the name of a time zone, such as Europe/Berlin", s.TZ)
+		zone = time.UTC
+	}
+	s.zone = zone
+	switch {
+	case s.Min == nil && s.Max == nil:
+		fault("cron", "a schedule needs min or max: the bound while it lasts")
+	case s.Min != nil && *s.Min < 0:
+		fault("min", "min is %d: expected 0 or more", *s.Min)
+	case s.Min != nil && *s.Min > rule.Max && rule.Max > 0:
+		fault("min", "min is %d, above the rule's max, which is %d", *s.Min, rule.Max)
+	case s.Max != nil && *s.Max < rule.Min:
+		fault("max", "max is %d, below the rule's min, which is %d", *s.Max, rule.Min)
+	case s.Min != nil && s.Max != nil && *s.Min > *s.Max:
+		fault("min", "min is %d, above max, which is %d", *s.Min, *s.Max)
+	}
+}
+
+func parseCron(d *source.Decoder, path, text string) cron.Schedule {
+	parsed, err := cronFields.Parse(text)
+	if err != nil {
+		d.FaultAt(path, 0, "%s is %q: %s: expected five fields: minute, hour, day of the month, month, day of the week", last(path), text, err)
+		return nil
+	}
+	return parsed
+}
+
+// cronFields are the standard ones. A time zone is a key of its own, and "@every" has no time of the day.
+var cronFields = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
+
+// active says whether the schedule holds at a time.
+func (s *Schedule) active(at time.Time) bool {
+	at = at.In(s.zone)
+	if s.end == nil {
+		began := s.start.Next(at.Add(-time.Duration(s.For)))
+		return !began.IsZero() && !began.After(at)
+	}
+	// It holds if the next thing to happen is its end. cron.Next looks beyond the time that it is given: the very moment
+	// of the start is within, that of the end is not.
+	before := at.Add(-time.Nanosecond)
+	if began := s.start.Next(before); began.Equal(at) {
+		return true
+	}
+	end, start := s.end.Next(at), s.start.Next(at)
+	return !end.IsZero() && (start.IsZero() || !end.After(start)) && !s.end.Next(before).Equal(at)
+}
+
+// words is the schedule as a reason gives it.
+func (s *Schedule) words() string {
+	if s.TZ == "" {
+		return fmt.Sprintf("from %s UTC", s.Cron)
+	}
+	return fmt.Sprintf("from %s %s", s.Cron, s.TZ)
+}

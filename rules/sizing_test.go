@@ -1,0 +1,93 @@
+package rules
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// TestErlang compares with the theory's values of P(W > 2 s) for servers of one request a second, as published with the
+// simulations of the design's evaluation, to four digits: one server fewer waits longer, and so does any smaller miss.
+func TestErlang(t *testing.T) {
+	for _, tt := range []struct {
+		servers   int
+		busy      float64
+		waits     float64
+		precision float64
+	}{
+		{1, 0.8, 0.5363, 0.00005},
+		{4, 0.8, 0.1204, 0.00005},
+		{10, 0.8, 0.0075, 0.00005},
+		{10, 0.9, 0.0905, 0.00005},
+	} {
+		arrivals := tt.busy * float64(tt.servers)
+		if n := erlangReplicas(arrivals, 1, 2, tt.waits+tt.precision, 1); n != tt.servers {
+			t.Errorf("%d servers %g busy: %d are needed for %g", tt.servers, tt.busy, n, tt.waits)
+		}
+		if n := erlangReplicas(arrivals, 1, 2, tt.waits-tt.precision, 1); n != tt.servers+1 {
+			t.Errorf("%d servers %g busy: %d are needed for less than %g", tt.servers, tt.busy, n, tt.waits)
+		}
+	}
+	for _, tt := range []struct {
+		arrivals    float64
+		concurrency int
+		want        int
+	}{
+		{0, 1, 0}, {-1, 1, 0}, {math.NaN(), 1, 0},
+		{1e-9, 1, 1},
+		{100, 1, 12}, // ten that are busy all the time, and two
+		{100, 8, 11}, // eight at once in each wait less for one another
+		{math.Inf(1), 1, maxProposal},
+		{1e300, 1, maxProposal},
+	} {
+		if n := erlangReplicas(tt.arrivals, 10, 0.2, 0.05, tt.concurrency); n != tt.want {
+			t.Errorf("%g a second, %d at once: %d replicas, want %d", tt.arrivals, tt.concurrency, n, tt.want)
+		}
+	}
+}
+
+// TestSizeMonotone: whatever the way to size by, more of a value never gets fewer replicas, and neither does it where the
+// exact computation ends.
+func TestSizeMonotone(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		s := sizing{tolerance: rng.Float64() * 0.5}
+		switch rng.IntN(3) {
+		case 0:
+			s.perReplica = rng.Float64() * 100
+		case 1:
+			s.utilization = 0.1 + 0.9*rng.Float64()
+		default:
+			s.rate, s.wait, s.miss, s.concurrency = 0.1+rng.Float64()*20, rng.Float64(), 0.001+rng.Float64()/4, 1+rng.IntN(8)
+		}
+		current := rng.IntN(30)
+		ready := rng.IntN(current + 1)
+		before, step := 0, rng.Float64()*20
+		for v := 0.0; v < 40*step; v += step {
+			n := s.size(v, current, ready)
+			if n < before {
+				t.Fatalf("%+v of %d, %d ready: %d at %g, %d before", s, current, ready, n, v, before)
+			}
+			if p := s.projected(v, ready); p > max(n, current) {
+				t.Fatalf("%+v of %d, %d ready: sized %d at %g, which would ask for %d", s, current, ready, n, v, p)
+			}
+			before = n
+		}
+	}
+	below, above := erlangReplicas(maxErlang-1, 1, 1, 0.01, 1), erlangReplicas(maxErlang+1, 1, 1, 0.01, 1)
+	if below > above || above > below+5 {
+		t.Errorf("%d below the end of the exact computation, %d above", below, above)
+	}
+}
+
+func BenchmarkErlang(b *testing.B) {
+	for _, arrivals := range []float64{10, 1000, maxErlang} {
+		b.Run(fmt.Sprint(arrivals), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				erlangReplicas(arrivals, 1, 0.5, 0.01, 1)
+			}
+		})
+	}
+}

@@ -1,0 +1,138 @@
+package rules
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/prometheus/common/model"
+)
+
+// stabilize is the HPA's: within the window of its direction, up goes to the lowest recommendation and down to the
+// highest. The memory of a fresh start holds the size found there, so that a restart does not shorten a window; so does
+// an outage of half the window or more, while a query that fails now and then leaves the window as it is.
+func (p *pipeline) stabilize(n int) int {
+	up, down := time.Duration(*p.rule.Behavior.Up.Window), time.Duration(*p.rule.Behavior.Down.Window)
+	now := p.obs.At
+	longest := time.Duration(p.rule.FlapBudget.Window)
+	for _, dir := range []Direction{p.rule.Behavior.Up, p.rule.Behavior.Down} {
+		for _, policy := range dir.Policies {
+			longest = max(longest, time.Duration(policy.Period))
+		}
+	}
+	first := len(p.st.recommendations) == 0
+	p.st.forget(now.Add(-longest), now.Add(-max(up, down)))
+	if first {
+		p.st.recommendations = append(p.st.recommendations, recommendation{now, p.current})
+	}
+	known := len(p.st.recommendations)
+	lowest, highest := n, n
+	for _, r := range p.st.recommendations {
+		if r.at.After(now.Add(-up)) {
+			lowest = min(lowest, r.replicas)
+		}
+		if r.at.After(now.Add(-down)) {
+			highest = max(highest, r.replicas)
+		}
+	}
+	if !p.faulty || known == 0 || now.Sub(p.st.recommendations[known-1].at) >= down/2 {
+		p.st.recommendations = append(p.st.recommendations, recommendation{now, n})
+	}
+	stable := min(max(p.current, lowest), highest)
+	switch {
+	case stable == n:
+	case n < p.current:
+		p.keep(Stabilized, n, stable, fmt.Sprintf("the last %s needed %d", p.rule.Behavior.Down.Window, min(highest, p.current)))
+	case n > p.current:
+		p.keep(Stabilized, n, stable, fmt.Sprintf("not for all of %s yet", p.rule.Behavior.Up.Window))
+	}
+	return stable
+}
+
+func (p *pipeline) cooldown(n int) int {
+	wait := func(last time.Time, cooldown model.Duration, word string) int {
+		left := time.Duration(cooldown) - p.obs.At.Sub(last)
+		if last.IsZero() || left <= 0 {
+			return n
+		}
+		return p.keep(Cooldown, n, p.current, fmt.Sprintf("%s again in %s", word, round(left)))
+	}
+	switch {
+	case n > p.current:
+		return wait(p.st.LastUp, p.rule.Behavior.Up.Cooldown, "up")
+	case n < p.current:
+		return wait(p.st.LastDown, p.rule.Behavior.Down.Cooldown, "down")
+	}
+	return n
+}
+
+// limit applies the policies, counted from the size at the start of their period as the HPA does.
+func (p *pipeline) limit(n int) int {
+	_, replica := p.unit()
+	if dir := p.rule.Behavior.Up; n > p.current && len(dir.Policies) > 0 {
+		ceiling, by := p.current, dir.Policies[0]
+		for _, policy := range dir.Policies {
+			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)))
+			start := p.current - added + removed
+			to := start + policy.Replicas*replica
+			if policy.Percent > 0 {
+				to = int(math.Ceil(float64(start) * (1 + policy.Percent/100)))
+			}
+			if to > ceiling {
+				ceiling, by = to, policy
+			}
+		}
+		if n > ceiling {
+			n = p.keep(ScaleUpRate, n, ceiling, "up at most "+by.words())
+		}
+	}
+	if dir := p.rule.Behavior.Down; n < p.current && len(dir.Policies) > 0 {
+		floor, by := p.current, dir.Policies[0]
+		for _, policy := range dir.Policies {
+			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)))
+			start := p.current - added + removed
+			to := start - policy.Replicas*replica
+			if policy.Percent > 0 {
+				to = int(math.Floor(float64(start) * (1 - policy.Percent/100)))
+			}
+			if to < floor {
+				floor, by = to, policy
+			}
+		}
+		if n < floor {
+			n = p.keep(ScaleDownRate, n, floor, "down at most "+by.words())
+		}
+	}
+	return n
+}
+
+func (p Policy) words() string {
+	if p.Percent > 0 {
+		return fmt.Sprintf("%s%% in %s", figure(p.Percent), p.Period)
+	}
+	return fmt.Sprintf("%d in %s", p.Replicas, p.Period)
+}
+
+// flap keeps a decision from going down that would have to be taken back: to where a signal would ask for more at once
+// (Azure's projection), or when that has happened too often. A change up is never kept back.
+func (p *pipeline) flap(n int) int {
+	if n >= p.current {
+		return n
+	}
+	enough := n
+	capped := p.d.Costed < p.d.Gated // what a budget takes may well be asked for again
+	for _, s := range p.d.Signals {
+		if capped || s.Value == nil || s.Role == floorRole {
+			continue
+		}
+		enough = max(enough, s.sizing.projected(*s.Value, p.obs.Replicas.Ready))
+	}
+	if enough = min(enough, p.current); enough > n {
+		n = p.keep(ProjectionWouldFlap, n, enough, fmt.Sprintf("%d would have to go up again", n))
+	}
+	budget := p.rule.FlapBudget
+	if turns := p.st.reversals(p.obs.At.Add(-time.Duration(budget.Window))); n < p.current && p.st.lastWentUp() && turns+2 > budget.Reversals {
+		return p.keep(FlapBudgetSpent, n, p.current, fmt.Sprintf("%d turns in the last %s, and one more must be left for the way back up", turns, budget.Window))
+	}
+	return n
+}
