@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -213,6 +214,9 @@ type Accountant struct {
 	began   bool            // it has looked up what was reached before
 	start   time.Time       // of the period that reached is of
 	reached map[string]bool // thresholds, by at and type
+
+	mu     sync.Mutex // guards output
+	output []Sample
 }
 
 // NewAccountant returns the evaluator of a budget that Reader has validated.
@@ -227,26 +231,26 @@ func (a *Accountant) Name() string { return a.budget.Name }
 func (a *Accountant) Budget() *Budget { return a.budget }
 
 // Writes returns the metrics that Eval gives.
-func (a *Accountant) Writes() []string { return BudgetMetrics() }
+func (a *Accountant) Writes() []string { return OutputMetrics() }
 
-// budgetHelp describes the series that budget rules write.
-var budgetHelp = map[string]string{
-	"flyball_budget_limit_usd":          "The budget's limit for a period.",
-	"flyball_budget_spend_usd":          "What was spent in the period so far.",
-	"flyball_budget_forecast_usd":       "What the period will come to, at the rate of the last day.",
-	"flyball_budget_burn_rate":          "How many times as fast as the limit allows money was spent within the window.",
-	"flyball_budget_threshold_reached":  "1 from when the share of the limit is reached until the period ends or it is 5 points below.",
-	"flyball_budget_used_up":            "1 while a threshold that caps is reached.",
-	"flyball_budget_cap_usd_per_hour":   "What the replicas of a scale rule may cost while the budget is used up.",
-	"flyball_budget_period_end_seconds": "When the period ends, in Unix time.",
+// Output implements Output.
+func (a *Accountant) Output() []Sample {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.output
 }
-
-// BudgetMetrics are the names of the series that budget rules write to the store.
-func BudgetMetrics() []string { return sortedKeys(budgetHelp) }
 
 // Eval implements Evaluator. Without a number for what is spent nothing is written: a budget that is not known is neither
 // kept nor exceeded.
 func (a *Accountant) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
+	out, err := a.eval(ctx, at)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.output = out
+	return out, err
+}
+
+func (a *Accountant) eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	b := a.budget
 	start, end := b.span(at)
 	elapsed := max(at.Sub(start), time.Second)
@@ -272,7 +276,7 @@ func (a *Accountant) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	add("flyball_budget_limit_usd", b.Limit)
 	add("flyball_budget_spend_usd", spend)
 	add("flyball_budget_forecast_usd", forecast)
-	add("flyball_budget_period_end_seconds", float64(end.Unix()))
+	add("flyball_budget_period_end_timestamp_seconds", float64(end.Unix()))
 	for _, w := range burnWindows {
 		if w > elapsed {
 			continue

@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
-// Metrics are the series of all scale rules for /metrics: counters of their own, and the samples that the rules wrote to
-// the store last.
+// Metrics are the series of all rules that decide for /metrics: counters of the scale rules, and the samples that the rules
+// wrote to the store last.
 type Metrics struct {
 	decisions     *prometheus.CounterVec
 	applied       *prometheus.CounterVec
@@ -19,6 +19,7 @@ type Metrics struct {
 
 	mu      sync.Mutex
 	scalers map[string]*Scaler // by rule name
+	others  []Output
 }
 
 // NewMetrics registers the metrics of scale rules.
@@ -42,11 +43,18 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-// Show makes these the rules whose series there are. What counted the ones before goes on; the series of rules that are
-// gone go with them.
-func (m *Metrics) Show(scalers []*Scaler) {
+// Output is a rule that writes series.
+type Output interface {
+	// Output returns what the last evaluation wrote.
+	Output() []Sample
+}
+
+// Show makes these the rules whose series there are, scale rules and others. What counted the ones before goes on; the
+// series of rules that are gone go with them.
+func (m *Metrics) Show(scalers []*Scaler, others ...Output) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.others = others
 	gone := m.scalers
 	m.scalers = make(map[string]*Scaler, len(scalers))
 	for _, s := range scalers {
@@ -82,6 +90,15 @@ func (m *Metrics) decided(d *Decision) {
 
 // help of the series that rules write to the store; /metrics shows their last values for a Prometheus elsewhere.
 var help = map[string]string{
+	"flyball_budget_limit_usd":                    "The budget's limit for a period.",
+	"flyball_budget_spend_usd":                    "What was spent in the period so far.",
+	"flyball_budget_forecast_usd":                 "What the period will come to, at the rate of the last day.",
+	"flyball_budget_burn_rate":                    "How many times as fast as the limit allows money was spent within the window.",
+	"flyball_budget_threshold_reached":            "1 from when the share of the limit is reached until the period ends or it is 5 points below.",
+	"flyball_budget_used_up":                      "1 while a threshold that caps is reached.",
+	"flyball_budget_cap_usd_per_hour":             "What the replicas of a scale rule may cost while the budget is used up.",
+	"flyball_budget_period_end_timestamp_seconds": "When the period ends, in Unix time.",
+	recommendedMetric:                             "1 while an optimize rule recommends something.",
 	"flyball_scale_current_replicas":              "Replicas asked for.",
 	"flyball_scale_ready_replicas":                "Replicas that serve.",
 	"flyball_scale_desired_replicas":              "Replicas that the rule wants.",
@@ -95,7 +112,7 @@ var help = map[string]string{
 	"flyball_scale_last_change_timestamp_seconds": "When the size was last changed, in Unix time.",
 }
 
-// OutputMetrics are the names of the series that scale rules write to the store. A store that also scrapes /metrics of the
+// OutputMetrics are the names of the series that rules which decide write to the store. A store that also scrapes /metrics of the
 // same process would have them twice, and leaves them out there.
 func OutputMetrics() []string { return slices.Sorted(maps.Keys(help)) }
 
@@ -106,8 +123,12 @@ func (m *Metrics) Describe(chan<- *prometheus.Desc) {}
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	outputs := slices.Clone(m.others)
 	for _, s := range m.scalers {
-		for _, sample := range s.output() {
+		outputs = append(outputs, s)
+	}
+	for _, o := range outputs {
+		for _, sample := range o.Output() {
 			name := sample.Labels.Get(labels.MetricName)
 			var names, values []string
 			sample.Labels.Range(func(l labels.Label) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -91,6 +92,9 @@ type Optimizer struct {
 	state  State
 	began  bool // it has looked up whether it was said before
 	holds  bool // it has been said already
+
+	mu     sync.Mutex // guards output
+	output []Sample
 }
 
 // NewOptimizer returns the evaluator of a rule that Reader has validated. Of the options it takes the Querier, the Journal,
@@ -107,7 +111,14 @@ func (o *Optimizer) Rule() *Optimize { return o.rule }
 func (o *Optimizer) Name() string { return o.rule.Name }
 
 // Writes returns the metrics that Eval gives.
-func (o *Optimizer) Writes() []string { return []string{recommendedMetric} }
+func (o *Optimizer) Writes() []string { return OutputMetrics() }
+
+// Output implements Output.
+func (o *Optimizer) Output() []Sample {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.output
+}
 
 const recommendedMetric = "flyball_optimize_recommended"
 
@@ -184,5 +195,9 @@ func (o *Optimizer) samples(at time.Time) []Sample {
 	if o.rule.Model != "" {
 		pairs = append(pairs, "model", o.rule.Model)
 	}
-	return []Sample{{Labels: labels.FromStrings(pairs...), Value: v, Time: at}}
+	out := []Sample{{Labels: labels.FromStrings(pairs...), Value: v, Time: at}}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.output = out
+	return out
 }

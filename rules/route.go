@@ -92,12 +92,8 @@ func own(files []*File) Own {
 					o[r.Record.Name] = true
 				case r.Alert != nil:
 					o.Alerts()
-				case r.Scale != nil:
+				case r.Scale != nil, r.Budget != nil, r.Optimize != nil:
 					o.add(OutputMetrics())
-				case r.Budget != nil:
-					o.add(BudgetMetrics())
-				case r.Optimize != nil:
-					o[recommendedMetric] = true
 				}
 			}
 		}

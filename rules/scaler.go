@@ -511,8 +511,8 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// output is what the last evaluation wrote, of all targets.
-func (s *Scaler) output() (all []Sample) {
+// Output implements Output.
+func (s *Scaler) Output() (all []Sample) {
 	s.mu.Lock()
 	order := slices.Clone(s.order)
 	s.mu.Unlock()

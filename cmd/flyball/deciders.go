@@ -38,6 +38,17 @@ func (d *deciders) evaluator(r *rules.Rule, before deciders, o rules.ScalerOptio
 	return nil
 }
 
+// outputs are those that write series besides the scale rules.
+func (d *deciders) outputs() (all []rules.Output) {
+	for _, a := range d.accountants {
+		all = append(all, a)
+	}
+	for _, p := range d.optimizers {
+		all = append(all, p)
+	}
+	return all
+}
+
 // kept is the evaluator of a name, if it may stay.
 func kept[E interface {
 	comparable

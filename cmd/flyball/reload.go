@@ -154,7 +154,7 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 			n.processes.Commit()
 			a.restore(ctx, n.loaded, n.scalers)
 			now.deciders.release(n.deciders)
-			a.scales.Show(n.scalers)
+			a.scales.Show(n.scalers, n.outputs()...)
 		})
 		if err != nil {
 			n.processes.Cancel()
