@@ -334,6 +334,45 @@ func TestReloadBroken(t *testing.T) {
 	w.eventually("the new target has its replica", func() bool { return len(w.processes.Replicas("letters")) == 1 })
 }
 
+// TestReloadTakesRestart: what a process was not started for, a reload cannot give it.
+func TestReloadTakesRestart(t *testing.T) {
+	const quiet = "exporter: {collectors: {gpu: false, host: false}}\n"
+	for _, tt := range []struct {
+		name, after, want string
+		change            func(*runOptions)
+	}{
+		{
+			"an address of the proxy", quiet + "batchproxy: {models: [{name: m, upstreams: [{url: 'http://127.0.0.1:1'}]}]}\n",
+			"batchproxy.models: there were none when flyball started, so nothing listens for them: that takes a restart", nil,
+		},
+		{
+			"a target", quiet + "batchproxy: {models: [{name: first, upstreams: [{target: digits}]}]}\nactuators: {process: {digits: {command: [x]}}}\n",
+			"batchproxy: models[0].upstreams[0]: target digits is run by the role rules, which this process has not: give the url",
+			func(o *runOptions) { o.roles = []string{roleBatchproxy} },
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := quiet
+			if tt.change != nil {
+				before += "batchproxy: {models: [{name: first, upstreams: [{url: 'http://127.0.0.1:1'}]}]}\n"
+			}
+			w := startWithin(t, map[string]string{"flyball.yml": before}, func(o *runOptions) {
+				if tt.change != nil {
+					tt.change(o)
+				}
+			})
+			now := w.live.Load()
+			w.write(map[string]string{"flyball.yml": tt.after})
+			if err := w.reload(t.Context()); err == nil || err.Error() != tt.want {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+			if w.live.Load() != now {
+				t.Error("it was taken over")
+			}
+		})
+	}
+}
+
 // unchanged says that all is as it was, that it goes on, and that a metric tells of a reload that failed.
 func (w *within) unchanged(t *testing.T, want string) {
 	t.Helper()
