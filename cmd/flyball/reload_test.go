@@ -229,9 +229,10 @@ func answering(t *testing.T) *httptest.Server {
 func TestReloadBroken(t *testing.T) {
 	model := answering(t)
 	w := startWithin(t, before(model.URL), securedBy)
-	w.eventually("a replica is ready and the targets are found", func() bool {
-		all := w.processes.Replicas("digits")
-		return len(all) == 1 && all[0].State == "ready" && len(w.store.Targets()) == 3 && strings.Contains(w.picture(), "model digits has 1 replicas")
+	w.eventually("a replica is ready, the targets are found and the rules evaluated", func() bool {
+		all, picture := w.processes.Replicas("digits"), w.picture()
+		return len(all) == 1 && all[0].State == "ready" && len(w.store.Targets()) == 3 &&
+			strings.Contains(picture, "model digits has 1 replicas") && strings.Contains(picture, "rule Up, rule digits, rule one")
 	})
 	want := w.picture()
 	for _, tt := range []struct {
