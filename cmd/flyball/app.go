@@ -213,7 +213,7 @@ func (a *app) newProxy(c batchproxy.Config, metrics prometheus.Registerer) (*bat
 		for i, m := range c.Models {
 			for j, u := range m.Upstreams {
 				if u.Target != "" {
-					return nil, fmt.Errorf("batchproxy.models[%d].upstreams[%d]: target %s is run by the role rules, which this process has not: give the url", i, j, u.Target)
+					return nil, fmt.Errorf("models[%d].upstreams[%d]: target %s is run by the role rules, which this process has not: give the url", i, j, u.Target)
 				}
 			}
 		}

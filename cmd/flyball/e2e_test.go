@@ -149,16 +149,6 @@ func (i *instance) eventually(limit time.Duration, what string, holds func() boo
 	}
 }
 
-func status(url string) int {
-	response, err := http.Get(url)
-	if err != nil {
-		return 0
-	}
-	defer response.Body.Close()
-	_, _ = io.Copy(io.Discard, response.Body)
-	return response.StatusCode
-}
-
 // decisions are those that the API has, oldest first.
 func (i *instance) decisions() []rules.Decision {
 	i.t.Helper()

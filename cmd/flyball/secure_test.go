@@ -213,6 +213,17 @@ func send(c *http.Client, method, url string, header ...string) (string, *http.R
 	return fmt.Sprint(response.StatusCode), response
 }
 
+// status is the code that a GET is answered with, 0 where there is no answer.
+func status(url string) int {
+	response, err := http.Get(url)
+	if err != nil {
+		return 0
+	}
+	defer response.Body.Close()
+	_, _ = io.Copy(io.Discard, response.Body)
+	return response.StatusCode
+}
+
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	ca := newAuthority(t)

@@ -36,8 +36,12 @@ func (b brake) Frozen() (rules.Freeze, bool) { return b.brake.Frozen() }
 // Freeze implements web.Brake.
 func (b brake) Freeze(by, why string) error {
 	err := b.brake.Freeze(by, why)
-	b.opts.log.Warn("acting is frozen", "by", by, "why", why, "err", err)
-	return err
+	if err != nil {
+		b.opts.log.Error("acting is frozen until a restart only", "by", by, "why", why, "err", err)
+		return err
+	}
+	b.opts.log.Warn("acting is frozen", "by", by, "why", why)
+	return nil
 }
 
 // Release implements web.Brake.

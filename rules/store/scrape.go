@@ -106,7 +106,7 @@ type prepared struct {
 
 func newScraper(opts Options, db *tsdb.DB, sdMetrics *discovery.SDMetrics) (*scraper, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &scraper{opts: opts, logger: opts.Logger.With("component", "scrape"), db: db, stop: cancel}
+	s := &scraper{opts: opts, logger: slog.New(quietHandler{opts.Logger.With("component", "scrape").Handler()}), db: db, stop: cancel}
 	s.discovery = discovery.NewManager(ctx, opts.Logger.With("component", "discovery"), opts.Registerer, sdMetrics,
 		discovery.Name("scrape"), discovery.Updatert(discoverySend))
 	if s.discovery == nil {
