@@ -301,16 +301,17 @@ func (s *Scaler) apply(ctx context.Context, target actuators.Target, d *Decision
 }
 
 // applyVariants changes each variant that is to have another size: those that grow first, so that capacity is there before
-// any goes. Where one refuses, the others are changed all the same, but none made smaller.
+// any goes. Where one refuses, the others are changed all the same, but none made smaller where one did not grow.
 func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
 	var errs []error
-	changed := false
+	changed, short := false, false
 	apply := func(v *Placement) {
 		receipt, err := s.opts.Actuators[v.variant.Target.Kind].Apply(ctx, v.variant.Target, actuators.Change{
 			From: v.From, To: v.To, IfVersion: v.state.Version, DecisionID: d.ID + "/" + v.Name, Reason: d.ReasonText(),
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", v.Name, err))
+			short = short || v.To > v.From
 			v.To = v.From
 			d.refused(err)
 			return
@@ -322,7 +323,7 @@ func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
 			v := &d.Variants[n]
 			switch {
 			case v.To == v.From || (v.To > v.From) != grow:
-			case !grow && len(errs) > 0:
+			case !grow && short:
 				v.To = v.From
 			default:
 				apply(v)

@@ -156,8 +156,9 @@ func place(all []Placement, units int, share float64) {
 	}
 	if spare := capacityOf(all) - units; spare > 0 {
 		for _, p := range slices.Backward(byPrice) { // what is beyond the share goes first
-			if p.interruptible() {
-				spare -= drain(p, min(spare, max(interrupted-limit, 0)))
+			if beyond := interrupted - limit; p.interruptible() && beyond > 0 {
+				whole := (beyond + p.Capacity - 1) / p.Capacity * p.Capacity
+				spare -= drain(p, min(spare, whole))
 			}
 		}
 		for _, p := range slices.Backward(byPrice) {

@@ -92,7 +92,7 @@ func TestRequest(t *testing.T) {
 		c.Headers = map[string]string{"X-Scope-OrgID": "team-a"}
 		c.Params = map[string]Values{"dedup": {"true"}, "replicaLabels[]": {"a", "b"}}
 	})
-	samples, err := c.Query(t.Context(), "up == 7", t0, 0)
+	samples, err := c.Query(t.Context(), "up == 7", t0, 45500*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestRequest(t *testing.T) {
 	}
 	want := []string{
 		"POST /select/0/prometheus/api/v1/query",
-		"dedup=true&query=up+%3D%3D+7&replicaLabels%5B%5D=a&replicaLabels%5B%5D=b&time=1767600000.25", "team-a test ",
+		"dedup=true&lookback_delta=45.5&query=up+%3D%3D+7&replicaLabels%5B%5D=a&replicaLabels%5B%5D=b&time=1767600000.25", "team-a test ",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

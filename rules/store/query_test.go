@@ -44,6 +44,24 @@ func TestQuery(t *testing.T) {
 	}
 }
 
+// TestQueryLookback: a series that has been silent for longer than the lookback, such as that of a replica which is gone, no
+// longer counts; where all have, there is no answer.
+func TestQueryLookback(t *testing.T) {
+	s := open(t, t.TempDir())
+	put(t, s, `running{pod="gone"}`, t0, 90)
+	put(t, s, `running{pod="alive"}`, t0.Add(time.Minute), 5)
+	at := t0.Add(90 * time.Second)
+	for lookback, want := range map[time.Duration]float64{0: 95, 5 * time.Minute: 95, 45 * time.Second: 5, 10 * time.Second: -1} {
+		got, err := s.Query(t.Context(), "sum(running)", at, lookback)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want < 0 && len(got) != 0 || want >= 0 && (len(got) != 1 || got[0].Value != want) {
+			t.Errorf("lookback %s: got %v, want %g", lookback, got, want)
+		}
+	}
+}
+
 func TestQueryErrors(t *testing.T) {
 	s := open(t, t.TempDir(), func(o *Options) { o.MaxSamples = 50 })
 	for i := range 100 {
