@@ -22,8 +22,9 @@ import (
 type Budget struct {
 	Name string `yaml:"budget"`
 
-	// Spend is PromQL for USD spent, in which $elapsed is a duration: how much was spent in it up to the evaluation, such
-	// as increase(flyball_cost_usd_total[$elapsed]).
+	// Spend is PromQL for USD spent, in which $elapsed is a duration, and $hours the same as a number: how much was spent in
+	// it up to the evaluation, such as increase(flyball_cost_usd_total[$elapsed]), or avg_over_time(...[$elapsed]) * $hours
+	// of USD an hour.
 	Spend string `yaml:"spend"`
 
 	Limit  float64 `yaml:"limit"`  // USD a period
@@ -63,6 +64,7 @@ const (
 	// forecastWindow is what the forecast goes by: a day has its peak and its trough in it.
 	forecastWindow = 24 * time.Hour
 	elapsedName    = "$elapsed"
+	hoursName      = "$hours"
 )
 
 // burnWindows are those of the burn rate, of the two pairs that alerts on budgets look at (Google, The Site Reliability
@@ -135,7 +137,10 @@ func (b *Budget) validate(d *source.Decoder, path string) {
 
 // spend is the query for what was spent in a time.
 func (b *Budget) spend(elapsed time.Duration) string {
-	return strings.ReplaceAll(b.Spend, elapsedName, model.Duration(elapsed.Truncate(time.Second)).String())
+	elapsed = elapsed.Truncate(time.Second)
+	return strings.NewReplacer(
+		elapsedName, model.Duration(elapsed).String(), hoursName, strconv.FormatFloat(elapsed.Hours(), 'f', -1, 64),
+	).Replace(b.Spend)
 }
 
 // span is the period that a time is in.

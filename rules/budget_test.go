@@ -181,6 +181,13 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+func TestBudgetSpend(t *testing.T) {
+	b := parseBudget(t, strings.Replace(monthly, "sum(increase(usd_total[$elapsed]))", "sum(avg_over_time(usd_per_hour[$elapsed])) * $hours", 1))
+	if got, want := b.spend(90*time.Minute), "sum(avg_over_time(usd_per_hour[1h30m])) * 1.5"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestBudgetSpans(t *testing.T) {
 	for _, tt := range []struct{ period, at, start, end string }{
 		{"month", "2026-02-03T04:05:06Z", "2026-02-01T00:00:00+01:00", "2026-03-01T00:00:00+01:00"},

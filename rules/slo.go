@@ -18,10 +18,10 @@ import (
 // SLO is what is promised for a model. It stands for Prometheus rules, which Rules gives: the share of bad requests over
 // several windows, an alert where it burns the error budget too fast, and plain alerts for thresholds.
 type SLO struct {
-	Name     string `yaml:"slo"`
-	Model    string `yaml:"model"`    // the value of the label model; empty: the name
-	Selector string `yaml:"selector"` // further matchers of the proxy's metrics, such as job="flyball"
-	Scale    string `yaml:"scale"`    // the scale rule of the model, for what it costs
+	Name      string `yaml:"slo"`
+	Model     string `yaml:"model"`      // the value of the label model; empty: the name
+	Selector  string `yaml:"selector"`   // further matchers of the proxy's metrics, such as job="flyball"
+	ScaleRule string `yaml:"scale_rule"` // the scale rule of the model, for what it costs
 
 	// MinRequests is how many requests there must have been within the long window for an alert: one failure of ten is no
 	// trend. 0: 100.
@@ -170,8 +170,8 @@ func (s *SLO) validateThreshold(d *source.Decoder, path string, i int) {
 	case !known:
 		fault("name", "threshold %q needs expr; known without it are %s%s", t.Name, strings.Join(sortedKeys(knownThresholds), ", "),
 			source.DidYouMean(t.Name, sortedKeys(knownThresholds)))
-	case t.Name == "cost" && s.Scale == "":
-		fault("name", "threshold cost needs scale, the scale rule whose replicas cost it, or expr")
+	case t.Name == "cost" && s.ScaleRule == "":
+		fault("name", "threshold cost needs scale_rule, the scale rule whose replicas cost it, or expr")
 	}
 	if t.Unit == "" && t.Expr == "" {
 		t.Unit = knownThresholds[t.Name]
@@ -322,7 +322,7 @@ func (s *SLO) expr(t *MonitorThreshold) string {
 	case t.Name == "queue":
 		return "sum(" + s.metric("requests_waiting", "") + ")"
 	}
-	return fmt.Sprintf("sum(flyball_scale_cost_usd_per_hour{rule=%q})", s.Scale)
+	return fmt.Sprintf("sum(flyball_scale_cost_usd_per_hour{rule=%q})", s.ScaleRule)
 }
 
 func (s *SLO) thresholdAlert(t *MonitorThreshold) *Alert {

@@ -104,7 +104,7 @@ func TestSLOErrors(t *testing.T) {
 		{"[$window]))', total", "[5m]))', total", "bad needs PromQL over $window"},
 		{"below: 10", "below: 10, above: 3", "a threshold needs above or below, one of them"},
 		{"name: throughput", "name: thruput", `threshold "thruput" needs expr; known without it are cost, latency, queue, throughput`},
-		{"name: throughput", "name: cost", "threshold cost needs scale"},
+		{"name: throughput", "name: cost", "threshold cost needs scale_rule"},
 		{`job="flyball"`, `job=flyball`, "selector is"},
 	} {
 		if !strings.Contains(promised, tt.old) {
