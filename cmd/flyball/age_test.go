@@ -23,6 +23,7 @@ import (
 // TestDeadSourceHolds: a range goes on answering for a while after its source has died, and a recording rule stamps that
 // as new. Neither may make a target smaller. Real scraping, real engine.
 func TestDeadSourceHolds(t *testing.T) {
+	t.Parallel() // most of its time it waits
 	const text = `groups:
 - name: a
   rules:

@@ -18,6 +18,7 @@ import (
 // TestAlerting: an alert beside a scale rule, and one on the scale rule's own series, reach people by a real Alertmanager;
 // what a killed flyball has left there ends by itself.
 func TestAlerting(t *testing.T) {
+	t.Parallel() // most of its time it waits
 	type alert struct {
 		Status, GeneratorURL string
 		Labels               map[string]string

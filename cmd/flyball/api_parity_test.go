@@ -223,6 +223,7 @@ var parities = []parity{
 
 // TestAPIParity asks flyball and a real Prometheus, which hold the same samples, the same questions.
 func TestAPIParity(t *testing.T) {
+	t.Parallel() // most of its time it waits
 	s := newAPIServer(t)
 	p := peertest.Prometheus(t, fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 100ms}\nrule_files: [%q]\nscrape_configs:\n%s", s.rules, s.scrapeConfigs()),
 		"--web.external-url="+apiExternalURL, "--web.route-prefix=/")

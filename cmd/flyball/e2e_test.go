@@ -298,6 +298,7 @@ func (i *instance) stop(s os.Signal) {
 
 // TestClosedLoop is the product in one test: demand rises and falls, replicas follow, and no answer is wrong or lost.
 func TestClosedLoop(t *testing.T) {
+	t.Parallel() // most of its time it waits
 	i := newInstance(t)
 	i.start()
 	i.eventually(20*time.Second, "the first replica serves", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })
@@ -427,6 +428,7 @@ func addresses(web string) (found []string) {
 
 // TestKill9 ends flyball alone, in mid-cooldown. Nothing is left of it, and the next start goes on where it was.
 func TestKill9(t *testing.T) {
+	t.Parallel() // most of its time it waits
 	i := newInstance(t, "down: {window: 10s, cooldown: 10s", "down: {window: 2s, cooldown: 25s", "target_per_replica: 130", "target_per_replica: 40")
 	i.start()
 	i.eventually(20*time.Second, "the first replica serves", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })
@@ -496,6 +498,7 @@ func newDemand(t *testing.T, v int64) *demand {
 // TestReplicaFaults: whatever befalls a replica, the size is held although the demand asks for less, the reason is said,
 // and when the fault is over the size follows.
 func TestReplicaFaults(t *testing.T) {
+	t.Parallel() // most of its time it waits
 	edits := func(d *demand, query string, more ...string) []string {
 		return append([]string{
 			"down: {window: 10s, cooldown: 10s, policies: [{replicas: 1, period: 10s}]}", "down: {window: 1s, policies: []}",
@@ -741,6 +744,7 @@ func (i *instance) send(method, path string, form url.Values, header ...string) 
 // TestFreeze stops all acting by HTTP: what would have been done is decided and recorded, nothing is done, whatever happens to
 // the process, until it is released.
 func TestFreeze(t *testing.T) {
+	t.Parallel() // most of its time it waits
 	d := newDemand(t, 5)
 	i := newInstance(t, `demand: model:requests:rate5s{model="digits"}`, "demand: wanted", "target_per_replica: 130", "target_per_replica: 10",
 		"rule_files:", "scrape_configs: [{job_name: wanted, static_configs: [{targets: ['"+strings.TrimPrefix(d.URL, "http://")+"']}]}]\nrule_files:")
