@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,8 +45,8 @@ func (r *Reader) Lint() error {
 		}
 	}
 	var errs []error
-	for _, d := range decoders {
-		errs = append(errs, d.Err())
+	for i, d := range decoders {
+		errs = append(errs, d.Err(), r.sources[i].More())
 	}
 	return source.Join(errs...)
 }
@@ -56,36 +57,34 @@ func lintGroup(d *source.Decoder, path string, g *Group) {
 	if g.QueryOffset != nil && *g.QueryOffset > 0 && scales {
 		d.FaultAt(path+".query_offset", 0, "query_offset is %s: each decision of this group comes so much later, on data that is so much older: put scale rules into a group without it", *g.QueryOffset)
 	}
-	for i, rule := range g.Rules {
-		for j, first := range g.Rules[:i] {
-			if same(rule, first) {
-				d.FaultAt(fmt.Sprintf("%s.rules[%d]", path, i), 0, "it writes the same series as rule %d of the group: one of them will be refused as a duplicate", j+1)
+	written := map[[2]string][]int{} // rules by kind and name
+	for i := range g.Rules {
+		rule := &g.Rules[i]
+		var key [2]string
+		switch {
+		case rule.Record != nil:
+			key = [2]string{"record", rule.Record.Name}
+		case rule.Alert != nil:
+			key = [2]string{"alert", rule.Alert.Name}
+		default:
+			continue
+		}
+		for _, first := range written[key] {
+			if maps.Equal(rule.labels(), g.Rules[first].labels()) {
+				d.FaultAt(fmt.Sprintf("%s.rules[%d]", path, i), 0, "it writes the same series as rule %d of the group: one of them will be refused as a duplicate", first+1)
 				break
 			}
 		}
+		written[key] = append(written[key], i)
 	}
 }
 
-// same says that two rules write series of the same name and labels, as promtool's lint has it.
-func same(a, b Rule) bool {
-	equal := func(a, b map[string]string) bool {
-		if len(a) != len(b) {
-			return false
-		}
-		for name, value := range a {
-			if other, there := b[name]; !there || other != value {
-				return false
-			}
-		}
-		return true
+// labels are those of a record or an alert rule.
+func (r *Rule) labels() map[string]string {
+	if r.Record != nil {
+		return r.Record.Labels
 	}
-	switch {
-	case a.Record != nil && b.Record != nil:
-		return a.Record.Name == b.Record.Name && equal(a.Record.Labels, b.Record.Labels)
-	case a.Alert != nil && b.Alert != nil:
-		return a.Alert.Name == b.Alert.Name && equal(a.Alert.Labels, b.Alert.Labels)
-	}
-	return false
+	return r.Alert.Labels
 }
 
 type linter struct {

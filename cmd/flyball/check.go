@@ -12,6 +12,7 @@ import (
 
 	"flyball/rules"
 	"flyball/rules/source"
+	"flyball/rules/store"
 )
 
 func checkConfigCommand(app *kingpin.Application, stdout io.Writer) command {
@@ -64,9 +65,9 @@ func checkRules(stdout io.Writer, paths []string, evaluation, scrape time.Durati
 	return source.Join(faults...)
 }
 
-// checkGroup says what Prometheus's engine has against a group: templates, repeated rules.
+// checkGroup says what Prometheus's engine has against a group: templates.
 func checkGroup(f *rules.File, g *rules.Group) error {
-	return storeGroup(f, g, unevaluated).Validate()
+	return store.GroupOf(f, g, unevaluated).Validate()
 }
 
 // unevaluated stands for the evaluator of a rule that decides where only its name matters.
