@@ -158,6 +158,7 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 	if r.rules == nil {
 		r.rules, r.targets, r.named = map[string]string{}, map[string]string{}, map[string]string{}
 	}
+	parsed.DropNull("groups", "rules")
 	d := parsed.Decoder()
 	f := &File{Name: name}
 	d.Decode(f)

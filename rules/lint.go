@@ -36,10 +36,16 @@ func (r *Reader) Lint() error {
 			l.query(at.path+".expr", rule.Alert.Expr, false)
 		case rule.Budget != nil:
 			l.query(at.path+".spend", rule.Budget.spend(time.Hour), false)
+		case rule.Forecast != nil:
+			d.FaultAt(at.path+".forecast", 0, "forecast rules are checked and not evaluated in this version: nothing writes %s", rule.Forecast.Name)
+		case rule.Optimize != nil:
+			for _, name := range rule.Optimize.scale.names {
+				l.query(exprPath(d, at.path, name), rule.Optimize.scale.Queries[name].Expr, false)
+			}
 		case rule.Scale != nil:
 			for _, name := range rule.Scale.names {
 				if !strings.Contains(name, "@") {
-					l.query(exprPath(d, at.path, name), rule.Scale.Queries[name].Expr, true)
+					l.query(exprPath(d, at.path, name), rule.Scale.Queries[name].Expr, rule.Scale.sizedBy(name))
 				}
 			}
 		}
@@ -102,7 +108,14 @@ var ofCounters = []string{
 // needsSamples are the functions that need two samples or more within their range.
 var needsSamples = []string{"rate", "irate", "increase", "delta", "idelta", "deriv", "predict_linear"}
 
-// query looks at one expression; deciding says that a scale rule acts on its value.
+// sizedBy says that a signal needs a query: its value is a demand, of which less means a smaller target.
+func (s *Scale) sizedBy(query string) bool {
+	return slices.ContainsFunc(s.Signals, func(g Signal) bool {
+		return g.value.needs(query) || g.Panic != nil && g.Panic.value.needs(query)
+	})
+}
+
+// query looks at one expression; deciding says that the size of a target follows its value.
 func (l *linter) query(path, expr string, deciding bool) {
 	parsed, err := promQL.ParseExpr(expr)
 	if err != nil {

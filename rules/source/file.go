@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -90,6 +91,32 @@ func (f *File) More() error {
 		return nil
 	}
 	return Errors{f.more}
+}
+
+// DropNull takes the items that are null out of the lists that are found by following the keys from the top, through each
+// item of a list on the way: Prometheus reads a list as if they were not there.
+func (f *File) DropNull(keys ...string) {
+	if f.root != nil {
+		dropNull(resolve(f.root), keys)
+	}
+}
+
+func dropNull(n *yaml.Node, keys []string) {
+	if n.Kind == yaml.SequenceNode {
+		n.Content = slices.DeleteFunc(n.Content, func(item *yaml.Node) bool { return resolve(item).Tag == "!!null" })
+		for _, item := range n.Content {
+			if item = resolve(item); len(keys) > 0 && item.Kind == yaml.MappingNode {
+				dropNull(item, keys)
+			}
+		}
+		return
+	}
+	if len(keys) == 0 {
+		return
+	}
+	if _, value := entry(n, keys[0]); value != nil && resolve(value).Kind == yaml.SequenceNode {
+		dropNull(resolve(value), keys[1:])
+	}
 }
 
 // fault is an error of the YAML library at its place.

@@ -132,6 +132,7 @@ var prometheusRules = map[string]string{
 	"an empty list":      "groups: []\n",
 	"a group of nothing": "groups:\n- name: a\n",
 	"null rules":         "groups:\n- name: a\n  rules:\n  labels:\n  interval:\n  query_offset: ~\n  limit: null\n",
+	"null items":         "groups:\n-\n- &a {name: a, rules: [~, {record: x, expr: up}, null]}\n- {<<: *a, name: b}\n-\n",
 	"a negative limit":   "groups:\n- {name: a, limit: -3, rules: [{record: x, expr: up}]}\n",
 	"a limit and a half": "groups:\n- {name: a, limit: 1.5, rules: [{record: x, expr: up}]}\n",
 	"a large limit":      "groups:\n- {name: a, limit: 1e3, rules: [{record: x, expr: up}]}\n",
