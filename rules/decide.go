@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -208,8 +209,8 @@ func (p *pipeline) bound(n int) int {
 		reason Reason
 		words  string
 	}
-	lowest := bound{p.rule.Min, MinReplicas, fmt.Sprintf("min is %d", p.rule.Min)}
-	highest := bound{p.rule.Max, MaxReplicas, fmt.Sprintf("max is %d", p.rule.Max)}
+	lowest := bound{p.rule.Min, MinReplicas, "min is " + strconv.Itoa(p.rule.Min)}
+	highest := bound{p.rule.Max, MaxReplicas, "max is " + strconv.Itoa(p.rule.Max)}
 	raise := func(to *int, reason Reason, words string) {
 		if to != nil && min(*to, p.rule.Max) > lowest.n {
 			lowest = bound{min(*to, p.rule.Max), reason, fmt.Sprintf("at least %d %s", *to, words)}

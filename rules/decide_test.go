@@ -325,14 +325,3 @@ func TestReasonsAreClosed(t *testing.T) {
 		t.Errorf("%d reasons", len(known))
 	}
 }
-
-func BenchmarkDecide(b *testing.B) {
-	r := parseScale(b, rule("    signals:", "    when:\n    - {if: demand > 700, do: '+2', for: 20s}\n    signals:"))
-	st := State{}
-	b.ReportAllocs()
-	at := noon
-	for b.Loop() {
-		at = at.Add(15 * time.Second)
-		_, st = Decide(r, observed(at, 3, demand(300)), st)
-	}
-}

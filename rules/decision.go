@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -133,7 +134,11 @@ type StepRecord struct {
 
 // decisionID identifies a decision: the same evaluation that comes to the same result has the same ID.
 func decisionID(rule, target string, at time.Time, from, to int) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d\x00%d\x00%d", rule, target, at.UnixNano(), from, to))
+	text := make([]byte, 0, 128)
+	text = append(append(append(append(text, rule...), 0), target...), 0)
+	text = append(strconv.AppendInt(text, at.UnixNano(), 10), 0)
+	text = append(strconv.AppendInt(text, int64(from), 10), 0)
+	sum := sha256.Sum256(strconv.AppendInt(text, int64(to), 10))
 	return hex.EncodeToString(sum[:6])
 }
 

@@ -24,6 +24,7 @@ type expression struct {
 	program *vm.Program
 	uses    []string // the queries whose values it needs, sorted
 	through []string // the queries whose series it goes through
+	names   []string // all that it names of its environment
 }
 
 type resultKind int
@@ -116,6 +117,35 @@ func (s *Scale) environment() environment {
 	return env
 }
 
+// note finds what the rule's expressions name of an observation, so that each decision looks up no more than that.
+func (s *Scale) note() {
+	s.named = map[string]bool{}
+	add := func(e *expression) {
+		if e != nil {
+			for _, name := range e.names {
+				s.named[name] = true
+			}
+		}
+	}
+	add(s.price)
+	for i := range s.Signals {
+		add(s.Signals[i].value)
+		add(s.Signals[i].service)
+		if s.Signals[i].Panic != nil {
+			add(s.Signals[i].Panic.value)
+		}
+	}
+	for i := range s.When {
+		add(s.When[i].condition)
+	}
+	for i := range s.Constraints {
+		add(s.Constraints[i].condition)
+	}
+	for i := range s.Variants {
+		add(s.Variants[i].price)
+	}
+}
+
 // goesThrough says that an expression of the rule goes through the series of a query.
 func (s *Scale) goesThrough(query string) bool {
 	through := func(e *expression) bool { return e != nil && slices.Contains(e.through, query) }
@@ -172,7 +202,7 @@ func compile(d *source.Decoder, path, text string, env environment, kind resultK
 	}
 	if err == nil {
 		slices.Sort(check.uses)
-		return &expression{text: text, program: program, uses: slices.Compact(check.uses), through: check.through}
+		return &expression{text: text, program: program, uses: slices.Compact(check.uses), through: check.through, names: check.names}
 	}
 	message, offset := err.Error(), 0
 	if e, ok := errors.AsType[*file.Error](err); ok {
@@ -204,6 +234,7 @@ type checker struct {
 	env     environment
 	uses    []string
 	through []string
+	names   []string
 	asks    map[string]ast.Node // the queries whose state q.NAME is asked, and where
 	looped  int                 // predicates so far
 	fault   error
@@ -213,6 +244,7 @@ type checker struct {
 func (c *checker) Visit(node *ast.Node) {
 	switch n := (*node).(type) {
 	case *ast.IdentifierNode:
+		c.names = append(c.names, n.Value)
 		if _, isQuery := c.env[n.Value].(float64); isQuery && !slices.Contains(reserved, n.Value) {
 			c.uses = append(c.uses, n.Value)
 		}

@@ -25,9 +25,19 @@ type Group struct {
 	Name        string            `yaml:"name"`
 	Interval    model.Duration    `yaml:"interval"` // 0: the global evaluation interval
 	QueryOffset *model.Duration   `yaml:"query_offset"`
-	Limit       int               `yaml:"limit"` // series a rule may produce; 0: no limit
+	Limit       Limit             `yaml:"limit"` // series a rule may produce; 0 or less: no limit
 	Labels      map[string]string `yaml:"labels"`
 	Rules       []Rule            `yaml:"rules"`
+}
+
+// Limit is a number of series or alerts. It is written as Prometheus reads one: the fraction of a number is dropped.
+type Limit int
+
+// DecodeNode takes any number.
+func (l *Limit) DecodeNode(d *source.Decoder, n *yaml.Node, _ string) {
+	if err := n.Decode((*int)(l)); err != nil {
+		d.Fault(n, "limit: %q is not a whole number", n.Value)
+	}
 }
 
 // Rule holds exactly one kind of rule.
@@ -141,13 +151,14 @@ func (r *Reader) ReadFile(name string) (*File, error) {
 
 // Parse parses and validates the text of one rule file. The error is of type source.Errors.
 func (r *Reader) Parse(name string, text []byte) (*File, error) {
-	parsed, err := source.Parse(name, text)
+	parsed, err := source.ParseFirst(name, text)
 	if err != nil {
 		return nil, err
 	}
 	if r.rules == nil {
 		r.rules, r.targets, r.named = map[string]string{}, map[string]string{}, map[string]string{}
 	}
+	parsed.DropNull("groups", "rules")
 	d := parsed.Decoder()
 	f := &File{Name: name}
 	d.Decode(f)
@@ -231,13 +242,19 @@ func (r *Rule) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 		d.Fault(n, "%s: expected a rule: keys and values", path)
 		return
 	}
-	var found, keys []string
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key := n.Content[i].Value
+	var found, empty, keys []string
+	d.Entries(n, func(key string, value *yaml.Node) {
 		keys = append(keys, key)
-		if slices.Contains(kinds, key) {
+		switch {
+		case !slices.Contains(kinds, key):
+		case (key == "record" || key == "alert") && void(value):
+			empty = append(empty, key)
+		default:
 			found = append(found, key)
 		}
+	})
+	if len(found) == 0 && len(empty) > 0 {
+		found = empty[:1]
 	}
 	if len(found) != 1 {
 		if len(found) > 1 {
@@ -254,12 +271,8 @@ func (r *Rule) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 		return
 	}
 	switch found[0] {
-	case "record":
-		r.Record = &Record{}
-		d.DecodeNode(n, path, r.Record)
-	case "alert":
-		r.Alert = &Alert{}
-		d.DecodeNode(n, path, r.Alert)
+	case "record", "alert":
+		r.decodePrometheus(d, n, path, found[0])
 	case "scale":
 		r.Scale = DefaultScale()
 		d.DecodeNode(n, path, r.Scale)
@@ -275,6 +288,42 @@ func (r *Rule) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 	case "forecast":
 		r.Forecast = DefaultForecast()
 		d.DecodeNode(n, path, r.Forecast)
+	}
+}
+
+// void says that a text is empty or not there, which Prometheus takes for the same.
+func void(n *yaml.Node) bool {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n.Kind == yaml.ScalarNode && (n.Value == "" || n.Tag == "!!null")
+}
+
+// decodePrometheus decodes a record or an alert rule as Prometheus does: a key of the other kind may be there, as long as it
+// says nothing.
+func (r *Rule) decodePrometheus(d *source.Decoder, n *yaml.Node, path, kind string) {
+	var all struct {
+		Record        string            `yaml:"record"`
+		Alert         string            `yaml:"alert"`
+		Expr          string            `yaml:"expr"`
+		For           model.Duration    `yaml:"for"`
+		KeepFiringFor model.Duration    `yaml:"keep_firing_for"`
+		Labels        map[string]string `yaml:"labels"`
+		Annotations   map[string]string `yaml:"annotations"`
+	}
+	d.DecodeNode(n, path, &all)
+	if kind == "alert" {
+		r.Alert = &Alert{all.Alert, all.Expr, all.For, all.KeepFiringFor, all.Labels, all.Annotations}
+		return
+	}
+	r.Record = &Record{all.Record, all.Expr, all.Labels}
+	for _, key := range []struct {
+		name  string
+		given bool
+	}{{"for", all.For != 0}, {"keep_firing_for", all.KeepFiringFor != 0}, {"annotations", len(all.Annotations) > 0}} {
+		if key.given {
+			d.FaultAt(path+"."+key.name, 0, "%s: a recording rule has none: it goes with alert", key.name)
+		}
 	}
 }
 
@@ -299,9 +348,6 @@ func (f *File) validate(d *source.Decoder, reader *Reader) {
 		}
 		if g.Interval == 0 {
 			g.Interval = model.Duration(reader.Defaults.EvaluationInterval)
-		}
-		if g.Limit < 0 {
-			d.FaultAt(path+".limit", 0, "limit is %d: expected 0 (none) or more", g.Limit)
 		}
 		checkLabels(d, path+".labels", g.Labels)
 		for j := range g.Rules {
@@ -368,14 +414,14 @@ func (r *Reader) once(d *source.Decoder, path, file, kind, name string) {
 }
 
 func (r *Record) validate(d *source.Decoder, path string) {
-	if !model.UTF8Validation.IsValidMetricName(r.Name) {
+	switch {
+	case !model.UTF8Validation.IsValidMetricName(r.Name):
 		d.FaultAt(path+".record", 0, "record: %q is not a metric name", r.Name)
+	case strings.ContainsAny(r.Name, "{}"):
+		d.FaultAt(path+".record", 0, "record: %q has braces: a selector goes into expr", r.Name)
 	}
 	checkPromQL(d, path+".expr", r.Expr)
 	checkLabels(d, path+".labels", r.Labels)
-	if _, set := r.Labels[model.MetricNameLabel]; set {
-		d.FaultAt(path+".labels."+model.MetricNameLabel, 0, "the name of what is recorded is given by record")
-	}
 }
 
 func (a *Alert) validate(d *source.Decoder, path string) {
@@ -414,7 +460,10 @@ func checkPromQL(d *source.Decoder, path, expr string) parser.Expr {
 
 func checkLabels(d *source.Decoder, path string, labels map[string]string) {
 	for name, value := range labels {
-		if !model.UTF8Validation.IsValidLabelName(name) {
+		switch {
+		case name == model.MetricNameLabel:
+			d.FaultAt(path+"."+name, 0, "%s cannot be set: what a rule writes is named by record or alert", name)
+		case !model.UTF8Validation.IsValidLabelName(name):
 			d.FaultAt(path+"."+name, 0, "%q is not a label name", name)
 		}
 		if !model.LabelValue(value).IsValid() {

@@ -144,7 +144,7 @@ rules.yml:4:11: SLO "b" has neither objectives nor thresholds
 rules.yml:4:31: PromQL: unclosed left parenthesis
     4 |   - {record: 'a b', expr: 'up(', labels: {__name__: x}}
       |                               ^
-rules.yml:4:53: the name of what is recorded is given by record
+rules.yml:4:53: __name__ cannot be set: what a rule writes is named by record or alert
     4 |   - {record: 'a b', expr: 'up(', labels: {__name__: x}}
       |                                                     ^
 2 errors in 1 file`},

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -35,17 +36,23 @@ func (r *Reader) Lint() error {
 			l.query(at.path+".expr", rule.Alert.Expr, false)
 		case rule.Budget != nil:
 			l.query(at.path+".spend", rule.Budget.spend(time.Hour), false)
+		case rule.Forecast != nil:
+			d.FaultAt(at.path+".forecast", 0, "forecast rules are checked and not evaluated in this version: nothing writes %s", rule.Forecast.Name)
+		case rule.Optimize != nil:
+			for _, name := range rule.Optimize.scale.names {
+				l.query(exprPath(d, at.path, name), rule.Optimize.scale.Queries[name].Expr, false)
+			}
 		case rule.Scale != nil:
 			for _, name := range rule.Scale.names {
 				if !strings.Contains(name, "@") {
-					l.query(exprPath(d, at.path, name), rule.Scale.Queries[name].Expr, true)
+					l.query(exprPath(d, at.path, name), rule.Scale.Queries[name].Expr, rule.Scale.sizedBy(name))
 				}
 			}
 		}
 	}
 	var errs []error
-	for _, d := range decoders {
-		errs = append(errs, d.Err())
+	for i, d := range decoders {
+		errs = append(errs, d.Err(), r.sources[i].More())
 	}
 	return source.Join(errs...)
 }
@@ -56,36 +63,34 @@ func lintGroup(d *source.Decoder, path string, g *Group) {
 	if g.QueryOffset != nil && *g.QueryOffset > 0 && scales {
 		d.FaultAt(path+".query_offset", 0, "query_offset is %s: each decision of this group comes so much later, on data that is so much older: put scale rules into a group without it", *g.QueryOffset)
 	}
-	for i, rule := range g.Rules {
-		for j, first := range g.Rules[:i] {
-			if same(rule, first) {
-				d.FaultAt(fmt.Sprintf("%s.rules[%d]", path, i), 0, "it writes the same series as rule %d of the group: one of them will be refused as a duplicate", j+1)
+	written := map[[2]string][]int{} // rules by kind and name
+	for i := range g.Rules {
+		rule := &g.Rules[i]
+		var key [2]string
+		switch {
+		case rule.Record != nil:
+			key = [2]string{"record", rule.Record.Name}
+		case rule.Alert != nil:
+			key = [2]string{"alert", rule.Alert.Name}
+		default:
+			continue
+		}
+		for _, first := range written[key] {
+			if maps.Equal(rule.labels(), g.Rules[first].labels()) {
+				d.FaultAt(fmt.Sprintf("%s.rules[%d]", path, i), 0, "it writes the same series as rule %d of the group: one of them will be refused as a duplicate", first+1)
 				break
 			}
 		}
+		written[key] = append(written[key], i)
 	}
 }
 
-// same says that two rules write series of the same name and labels, as promtool's lint has it.
-func same(a, b Rule) bool {
-	equal := func(a, b map[string]string) bool {
-		if len(a) != len(b) {
-			return false
-		}
-		for name, value := range a {
-			if other, there := b[name]; !there || other != value {
-				return false
-			}
-		}
-		return true
+// labels are those of a record or an alert rule.
+func (r *Rule) labels() map[string]string {
+	if r.Record != nil {
+		return r.Record.Labels
 	}
-	switch {
-	case a.Record != nil && b.Record != nil:
-		return a.Record.Name == b.Record.Name && equal(a.Record.Labels, b.Record.Labels)
-	case a.Alert != nil && b.Alert != nil:
-		return a.Alert.Name == b.Alert.Name && equal(a.Alert.Labels, b.Alert.Labels)
-	}
-	return false
+	return r.Alert.Labels
 }
 
 type linter struct {
@@ -103,7 +108,14 @@ var ofCounters = []string{
 // needsSamples are the functions that need two samples or more within their range.
 var needsSamples = []string{"rate", "irate", "increase", "delta", "idelta", "deriv", "predict_linear"}
 
-// query looks at one expression; deciding says that a scale rule acts on its value.
+// sizedBy says that a signal needs a query: its value is a demand, of which less means a smaller target.
+func (s *Scale) sizedBy(query string) bool {
+	return slices.ContainsFunc(s.Signals, func(g Signal) bool {
+		return g.value.needs(query) || g.Panic != nil && g.Panic.value.needs(query)
+	})
+}
+
+// query looks at one expression; deciding says that the size of a target follows its value.
 func (l *linter) query(path, expr string, deciding bool) {
 	parsed, err := promQL.ParseExpr(expr)
 	if err != nil {

@@ -20,6 +20,7 @@ rules.yml:8:48: ` + "`or vector(0)`" + ` makes missing data look like no demand,
     8 |       demand: sum(rate(requests_total[1m])) or (vector(0))
       |                                                ^
 1 error in 1 file`},
+		{"no failures where there are none", rule("    signals:", "      errors: sum(rate(errors_total[1m])) or vector(0)\n    when:\n    - {if: errors > 1, do: '+1'}\n    signals:"), ""},
 		{"another default", rule("sum(rate(requests_total[1m]))", "sum(rate(requests_total[1m])) or vector(1)"), ""},
 		{"a short range", rule("[1m]", "[45s]"), `
 rules.yml:8:24: rate over 45s, where a sample comes each 15s: after one that is missing there may be no answer: use 1m or more
@@ -36,6 +37,21 @@ rules.yml:3:17: query_offset is 1m: each decision of this group comes so much la
 rules.yml:6:5: it writes the same series as rule 1 of the group: one of them will be refused as a duplicate
     6 |   - {record: x, expr: down}
       |     ^
+1 error in 1 file`},
+		{"a forecast", "groups:\n- name: a\n  rules:\n  - {forecast: demand:forecast, query: sum(up), history: 14d, step: 1m, horizon: 30m}\n", `
+rules.yml:4:16: forecast rules are checked and not evaluated in this version: nothing writes demand:forecast
+    4 |   - {forecast: demand:forecast, query: sum(up), history: 14d, step: 1m, horizon: 30m}
+      |                ^
+1 error in 1 file`},
+		{"a counter in an optimize rule", "groups:\n- name: a\n  rules:\n  - {optimize: o, queries: {n: x_total}, if: n > 1}\n", `
+rules.yml:4:32: x_total is a counter: its value is what was counted since its process started; take rate() or increase() of it
+    4 |   - {optimize: o, queries: {n: x_total}, if: n > 1}
+      |                                ^
+1 error in 1 file`},
+		{"a second document", "groups:\n---\n- name: a\n", `
+rules.yml:2:1: a second YAML document: put it in a file of its own
+    2 | ---
+      | ^
 1 error in 1 file`},
 		{"zero in an alert is its author's business", "groups:\n- name: a\n  rules:\n  - {alert: A, expr: sum(up) or vector(0)}\n", ""},
 	} {

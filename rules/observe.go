@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -234,42 +235,74 @@ func sizesOf(rule *Scale, state actuators.State) environment {
 	}
 }
 
-// environment returns the value of each name that expressions may use. What costs something and only few rules name is
-// there only for those.
+// environment returns the value of each name that the rule's expressions use.
 func (o *Observation) environment(rule *Scale, st State) environment {
-	env := make(environment, 16+len(o.Answers))
-	utc := o.At.UTC()
-	env["replicas"], env["ready"], env["pending"] = o.Replicas.Spec, o.Replicas.Ready, o.Replicas.Pending
-	env["min"], env["max"] = rule.Min, rule.Max
-	env["hour"], env["weekday"], env["now"] = utc.Hour(), utc.Weekday().String(), float64(o.At.UnixMilli())/1000
-	env["since_up"], env["since_down"] = since(o.At, st.LastUp), since(o.At, st.LastDown)
-	env["since_change"] = min(since(o.At, st.LastUp), since(o.At, st.LastDown))
-	if rule.windows != nil {
-		env["window"] = func(days, zone string) (bool, error) {
+	env := make(environment, len(rule.named))
+	for name := range rule.named {
+		if v := o.named(name, rule, st); v != nil {
+			env[name] = v
+		}
+	}
+	return env
+}
+
+// named is the value of one name, nil for that of a function.
+func (o *Observation) named(name string, rule *Scale, st State) any {
+	switch name {
+	case "replicas":
+		return o.Replicas.Spec
+	case "ready":
+		return o.Replicas.Ready
+	case "pending":
+		return o.Replicas.Pending
+	case "min":
+		return rule.Min
+	case "max":
+		return rule.Max
+	case "hour":
+		return o.At.UTC().Hour()
+	case "weekday":
+		return o.At.UTC().Weekday().String()
+	case "now":
+		return float64(o.At.UnixMilli()) / 1000
+	case "since_up":
+		return since(o.At, st.LastUp)
+	case "since_down":
+		return since(o.At, st.LastDown)
+	case "since_change":
+		return min(since(o.At, st.LastUp), since(o.At, st.LastDown))
+	case "labels":
+		return o.Labels
+	case "window":
+		return func(days, zone string) (bool, error) {
 			w, known := rule.windows[[2]string{days, zone}]
 			return known && w.holds(o.At.In(w.zone)), nil
 		}
-	}
-	env["labels"] = o.Labels
-	states := make(map[string]queryState, len(o.Answers))
-	var series map[string][]element
-	for i := range o.Answers {
-		a := &o.Answers[i]
-		states[a.Name] = queryState{OK: a.Fault == "", Age: a.AgeSeconds, N: a.Series}
-		if a.Value != nil {
-			env[a.Name] = *a.Value
-		} else {
-			env[a.Name] = 0.0 // never reached: what needs it is not evaluated
+	case "q":
+		states := make(map[string]queryState, len(o.Answers))
+		for i := range o.Answers {
+			a := &o.Answers[i]
+			states[a.Name] = queryState{OK: a.Fault == "", Age: a.AgeSeconds, N: a.Series}
 		}
-		if a.elements != nil {
-			if series == nil {
-				series = map[string][]element{}
+		return states
+	case "series":
+		series := map[string][]element{}
+		for i := range o.Answers {
+			if a := &o.Answers[i]; a.elements != nil {
+				series[a.Name] = a.elements
 			}
-			series[a.Name] = a.elements
+		}
+		return series
+	}
+	for i := range o.Answers {
+		if a := &o.Answers[i]; a.Name == name {
+			if a.Value == nil {
+				return 0.0 // never reached: what needs it is not evaluated
+			}
+			return *a.Value
 		}
 	}
-	env["q"], env["series"] = states, series
-	return env
+	return nil
 }
 
 // never is what since_* give when there was no change: longer than any window.
@@ -350,7 +383,7 @@ func round(d time.Duration) string {
 // figure is a number as a person would write it: three significant digits, and no fraction from 100 on.
 func figure(v float64) string {
 	if a := math.Abs(v); a >= 100 && a < 1e7 {
-		return fmt.Sprintf("%.0f", v)
+		return strconv.FormatFloat(v, 'f', 0, 64)
 	}
-	return fmt.Sprintf("%.3g", v)
+	return strconv.FormatFloat(v, 'g', 3, 64)
 }

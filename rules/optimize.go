@@ -70,6 +70,7 @@ func (o *Optimize) validate(d *source.Decoder, path string, interval, scrape tim
 	o.scale.validateQueries(d, path, interval, scrape)
 	o.scale.When[0].condition = compile(d, path+".if", o.If, o.scale.environment(), boolResult)
 	o.scale.When[0].do = stepDo{hold: true}
+	o.scale.note()
 }
 
 // Equal says whether two rules that Reader has read recommend alike.

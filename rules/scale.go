@@ -48,9 +48,10 @@ type Scale struct {
 	OnMissing     OnMissing         `yaml:"on_missing"`
 	Annotations   map[string]string `yaml:"annotations"` // templates, as those of alerts; of a Decision
 
-	names    []string      // of Queries, sorted
-	interval time.Duration // of its group
-	scrape   time.Duration // of what it reads
+	names    []string        // of Queries, sorted
+	named    map[string]bool // what its expressions name
+	interval time.Duration   // of its group
+	scrape   time.Duration   // of what it reads
 	price    *expression
 	windows  map[[2]string]window // that its expressions name, by days and zone
 	caps     []capRule            // of the budget rules that apply to it, sorted by name

@@ -62,6 +62,7 @@ func (s *Scale) validate(d *source.Decoder, path string, interval, scrape time.D
 			fault("annotations."+name, "%q is not an annotation name", name)
 		}
 	}
+	s.note()
 }
 
 // oneOf notes a fault unless the value is one of those that are expected.

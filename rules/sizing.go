@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"math"
+	"strconv"
 )
 
 // maxProposal bounds what a signal may ask for before max does, so that a huge value cannot overflow.
@@ -74,7 +75,7 @@ func (s *sizing) words(name string, v float64, n int) string {
 	case s.rate > 0:
 		return fmt.Sprintf("%s %s at %s/s a replica and %ss wait needs %d", name, figure(v), figure(s.rate), figure(s.wait), n)
 	}
-	return fmt.Sprintf("%s %s at %s a replica needs %d", name, figure(v), figure(s.perReplica), n)
+	return name + " " + figure(v) + " at " + figure(s.perReplica) + " a replica needs " + strconv.Itoa(n)
 }
 
 // erlangReplicas is the smallest number of replicas, each of which works on so many requests at once and completes rate of

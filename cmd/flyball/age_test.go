@@ -71,7 +71,7 @@ func TestDeadSourceHolds(t *testing.T) {
 	fake := &actuatortest.Fake{}
 	metrics, memory := rules.NewMetrics(prometheus.NewRegistry()), &rules.Memory{}
 	scalers := map[string]*rules.Scaler{}
-	group := storeGroup(file, &file.Groups[0], func(r *rules.Rule) rules.Evaluator {
+	group := store.GroupOf(file, &file.Groups[0], func(r *rules.Rule) rules.Evaluator {
 		if r.Scale == nil {
 			return nil
 		}

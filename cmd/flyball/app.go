@@ -253,7 +253,7 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 	}
 	for _, f := range l.rules {
 		for i := range f.Groups {
-			groups = append(groups, storeGroup(f, &f.Groups[i], func(r *rules.Rule) rules.Evaluator { return d.evaluator(r, before, options) }))
+			groups = append(groups, store.GroupOf(f, &f.Groups[i], func(r *rules.Rule) rules.Evaluator { return d.evaluator(r, before, options) }))
 		}
 	}
 	return groups, d
@@ -285,40 +285,6 @@ func (a *app) newScrape(l *loaded) store.Scrape {
 		}
 	}
 	return sc
-}
-
-// storeGroup is a group of a rule file as the store takes it.
-func storeGroup(f *rules.File, g *rules.Group, evaluator func(*rules.Rule) rules.Evaluator) store.Group {
-	group := store.Group{Name: g.Name, File: f.Name, Interval: time.Duration(g.Interval), Limit: g.Limit, Labels: g.Labels}
-	if g.QueryOffset != nil {
-		offset := time.Duration(*g.QueryOffset)
-		group.QueryOffset = &offset
-	}
-	for i := range g.Rules {
-		r := &g.Rules[i]
-		group.Rules = append(group.Rules, storeRules(r)...)
-		if e := evaluator(r); e != nil {
-			group.Rules = append(group.Rules, store.Rule{Evaluator: e})
-		}
-		for _, derived := range r.Derived() {
-			group.Rules = append(group.Rules, storeRules(&derived)...)
-		}
-	}
-	return group
-}
-
-// storeRules is a record or an alert rule as the store takes it, of any other kind nothing.
-func storeRules(r *rules.Rule) []store.Rule {
-	switch {
-	case r.Record != nil:
-		return []store.Rule{{Record: &store.Record{Name: r.Record.Name, Expr: r.Record.Expr, Labels: r.Record.Labels}}}
-	case r.Alert != nil:
-		return []store.Rule{{Alert: &store.Alert{
-			Name: r.Alert.Name, Expr: r.Alert.Expr, For: time.Duration(r.Alert.For), KeepFiringFor: time.Duration(r.Alert.KeepFiringFor),
-			Labels: r.Alert.Labels, Annotations: r.Alert.Annotations,
-		}}}
-	}
-	return nil
 }
 
 // actuators are the actuators of this process by their kind.

@@ -33,7 +33,7 @@ func TestComplete(t *testing.T) {
 		{"che", "check"},
 		{"check w", "web-config"},
 		{"check config ", ":files"},
-		{"check config a.yml ", "--help --version --log.level --log.format"},
+		{"check config a.yml ", "--help --version --log.level --log.format --output --lint"},
 		{"check rules a.yml b", ":files"},
 		{"run --ro", "--role"},
 		{"run --role ex", "exporter"},

@@ -79,6 +79,7 @@ func DefaultConfig() Config {
 type loaded struct {
 	Config
 	rules    []*rules.File
+	lint     error // what is probably not meant in them
 	scrape   store.ScrapeConfigs
 	writes   store.RemoteWrites
 	alerting store.Alerting
@@ -121,6 +122,7 @@ func load(path string, more ...func(*loaded, *source.Decoder)) (*loaded, error) 
 	if err := source.Join(append([]error{d.Err()}, ruleFaults...)...); err != nil {
 		return nil, err
 	}
+	l.lint = reader.Lint()
 	return l, nil
 }
 

@@ -126,8 +126,8 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 	return []command{
 		runCommand(app, stdout, stderr),
-		checkConfigCommand(app, stdout),
-		checkRulesCommand(app, stdout),
+		checkConfigCommand(app, stdout, stderr),
+		checkRulesCommand(app, stdout, stderr),
 		checkDashboardsCommand(app, stdout, stderr),
 		checkWebConfigCommand(app, stdout),
 		checkHealthyCommand(app, stdout),

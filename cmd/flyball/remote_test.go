@@ -217,7 +217,7 @@ func newRemoteLoop(t *testing.T, address string, change ...func(*remote.Config))
 		t.Fatal(err)
 	}
 	metrics, memory := rules.NewMetrics(prometheus.NewRegistry()), &rules.Memory{}
-	group := storeGroup(file, &file.Groups[0], func(r *rules.Rule) rules.Evaluator {
+	group := store.GroupOf(file, &file.Groups[0], func(r *rules.Rule) rules.Evaluator {
 		if r.Scale == nil {
 			return nil
 		}

@@ -116,7 +116,7 @@ func (o *runOptions) run(ctx context.Context) error {
 
 // load reads the configuration; running is the one that holds now, nil at the start.
 func (o *runOptions) load(running *loaded) (*loaded, error) {
-	return load(o.configFile, func(l *loaded, d *source.Decoder) {
+	l, err := load(o.configFile, func(l *loaded, d *source.Decoder) {
 		if o.storagePath != "" {
 			l.Storage.Path = o.storagePath
 		}
@@ -124,6 +124,13 @@ func (o *runOptions) load(running *loaded) (*loaded, error) {
 			l.checkFixed(d, running)
 		}
 	})
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range asErrors(l.lint) {
+		o.log.Warn("rule file", "place", fmt.Sprintf("%s:%d:%d", w.File, w.Line, w.Column), "finding", w.Message)
+	}
+	return l, nil
 }
 
 // greeting is the first line that a person reads.

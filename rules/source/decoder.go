@@ -2,7 +2,9 @@ package source
 
 import (
 	"encoding"
+	"encoding/base64"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -274,35 +276,55 @@ func (d *Decoder) table(n *yaml.Node, path string, v reflect.Value, depth int) {
 	})
 }
 
-// entries calls f for each entry of a mapping; a key that comes twice is a fault, the merge key << is followed.
+// Entries calls f for each entry of a mapping and what it merges, in the order in which they count; faults of the keys are
+// told where the mapping is decoded.
+func (d *Decoder) Entries(n *yaml.Node, f func(key string, value *yaml.Node)) {
+	quiet := &Decoder{file: d.file, within: d.within}
+	quiet.entries(n, "", func(key, value *yaml.Node, _ string) { f(key.Value, value) })
+}
+
+// entries calls f for each entry of a mapping; a key that comes twice is a fault, the merge key << is followed. A key
+// that is null stands for nothing.
 func (d *Decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Node, path string)) {
 	seen := map[string]*yaml.Node{}
+	d.own(n, seen, func(key, value *yaml.Node) { f(key, value, join(path, key.Value)) })
+	d.merged(n, seen, map[*yaml.Node]bool{n: true}, func(key, value *yaml.Node) { f(key, value, join(path, key.Value)) })
+}
+
+// own calls f for the entries of a mapping itself that are not seen yet.
+func (d *Decoder) own(n *yaml.Node, seen map[string]*yaml.Node, f func(key, value *yaml.Node)) {
+	before := maps.Clone(seen)
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if key.Tag == "!!merge" {
+		key, value := resolve(n.Content[i]), n.Content[i+1]
+		switch {
+		case key.Tag == "!!merge":
+			continue
+		case key.Kind != yaml.ScalarNode:
+			d.Fault(n.Content[i], "a key that is not a plain name")
+			continue
+		case key.Tag == "!!null" || before[key.Value] != nil:
 			continue
 		}
-		if key.Kind != yaml.ScalarNode {
-			d.Fault(key, "a key that is not a plain name")
-			continue
-		}
-		if first := seen[key.Value]; first != nil {
+		if first := seen[key.Value]; first != nil && n.Content[i].Kind == yaml.ScalarNode {
 			d.Fault(key, "key %q is given twice, first on line %d", key.Value, first.Line)
 			continue
 		}
 		seen[key.Value] = key
-		f(key, value, join(path, key.Value))
+		f(key, value)
 	}
+}
+
+// merged calls f for the entries that a mapping merges, which may merge others in turn. One that is merged twice adds nothing
+// the second time.
+func (d *Decoder) merged(n *yaml.Node, seen map[string]*yaml.Node, visited map[*yaml.Node]bool, f func(key, value *yaml.Node)) {
 	for _, m := range merges(n) {
-		if m.Kind != yaml.MappingNode {
+		switch {
+		case m.Kind != yaml.MappingNode:
 			d.Fault(n, "<< takes a mapping")
-			continue
-		}
-		for j := 0; j+1 < len(m.Content); j += 2 {
-			if key := m.Content[j]; seen[key.Value] == nil && key.Tag != "!!merge" {
-				seen[key.Value] = key
-				f(key, m.Content[j+1], join(path, key.Value))
-			}
+		case !visited[m]:
+			visited[m] = true
+			d.own(m, seen, f)
+			d.merged(m, seen, visited, f)
 		}
 	}
 }
@@ -328,7 +350,16 @@ func (d *Decoder) scalar(n *yaml.Node, path string, v reflect.Value) {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		v.SetString(n.Value)
+		if n.Tag != "!!binary" {
+			v.SetString(n.Value)
+			return
+		}
+		text, err := base64.StdEncoding.DecodeString(n.Value)
+		if err != nil {
+			d.Fault(n, "%s: not base64, which !!binary takes", name(path))
+			return
+		}
+		v.SetString(string(text))
 	case reflect.Bool:
 		b, err := strconv.ParseBool(n.Value)
 		if err != nil || n.Tag != "!!bool" {

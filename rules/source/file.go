@@ -2,13 +2,16 @@ package source
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -19,6 +22,7 @@ type File struct {
 	Name  string
 	lines []string
 	root  *yaml.Node // the document's content; nil for an empty file
+	more  *Error     // where a second document begins, of a file that may have one
 }
 
 // yaml.v3 gives the place of a syntax error only in its text.
@@ -44,18 +48,28 @@ func Read(name string) ([]byte, error) {
 // Parse reads one YAML document. The error is of type Errors; an empty file is no error. A second document in the same
 // file would be ignored by YAML decoders, so it is a fault here.
 func Parse(name string, text []byte) (*File, error) {
-	f := &File{Name: name, lines: strings.Split(string(text), "\n")}
-	if !utf8.Valid(text) {
-		line, column := invalidUTF8(text)
-		return nil, Errors{f.errorAt(line, column, "not valid UTF-8")}
+	f, err := ParseFirst(name, text)
+	if err != nil {
+		return nil, err
 	}
+	if f.more != nil {
+		return nil, Errors{f.more}
+	}
+	return f, nil
+}
+
+// ParseFirst reads the first YAML document of a text and passes over what follows it, as Prometheus does with rule files;
+// More says where that is. The error is of type Errors; an empty file is no error.
+func ParseFirst(name string, text []byte) (*File, error) {
+	text = unicodeText(text)
+	f := &File{Name: name, lines: strings.Split(string(text), "\n")}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var document yaml.Node
 	switch err := decode(decoder, &document); {
 	case errors.Is(err, io.EOF):
 		return f, nil
 	case err != nil:
-		return nil, Errors{f.syntax(err)}
+		return nil, Errors{f.fault(text, err)}
 	}
 	if len(document.Content) > 0 {
 		f.root = document.Content[0]
@@ -64,11 +78,78 @@ func Parse(name string, text []byte) (*File, error) {
 	switch err := decode(decoder, &second); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
-		return nil, Errors{f.syntax(err)}
+		f.more = f.fault(text, err)
 	default:
-		return nil, Errors{f.errorAt(second.Line, 1, "a second YAML document: put it in a file of its own")}
+		f.more = f.errorAt(second.Line, 1, "a second YAML document: put it in a file of its own")
 	}
 	return f, nil
+}
+
+// More says where ParseFirst stopped reading, as an Errors; nil where there was nothing left.
+func (f *File) More() error {
+	if f.more == nil {
+		return nil
+	}
+	return Errors{f.more}
+}
+
+// DropNull takes the items that are null out of the lists that are found by following the keys from the top, through each
+// item of a list on the way: Prometheus reads a list as if they were not there.
+func (f *File) DropNull(keys ...string) {
+	if f.root != nil {
+		dropNull(resolve(f.root), keys)
+	}
+}
+
+func dropNull(n *yaml.Node, keys []string) {
+	if n.Kind == yaml.SequenceNode {
+		n.Content = slices.DeleteFunc(n.Content, func(item *yaml.Node) bool { return resolve(item).Tag == "!!null" })
+		for _, item := range n.Content {
+			if item = resolve(item); len(keys) > 0 && item.Kind == yaml.MappingNode {
+				dropNull(item, keys)
+			}
+		}
+		return
+	}
+	if len(keys) == 0 {
+		return
+	}
+	if _, value := entry(n, keys[0]); value != nil && resolve(value).Kind == yaml.SequenceNode {
+		dropNull(resolve(value), keys[1:])
+	}
+}
+
+// fault is an error of the YAML library at its place.
+func (f *File) fault(text []byte, err error) *Error {
+	if !utf8.Valid(text) {
+		line, column := invalidUTF8(text)
+		return f.errorAt(line, column, "not valid UTF-8")
+	}
+	return f.syntax(err)
+}
+
+// unicodeText is a text in UTF-8 without a byte order mark: YAML may be in UTF-16 as well.
+func unicodeText(text []byte) []byte {
+	if rest, marked := bytes.CutPrefix(text, []byte("\xef\xbb\xbf")); marked {
+		return rest
+	}
+	var order binary.ByteOrder
+	switch {
+	case bytes.HasPrefix(text, []byte("\xff\xfe")):
+		order = binary.LittleEndian
+	case bytes.HasPrefix(text, []byte("\xfe\xff")):
+		order = binary.BigEndian
+	default:
+		return text
+	}
+	if len(text)%2 != 0 {
+		return text // which is no text at all
+	}
+	units := make([]uint16, 0, len(text)/2-1)
+	for i := 2; i < len(text); i += 2 {
+		units = append(units, order.Uint16(text[i:]))
+	}
+	return []byte(string(utf16.Decode(units)))
 }
 
 // decode turns a panic of the YAML library, which has had some on input that nobody wrote by hand, into an error.
@@ -183,19 +264,25 @@ func (f *File) find(path string) (key, value *yaml.Node, whole bool) {
 // entry returns the key and the value of a mapping's entry, nil when there is none. Its own entries come before those that
 // it merges (<<).
 func entry(mapping *yaml.Node, name string) (key, value *yaml.Node) {
+	return entryWithin(mapping, name, map[*yaml.Node]bool{})
+}
+
+func entryWithin(mapping *yaml.Node, name string, visited map[*yaml.Node]bool) (key, value *yaml.Node) {
 	if mapping.Kind != yaml.MappingNode {
 		return nil, nil
 	}
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
-		if mapping.Content[i].Value == name {
+		if resolve(mapping.Content[i]).Value == name {
 			return mapping.Content[i], mapping.Content[i+1]
 		}
 	}
 	for _, merged := range merges(mapping) {
-		for i := 0; i+1 < len(merged.Content); i += 2 {
-			if merged.Kind == yaml.MappingNode && merged.Content[i].Value == name {
-				return merged.Content[i], merged.Content[i+1]
-			}
+		if visited[merged] {
+			continue
+		}
+		visited[merged] = true
+		if key, value := entryWithin(merged, name, visited); key != nil {
+			return key, value
 		}
 	}
 	return nil, nil

@@ -331,3 +331,57 @@ func TestSecretsAreNotShown(t *testing.T) {
 		}
 	}
 }
+
+// TestFirst: Prometheus reads the first document of a rule file; what follows is told, and no fault.
+func TestFirst(t *testing.T) {
+	for _, tt := range []struct{ text, name, more string }{
+		{"a: 1\n", "1", ""},
+		{"a: 1\n---\na: 2\n", "1", "f.yml:2:1: a second YAML document: put it in a file of its own"},
+		{"a: 1\n---\n{ [ }\n", "1", "f.yml:2:1: YAML: did not find expected node content"},
+		{"\ufeffa: ü\n", "ü", ""},
+		{"\xff\xfea\x00:\x00 \x00\xfc\x00", "ü", ""},
+		{"\xfe\xff\x00a\x00:\x00 \x00\xfc", "ü", ""},
+	} {
+		f, err := ParseFirst("f.yml", []byte(tt.text))
+		if err != nil {
+			t.Errorf("%q: %v", tt.text, err)
+			continue
+		}
+		var v struct {
+			A string `yaml:"a"`
+		}
+		d := f.Decoder()
+		d.Decode(&v)
+		more := ""
+		if err := f.More(); err != nil {
+			more, _, _ = strings.Cut(err.Error(), "\n")
+		}
+		if v.A != tt.name || d.Err() != nil || more != tt.more {
+			t.Errorf("%q: got %q, %v and %q", tt.text, v.A, d.Err(), more)
+		}
+	}
+}
+
+// TestMerges: keys that are merged count after a mapping's own, through any number of merges, and cost no more than they
+// are long.
+func TestMerges(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("m0: &m0 {a: zero, b: zero, c: zero}\n")
+	for i := range 60 { // each merges the one before twice
+		fmt.Fprintf(&b, "m%d: &m%d {<<: [*m%d, *m%d], b: m%d}\n", i+1, i+1, i, i, i+1)
+	}
+	b.WriteString("last: {c: own, <<: *m60, ~: nothing}\n")
+	f, err := Parse("f.yml", []byte(b.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string]map[string]string
+	d := f.Decoder()
+	d.Decode(&all)
+	if diff := cmp.Diff(map[string]string{"a": "zero", "b": "m60", "c": "own"}, all["last"]); diff != "" || d.Err() != nil {
+		t.Errorf("%v\n%s", d.Err(), diff)
+	}
+	if !d.Has("last.a") || d.Has("last.d") {
+		t.Error("a merged key is not found")
+	}
+}

@@ -24,7 +24,7 @@ type Group struct {
 	File        string            // where it was read from; may be empty
 	Interval    time.Duration     // 0: Options.EvaluationInterval
 	QueryOffset *time.Duration    // evaluates at this much before now, for samples that arrive late; nil: 0
-	Limit       int               // how many series, or alerts, a rule may give; 0: no limit
+	Limit       int               // how many series, or alerts, a rule may give; 0 or less: no limit
 	Labels      map[string]string // put on each series that the group writes, unless the rule sets the label itself
 	Rules       []Rule
 
@@ -84,9 +84,6 @@ func (g Group) Validate() error {
 	if g.QueryOffset != nil && *g.QueryOffset < 0 {
 		errs = append(errs, fmt.Errorf("query_offset: %s is before now: give 0s or more", *g.QueryOffset))
 	}
-	if g.Limit < 0 {
-		errs = append(errs, fmt.Errorf("limit: %d is not a number of series: give 0 for no limit, or more", g.Limit))
-	}
 	for name, value := range sorted(g.Labels) {
 		if name == model.MetricNameLabel || !model.UTF8Validation.IsValidLabelName(name) {
 			errs = append(errs, fmt.Errorf("labels: %q is not a label name", name))
@@ -100,23 +97,7 @@ func (g Group) Validate() error {
 			errs = append(errs, fmt.Errorf("rules[%d]: %w", i, err))
 		}
 	}
-	for i, r := range g.Rules {
-		if first := slices.IndexFunc(g.Rules, r.repeats); first >= 0 && first < i {
-			errs = append(errs, fmt.Errorf("rules[%d]: %s is the same as rules[%d]: they would write the same series", i, r.name(), first))
-		}
-	}
 	return errors.Join(errs...)
-}
-
-// repeats says that two rules write series of the same name and labels.
-func (r Rule) repeats(o Rule) bool {
-	switch {
-	case r.Record != nil && o.Record != nil:
-		return r.Record.Name == o.Record.Name && maps.Equal(r.Record.Labels, o.Record.Labels)
-	case r.Alert != nil && o.Alert != nil:
-		return r.Alert.Name == o.Alert.Name && maps.Equal(r.Alert.Labels, o.Alert.Labels)
-	}
-	return false
 }
 
 func (r Rule) validate(p parser.Parser) []error {
@@ -176,6 +157,40 @@ func (r Rule) name() string {
 		return r.Alert.Name
 	default:
 		return r.Evaluator.Name()
+	}
+}
+
+// GroupOf is a group of a rule file with all that its rules stand for. evaluator gives that of a rule that decides, nil for
+// one that has none.
+func GroupOf(f *rules.File, g *rules.Group, evaluator func(*rules.Rule) rules.Evaluator) Group {
+	group := Group{Name: g.Name, File: f.Name, Interval: time.Duration(g.Interval), Limit: int(g.Limit), Labels: g.Labels}
+	if g.QueryOffset != nil {
+		offset := time.Duration(*g.QueryOffset)
+		group.QueryOffset = &offset
+	}
+	for i := range g.Rules {
+		r := &g.Rules[i]
+		group.add(r)
+		if e := evaluator(r); e != nil {
+			group.Rules = append(group.Rules, Rule{Evaluator: e})
+		}
+		for _, derived := range r.Derived() {
+			group.add(&derived)
+		}
+	}
+	return group
+}
+
+// add adds a record or an alert rule; of any other kind there is nothing to add.
+func (g *Group) add(r *rules.Rule) {
+	switch {
+	case r.Record != nil:
+		g.Rules = append(g.Rules, Rule{Record: &Record{Name: r.Record.Name, Expr: r.Record.Expr, Labels: r.Record.Labels}})
+	case r.Alert != nil:
+		g.Rules = append(g.Rules, Rule{Alert: &Alert{
+			Name: r.Alert.Name, Expr: r.Alert.Expr, For: time.Duration(r.Alert.For), KeepFiringFor: time.Duration(r.Alert.KeepFiringFor),
+			Labels: r.Alert.Labels, Annotations: r.Alert.Annotations,
+		}})
 	}
 }
 

@@ -254,7 +254,6 @@ func TestSetGroupsAllOrNothing(t *testing.T) {
 	for _, want := range []string{
 		`group a.yml;bad: interval: -1ns is too short: give 1ms or more`,
 		`group a.yml;bad: query_offset: -1s is before now: give 0s or more`,
-		`limit: -1 is not a number of series: give 0 for no limit, or more`,
 		`labels: "__name__" is not a label name`,
 		`labels.l: "\xff" is not valid UTF-8`,
 		`group a.yml;bad: rules[0]: ok: could not parse expression: 1:6: parse error: unclosed left parenthesis`,
@@ -403,5 +402,34 @@ func TestEvalGroupsDue(t *testing.T) {
 	g := s.Groups()[1]
 	if want := t0.Add(6 * time.Second); !g.LastEvaluation.Equal(want) || g.Interval != 3*time.Second {
 		t.Errorf("%+v, want the last at %s", g, want)
+	}
+}
+
+// TestRepeatedRules: as in Prometheus, rules that write the same series are no reason to refuse a group. The first one's value
+// stays, the others are counted, and an alert that is there twice is pending twice.
+func TestRepeatedRules(t *testing.T) {
+	s := open(t, t.TempDir())
+	alert := Rule{Alert: &Alert{Name: "A", Expr: "same > 0", For: time.Minute}}
+	group := Group{Name: "g", Interval: time.Minute, Limit: -1, Rules: []Rule{record("same", "vector(1)"), record("same", "vector(2)"), alert, alert}}
+	setGroups(t, s, group)
+	for i := range 3 {
+		at := t0.Add(time.Duration(i) * time.Minute)
+		eval(t, s, at)
+		if got := ask(t, s, "same", at); got != `{__name__="same"} 1` {
+			t.Errorf("minute %d: got %s", i, got)
+		}
+	}
+	if n := len(s.Alerts()); n != 2 {
+		t.Errorf("%d alerts, want 2", n)
+	}
+	group.Limit = 0
+	setGroups(t, s, group) // takes over the state of each
+	if n := len(s.Alerts()); n != 2 {
+		t.Errorf("%d alerts after a reload, want 2", n)
+	}
+	at := t0.Add(3 * time.Minute)
+	eval(t, s, at)
+	if got := ask(t, s, `count(ALERTS{alertname="A",alertstate="firing"})`, at); got != "{} 1" {
+		t.Errorf("firing: %s", got)
 	}
 }
