@@ -72,7 +72,7 @@ func (p *pipeline) limit(n int) int {
 	if dir := p.rule.Behavior.Up; n > p.current && len(dir.Policies) > 0 {
 		ceiling, by := p.current, dir.Policies[0]
 		for _, policy := range dir.Policies {
-			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)))
+			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)), true)
 			start := p.current - added + removed
 			to := start + policy.Replicas*replica
 			if policy.Percent > 0 {
@@ -89,7 +89,7 @@ func (p *pipeline) limit(n int) int {
 	if dir := p.rule.Behavior.Down; n < p.current && len(dir.Policies) > 0 {
 		floor, by := p.current, dir.Policies[0]
 		for _, policy := range dir.Policies {
-			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)))
+			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)), false)
 			start := p.current - added + removed
 			to := start - policy.Replicas*replica
 			if policy.Percent > 0 {
