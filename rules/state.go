@@ -200,10 +200,14 @@ func (s *State) reversals(since time.Time) (n int) {
 	return n
 }
 
-// lastWentUp says that the last change was one up.
+// lastWentUp says that the last change was one up. One down of which nobody knows whether it was carried out is passed over.
 func (s *State) lastWentUp() bool {
-	n := len(s.changes)
-	return n > 0 && s.changes[n-1].to > s.changes[n-1].from
+	for _, c := range slices.Backward(s.changes) {
+		if !c.unsure || c.to > c.from {
+			return c.to > c.from
+		}
+	}
+	return false
 }
 
 // moved is how many replicas were added and removed since a time, as a policy for one direction counts them. A change of
