@@ -33,7 +33,7 @@ func Decide(rule *Scale, obs Observation, st State) (Decision, State) {
 		Queries: obs.Answers,
 	}
 	st = st.notAfter(obs.At)
-	p := &pipeline{rule: rule, obs: &obs, st: &st, d: &d, current: obs.Replicas.Spec}
+	p := &pipeline{rule: rule, obs: &obs, st: &st, d: &d, current: obs.Replicas.Spec, most: math.MaxInt}
 	if obs.TargetError != "" {
 		p.current = st.Replicas
 		d.Replicas.Spec = st.Replicas // the last that is known; its ready replicas are not
@@ -69,6 +69,8 @@ type pipeline struct {
 	unsafe  []Reason // what that is
 	blocked bool     // something is missing without which nothing may move
 	panic   bool     // a signal panics
+	sure    int      // the largest size that a step asks for: a step is as sure as its condition
+	most    int      // what budgets leave
 	wants   []string // what moves the size, in words
 	notes   []string // what holds it, and what else is wrong
 }
@@ -195,6 +197,7 @@ func (p *pipeline) cost(n int) int {
 		if most = max(most, cap.Floor, p.rule.Min); p.faulty {
 			most = max(most, min(n, p.current))
 		}
+		p.most = min(p.most, most)
 		if n > most {
 			n = p.keep(BudgetCap, n, most, fmt.Sprintf("budget %s leaves %s USD an hour", cap.Budget, figure(cap.USDPerHour)))
 		}

@@ -122,7 +122,7 @@ func TestDecide(t *testing.T) {
 		{"cooldown is over at its end", with("policies: []}, down", "policies: [], cooldown: 1m}, down"), observed(noon, 1, demand(400)), State{LastUp: noon.Add(-time.Minute)}, "1 -> 4 AboveTarget: load 400 at 130 a replica needs 4"},
 		{"cooldown down", with("window: 0s", "window: 0s, cooldown: 1m"), observed(noon, 4, demand(100)), State{LastDown: noon.Add(-20 * time.Second)}, "4 -> 4 BelowTarget, Cooldown: load 100 at 130 a replica needs 1, down again in 40s"},
 		{"rate up", rule(), observed(noon, 1, demand(1000)), State{}, "1 -> 5 AboveTarget, ScaleUpRate: load 1000 at 130 a replica needs 8, up at most 4 in 1m"},
-		{"rate up counts what was added", rule(), observed(noon, 5, demand(1000)), State{changes: []change{{noon.Add(-30 * time.Second), 1, 5}}}, "5 -> 5 AboveTarget, ScaleUpRate: load 1000 at 130 a replica needs 8, up at most 100% in 1m"},
+		{"rate up counts what was added", rule(), observed(noon, 5, demand(1000)), State{changes: []change{{at: noon.Add(-30 * time.Second), from: 1, to: 5}}}, "5 -> 5 AboveTarget, ScaleUpRate: load 1000 at 130 a replica needs 8, up at most 100% in 1m"},
 		{"rate down", with("window: 0s, policies: []", "window: 0s, policies: [{replicas: 1, period: 10s}]"), observed(noon, 4, demand(260)), State{}, "4 -> 3 BelowTarget, ScaleDownRate: load 260 at 130 a replica needs 2, down at most 1 in 10s"},
 		{"the window after a start", rule(), observed(noon, 4, demand(100)), State{}, "4 -> 4 BelowTarget, Stabilized: load 100 at 130 a replica needs 1, the last 5m needed 4"},
 		{"an up window", with("up: {policies", "up: {window: 1m, policies"), observed(noon, 1, demand(400)), State{recommendations: []recommendation{{noon.Add(-30 * time.Second), 2}}}, "1 -> 2 AboveTarget, Stabilized: load 400 at 130 a replica needs 4, not for all of 1m yet"},
@@ -261,6 +261,44 @@ func TestClockSetBack(t *testing.T) {
 	}
 	if waited != time.Minute {
 		t.Errorf("went up after %s: the cooldown is 1m", waited)
+	}
+}
+
+// TestClockSetBackKeepsCounting: what policies and flap budgets count is not forgotten because the clock was set back.
+func TestClockSetBackKeepsCounting(t *testing.T) {
+	r := parseScale(t, rule("max: 8", "max: 80\n    behavior: {up: {policies: [{replicas: 4, period: 1m}]}}"))
+	st := State{}.Applied(noon.Add(time.Hour), 10, 14)
+	d, st := Decide(r, observed(noon, 14, demand(5000)), st)
+	if d.To != 14 {
+		t.Errorf("four were added already: %s", story(d))
+	}
+	if d, _ = Decide(r, observed(noon.Add(time.Minute), 14, demand(5000)), st); d.To != 18 {
+		t.Errorf("a minute later: %s", story(d))
+	}
+}
+
+// TestUnsureChanges: a change of which nobody knows whether it was carried out keeps its direction back, and is no leave to
+// go further the other way.
+func TestUnsureChanges(t *testing.T) {
+	r := parseScale(t, rule("max: 8", "max: 80\n    behavior: {up: {policies: [{replicas: 4, period: 1m}]}, down: {window: 0s, policies: [{replicas: 3, period: 1m}]}}"))
+	for _, tt := range []struct {
+		name     string
+		from, to int
+		result   Result
+		demand   float64
+		want     int
+	}{
+		{"up counts as up", 20, 24, Applying, 9000, 20},
+		{"up is no leave to go down", 20, 24, Applying, 130, 17},
+		{"one that was carried out is, as for the HPA", 16, 20, Applied, 130, 13},
+		{"down counts as down", 20, 17, Applying, 130, 20},
+		{"down is no leave to go up", 20, 17, Applying, 9000, 24},
+	} {
+		st := State{}.Replay(&Decision{Time: noon.Add(-30 * time.Second), From: tt.from, To: tt.to, Result: tt.result})
+		st.recommendations = []recommendation{{noon.Add(-time.Minute), 20}}
+		if d, _ := Decide(r, observed(noon, 20, demand(tt.demand)), st); d.To != tt.want {
+			t.Errorf("%s: %s, want %d", tt.name, story(d), tt.want)
+		}
 	}
 }
 

@@ -75,7 +75,7 @@ func (p *pipeline) gate(n int) int {
 // confident keeps the size where the signals are not sure enough of another one. A step is as sure as its condition, and
 // a panic must not wait.
 func (p *pipeline) confident(n int) int {
-	sum, weights, raised := 0.0, 0.0, false
+	sum, weights := 0.0, 0.0
 	for i, s := range p.d.Signals {
 		signal := &p.rule.Signals[i]
 		if s.Role == floorRole || s.Reason != "" && s.Proposal == nil && p.obs.optional(signal.value, signal.service) {
@@ -88,21 +88,20 @@ func (p *pipeline) confident(n int) int {
 	if weights > 0 {
 		p.d.Confidence = sum / weights
 	}
-	for _, s := range p.d.Steps {
-		raised = raised || s.Proposal != nil && *s.Proposal >= n
-	}
-	need := p.rule.MinConfidence.Down
+	need, to := p.rule.MinConfidence.Down, p.current
 	if n > p.current {
-		need = p.rule.MinConfidence.Up
+		// Up to what a step asks for, not as far as the signals do: a step that fires at a demand must not lead to more
+		// replicas than the signals' size at a larger one, at which they are no surer.
+		need, to = p.rule.MinConfidence.Up, max(p.current, p.sure)
 	}
-	if n == p.current || p.d.Confidence >= need || n > p.current && (raised || p.panic) {
+	if n == p.current || p.d.Confidence >= need || n > p.current && (to >= n || p.panic) {
 		return n
 	}
 	if n < p.current && p.faulty {
 		return n // told in full already
 	}
 	p.faulty = p.faulty || n < p.current
-	return p.keep(LowConfidence, n, p.current, fmt.Sprintf("confidence %s is below %s", figure(p.d.Confidence), figure(need)))
+	return p.keep(LowConfidence, n, to, fmt.Sprintf("confidence %s is below %s", figure(p.d.Confidence), figure(need)))
 }
 
 // fallback is the size in the place of data that has been missing for long. It stays until the data has been good for a

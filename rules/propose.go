@@ -230,6 +230,7 @@ func (p *pipeline) steps() (best proposal, class int, hold bool) {
 			p.limited(InFlight, n, p.current)
 			n = p.current
 		}
+		p.sure = max(p.sure, n)
 		if p.rule.Combine == combinePriority && best.n >= 0 && step.Priority < class {
 			continue
 		}

@@ -219,6 +219,10 @@ type Direction struct {
 	Cooldown model.Duration `yaml:"cooldown"`
 }
 
+// MaxPeriod is the longest cooldown, period of a policy and window of a flap budget: for so long the journal knows every
+// change of a target, and longer than a day nobody waits.
+const MaxPeriod = 24 * time.Hour
+
 // Policy allows a change of so many replicas, or of so many percent of what there was at its start, in each period.
 type Policy struct {
 	Replicas int            `yaml:"replicas"`

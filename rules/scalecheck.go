@@ -478,6 +478,9 @@ func (dir *Direction) validate(d *source.Decoder, path string, window model.Dura
 	if dir.Cooldown < 0 {
 		d.FaultAt(path+".cooldown", 0, "cooldown is %s: expected 0 or more", dir.Cooldown)
 	}
+	if time.Duration(dir.Cooldown) > MaxPeriod {
+		d.FaultAt(path+".cooldown", 0, "cooldown is %s: expected 1d or less", dir.Cooldown)
+	}
 	for i, p := range dir.Policies {
 		at := fmt.Sprintf("%s.policies[%d]", path, i)
 		if (p.Replicas == 0) == (p.Percent == 0) {
@@ -489,6 +492,9 @@ func (dir *Direction) validate(d *source.Decoder, path string, window model.Dura
 		if p.Period <= 0 {
 			d.FaultAt(at, 0, "a policy needs a period above 0")
 		}
+		if time.Duration(p.Period) > MaxPeriod {
+			d.FaultAt(at+".period", 0, "period is %s: expected 1d or less", p.Period)
+		}
 	}
 }
 
@@ -496,8 +502,8 @@ func (f *FlapBudget) validate(d *source.Decoder, path string) {
 	if f.Reversals < 2 {
 		d.FaultAt(path+".reversals", 0, "reversals is %d: expected 2 or more: a change down and the way back up", f.Reversals)
 	}
-	if f.Window <= 0 {
-		d.FaultAt(path+".window", 0, "window is %s: expected more than 0", f.Window)
+	if f.Window <= 0 || time.Duration(f.Window) > MaxPeriod {
+		d.FaultAt(path+".window", 0, "window is %s: expected more than 0 and at most 1d", f.Window)
 	}
 }
 

@@ -72,7 +72,7 @@ func (p *pipeline) limit(n int) int {
 	if dir := p.rule.Behavior.Up; n > p.current && len(dir.Policies) > 0 {
 		ceiling, by := p.current, dir.Policies[0]
 		for _, policy := range dir.Policies {
-			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)))
+			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)), true)
 			start := p.current - added + removed
 			to := start + policy.Replicas*replica
 			if policy.Percent > 0 {
@@ -89,7 +89,7 @@ func (p *pipeline) limit(n int) int {
 	if dir := p.rule.Behavior.Down; n < p.current && len(dir.Policies) > 0 {
 		floor, by := p.current, dir.Policies[0]
 		for _, policy := range dir.Policies {
-			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)))
+			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)), false)
 			start := p.current - added + removed
 			to := start - policy.Replicas*replica
 			if policy.Percent > 0 {
@@ -120,14 +120,15 @@ func (p *pipeline) flap(n int) int {
 		return n
 	}
 	enough := n
-	capped := p.d.Costed < p.d.Gated // what a budget takes may well be asked for again
 	for _, s := range p.d.Signals {
-		if capped || s.Value == nil || s.Role == floorRole {
+		if s.Value == nil || s.Role == floorRole {
 			continue
 		}
 		enough = max(enough, s.sizing.projected(*s.Value, p.obs.Replicas.Ready))
 	}
-	if enough = min(enough, p.current); enough > n {
+	// What a budget takes may well be asked for again, and is taken all the same: whether or not the cap was reached, so that
+	// more demand does not end below what less would have come to.
+	if enough = min(enough, p.current, p.most); enough > n {
 		n = p.keep(ProjectionWouldFlap, n, enough, fmt.Sprintf("%d would have to go up again", n))
 	}
 	budget := p.rule.FlapBudget

@@ -35,6 +35,7 @@ type panicked struct {
 type change struct {
 	at       time.Time
 	from, to int
+	unsure   bool // the process ended before it knew whether it was carried out
 }
 
 type recommendation struct {
@@ -53,7 +54,7 @@ func (s State) Applied(at time.Time, from, to int) State {
 	default:
 		return s
 	}
-	s.changes = append(slices.Clip(s.changes), change{at, from, to})
+	s.changes = append(slices.Clip(s.changes), change{at: at, from: from, to: to})
 	return s
 }
 
@@ -66,13 +67,16 @@ func (s State) Replay(d *Decision) State {
 	case d.Start:
 		s.Replicas, s.Known = d.To, true
 	default:
-		return s.Applied(d.Time, d.From, d.To)
+		s = s.Applied(d.Time, d.From, d.To)
+		if n := len(s.changes); n > 0 && d.From != d.To {
+			s.changes[n-1].unsure = d.Result == Applying
+		}
 	}
 	return s
 }
 
-// notAfter returns the state without what lies in the future: a clock that was set back must not make a cooldown, or a
-// window, longer than it is.
+// notAfter returns the state with what lies in the future at the present: a clock that was set back must neither make a
+// cooldown, or a window, longer than it is, nor have a change forgotten that a policy or a flap budget counts.
 func (s State) notAfter(now time.Time) State {
 	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince, &s.missingSince} {
 		if t.After(now) {
@@ -81,10 +85,16 @@ func (s State) notAfter(now time.Time) State {
 	}
 	future := func(t time.Time) bool { return t.After(now) }
 	if slices.ContainsFunc(s.changes, func(c change) bool { return future(c.at) }) {
-		s.changes = slices.DeleteFunc(slices.Clone(s.changes), func(c change) bool { return future(c.at) })
+		s.changes = slices.Clone(s.changes)
+		for i := range s.changes {
+			s.changes[i].at = earliest(s.changes[i].at, now)
+		}
 	}
 	if slices.ContainsFunc(s.recommendations, func(r recommendation) bool { return future(r.at) }) {
-		s.recommendations = slices.DeleteFunc(slices.Clone(s.recommendations), func(r recommendation) bool { return future(r.at) })
+		s.recommendations = slices.Clone(s.recommendations)
+		for i := range s.recommendations {
+			s.recommendations[i].at = earliest(s.recommendations[i].at, now)
+		}
 	}
 	for condition, t := range s.holdsSince {
 		if future(t) {
@@ -98,6 +108,13 @@ func (s State) notAfter(now time.Time) State {
 		}
 	}
 	return s
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // panicked notes that a signal reached its threshold, calmed that its panic is over.
@@ -183,21 +200,25 @@ func (s *State) reversals(since time.Time) (n int) {
 	return n
 }
 
-// lastWentUp says that the last change was one up.
+// lastWentUp says that the last change was one up. One down of which nobody knows whether it was carried out is passed over.
 func (s *State) lastWentUp() bool {
-	n := len(s.changes)
-	return n > 0 && s.changes[n-1].to > s.changes[n-1].from
+	for _, c := range slices.Backward(s.changes) {
+		if !c.unsure || c.to > c.from {
+			return c.to > c.from
+		}
+	}
+	return false
 }
 
-// moved is how many replicas were added and removed since a time.
-func (s State) moved(since time.Time) (added, removed int) {
+// moved is how many replicas were added and removed since a time, as a policy for one direction counts them. A change of
+// which nobody knows whether it was carried out counts in its own direction, and not as leave to go the other way.
+func (s State) moved(since time.Time, up bool) (added, removed int) {
 	for _, c := range s.changes {
-		if !c.at.After(since) {
-			continue
-		}
-		if c.to > c.from {
+		switch {
+		case !c.at.After(since) || c.unsure && up != (c.to > c.from):
+		case c.to > c.from:
 			added += c.to - c.from
-		} else {
+		default:
 			removed += c.from - c.to
 		}
 	}

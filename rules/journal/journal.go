@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,16 +39,19 @@ type Journal struct {
 	file    *os.File
 	sync    func() error // flushes file to the disk
 	size    int64
+	torn    bool                         // the file has more than size: what could not be written or flushed whole
 	carried int64                        // bytes of the file that came along from the one before
 	kept    []*rules.Decision            // the newest, oldest first
 	state   map[string][]*rules.Decision // by target: the changes that its state is made of
 }
 
-// What goes along of each target into a new file: the last change, and of those before it as many as a policy's period or a
-// cooldown could need. A day is longer than any that makes sense.
+// What is kept of each target, and goes along into a new file: the last change, and those before it within the longest
+// period that a rule may name, which is what cooldowns, policies and flap budgets count. The newest are kept whole for a
+// reader, those before them without what was observed. At one change in three minutes a day has 500.
 const (
-	stateDecisions = 20
-	stateAge       = 24 * time.Hour
+	stateDecisions = 500
+	stateWhole     = 20
+	stateAge       = rules.MaxPeriod
 )
 
 // Open opens or makes the journal at path, reads what it holds and cuts off a torn last line. A line that is not a
@@ -66,6 +70,11 @@ func Open(path string, opts Options) (*Journal, error) {
 	if opts.ReadOnly {
 		flags = os.O_RDONLY
 	}
+	if !opts.ReadOnly {
+		if err := recoverRotation(path); err != nil {
+			return nil, fmt.Errorf("open journal: %w", err)
+		}
+	}
 	file, err := os.OpenFile(path, flags, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
@@ -78,6 +87,35 @@ func Open(path string, opts Options) (*Journal, error) {
 	}
 	return j, nil
 }
+
+// recoverRotation ends a rotation that the process did not live to end. The new file was whole before the old one's name
+// was taken away; one that is there beside the journal was not needed.
+func recoverRotation(path string) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	_, err = os.Lstat(path)
+	missing := errors.Is(err, fs.ErrNotExist)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), filepath.Base(path)+freshSuffix) {
+			continue
+		}
+		fresh := filepath.Join(filepath.Dir(path), e.Name())
+		if missing {
+			err, missing = os.Rename(fresh, path), false
+		} else {
+			err = os.Remove(fresh)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freshSuffix is in the name of a new file until it takes the journal's place.
+const freshSuffix = ".new-"
 
 func (j *Journal) load() error {
 	r := bufio.NewReaderSize(j.file, 1<<16)
@@ -147,11 +185,34 @@ func (j *Journal) remember(d *rules.Decision) {
 	}
 	if d.Result == rules.Applied || d.Result == rules.Applying {
 		changes = append(changes, d)
+		if n := len(changes) - stateWhole; n > 0 {
+			changes[n-1] = change(changes[n-1])
+		}
 	}
-	if len(changes) > 2*stateDecisions {
-		changes = append(changes[:0:0], changes[len(changes)-stateDecisions:]...)
+	j.state[d.Target] = kept(changes)
+}
+
+// kept are the changes that count at the time of the newest.
+func kept(changes []*rules.Decision) []*rules.Decision {
+	if len(changes) == 0 {
+		return changes
 	}
-	j.state[d.Target] = changes
+	newest, first := changes[len(changes)-1].Time, max(0, len(changes)-stateDecisions)
+	for first < len(changes)-1 && newest.Sub(changes[first].Time) > stateAge {
+		first++
+	}
+	if first > len(changes)/2 { // so that it is not copied at every decision
+		return slices.Clone(changes[first:])
+	}
+	return changes[first:]
+}
+
+// change is a decision without what was observed.
+func change(d *rules.Decision) *rules.Decision {
+	return &rules.Decision{
+		ID: d.ID, Time: d.Time, Rule: d.Rule, Target: d.Target, Labels: d.Labels, Mode: d.Mode, Action: d.Action, From: d.From, To: d.To,
+		Reasons: d.Reasons, Text: d.Text, Start: d.Start, Result: d.Result, Error: d.Error, Replicas: d.Replicas,
+	}
 }
 
 // Append writes a decision and, when it changes a size, waits until it is on the disk.
@@ -178,26 +239,42 @@ func (j *Journal) append(line []byte, d *rules.Decision) error {
 	if j.file == nil || j.opts.ReadOnly {
 		return fs.ErrClosed
 	}
+	if j.torn {
+		if err := j.cut(); err != nil {
+			return fmt.Errorf("cut off what could not be written: %w", err)
+		}
+	}
 	// Twice what goes along into the new file: with very many targets that may be more than the limit.
 	if j.size > 0 && j.size+int64(len(line)) > max(j.opts.MaxBytes, 2*j.carried) {
 		if err := j.rotate(); err != nil {
 			return fmt.Errorf("set aside the full journal: %w", err)
 		}
 	}
-	n, err := j.file.Write(line)
+	_, err := j.file.Write(line)
+	if err == nil && (d.Result == rules.Applying || d.Result == rules.Applied) {
+		err = j.sync()
+	}
 	if err != nil {
-		// Half a line would spoil the next one.
-		if n > 0 {
-			_ = j.file.Truncate(j.size)
-			_, _ = j.file.Seek(j.size, io.SeekStart)
-		}
+		// Half a line would spoil the next one, and a whole one would say after a restart what its writer was told is not
+		// there.
+		j.torn = true
+		_ = j.cut() // else before the next one
 		return err
 	}
-	j.size += int64(n)
+	j.size += int64(len(line))
 	j.remember(d)
-	if d.Result == rules.Applying || d.Result == rules.Applied {
-		return j.sync()
+	return nil
+}
+
+// cut takes away what could not be written whole.
+func (j *Journal) cut() error {
+	if err := j.file.Truncate(j.size); err != nil {
+		return err
 	}
+	if _, err := j.file.Seek(j.size, io.SeekStart); err != nil {
+		return err
+	}
+	j.torn = false
 	return nil
 }
 
@@ -208,35 +285,78 @@ func (j *Journal) rotate() error {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(j.path, j.path+".1"); err != nil {
+	if err := j.setAside(fresh.Name()); err != nil {
 		fresh.Close()
 		os.Remove(fresh.Name())
 		return err
-	}
-	if err := os.Rename(fresh.Name(), j.path); err != nil {
-		// The old file is where it was, under the name that a rotation gives it; it goes on there.
-		fresh.Close()
-		os.Remove(fresh.Name())
-		return errors.Join(err, os.Rename(j.path+".1", j.path))
 	}
 	j.file.Close()
 	j.file, j.size, j.carried = fresh, size, size
 	return syncDir(filepath.Dir(j.path))
 }
 
+// setAside gives the file the name of the old one, and its own to the new one. Where the file system has links there is a
+// journal of that name at any moment; where it has none, recoverRotation knows what to do.
+func (j *Journal) setAside(fresh string) error {
+	old := j.path + ".1"
+	link := old + ".link"
+	os.Remove(link)
+	if os.Link(j.path, link) == nil {
+		if err := os.Rename(link, old); err != nil {
+			os.Remove(link)
+			return err
+		}
+		return os.Rename(fresh, j.path)
+	}
+	if err := os.Rename(j.path, old); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, j.path); err != nil {
+		// The old file is where it was, under the name that a rotation gives it; it goes on there.
+		return errors.Join(err, os.Rename(old, j.path))
+	}
+	return nil
+}
+
 // writeState writes the targets' last changes, oldest first, into a new file beside the journal.
 func (j *Journal) writeState() (_ *os.File, size int64, err error) {
-	var all []*rules.Decision
+	newest := time.Time{} // rather than now: it is the time by which they count
 	for _, changes := range j.state {
-		changes = changes[max(0, len(changes)-stateDecisions):]
+		if n := len(changes); n > 0 && changes[n-1].Time.After(newest) {
+			newest = changes[n-1].Time
+		}
+	}
+	type entry struct {
+		at   time.Time
+		line []byte
+	}
+	var all, older []entry // older give way where there are very many targets
+	for _, changes := range j.state {
 		for i, d := range changes {
-			if i == len(changes)-1 || time.Since(d.Time) < stateAge {
-				all = append(all, d)
+			if i < len(changes)-1 && newest.Sub(d.Time) >= stateAge {
+				continue
+			}
+			line, err := json.Marshal(d)
+			if err != nil {
+				return nil, 0, err
+			}
+			if e := (entry{d.Time, append(line, '\n')}); i >= len(changes)-stateWhole {
+				all, size = append(all, e), size+int64(len(e.line))
+			} else {
+				older = append(older, e)
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b *rules.Decision) int { return a.Time.Compare(b.Time) })
-	fresh, err := os.CreateTemp(filepath.Dir(j.path), filepath.Base(j.path)+".new-*")
+	slices.SortStableFunc(older, func(a, b entry) int { return b.at.Compare(a.at) })
+	for _, e := range older {
+		if size += int64(len(e.line)); size > j.opts.MaxBytes/2 {
+			break
+		}
+		all = append(all, e)
+	}
+	slices.SortStableFunc(all, func(a, b entry) int { return a.at.Compare(b.at) })
+	size = 0
+	fresh, err := os.CreateTemp(filepath.Dir(j.path), filepath.Base(j.path)+freshSuffix+"*")
 	if err != nil {
 		return nil, 0, err
 	}
@@ -246,12 +366,8 @@ func (j *Journal) writeState() (_ *os.File, size int64, err error) {
 			os.Remove(fresh.Name())
 		}
 	}()
-	for _, d := range all {
-		line, err := json.Marshal(d)
-		if err != nil {
-			return nil, 0, err
-		}
-		n, err := fresh.Write(append(line, '\n'))
+	for _, e := range all {
+		n, err := fresh.Write(e.line)
 		if err != nil {
 			return nil, 0, err
 		}

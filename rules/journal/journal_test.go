@@ -267,6 +267,126 @@ func TestTornTailIsCutOff(t *testing.T) {
 	}
 }
 
+// TestTornAtEveryByte: wherever the last entry is cut off, all before it is there, and what comes next too.
+func TestTornAtEveryByte(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path, Options{})
+	write(t, j, decision(1, rules.Applied), decision(2, rules.Applying), decision(2, rules.Applied))
+	before, state := j.size, replayed(j)
+	write(t, j, decision(3, rules.Applying))
+	j.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := before; n < int64(len(whole)); n++ {
+		if err := os.WriteFile(path, whole[:n], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		j, err := Open(path, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ids(j.Recent(Filter{}, 9)); got != "id2 applied, id1 applied" || j.Skipped() != 0 {
+			t.Fatalf("cut at %d of %d: %s, %d skipped", n, len(whole), got, j.Skipped())
+		}
+		if got := replayed(j); fmt.Sprint(got) != fmt.Sprint(state) {
+			t.Fatalf("cut at %d: state %+v, want %+v", n, got, state)
+		}
+		write(t, j, decision(4, rules.Unchanged))
+		j.Close()
+		if j, err = Open(path, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := ids(j.Recent(Filter{}, 9)); got != "id4 unchanged, id2 applied, id1 applied" || j.Skipped() != 0 {
+			t.Fatalf("cut at %d, then written: %s, %d skipped", n, got, j.Skipped())
+		}
+		j.Close()
+	}
+}
+
+// TestUnwrittenIsNotThere: what its writer is told could not be written is not there after a restart either: a change that
+// was never made must not count, and half a line must not spoil the next.
+func TestUnwrittenIsNotThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path, Options{})
+	write(t, j, decision(1, rules.Applied))
+	flush := j.sync
+	j.sync = func() error { return errors.New("input/output error") }
+	if err := j.Append(decision(2, rules.Applying)); err == nil {
+		t.Fatal("no error")
+	}
+	j.sync = flush
+	// Half a line, of a disk that was full and that could not even cut it off.
+	if _, err := j.file.WriteString(`{"id": "half`); err != nil {
+		t.Fatal(err)
+	}
+	j.torn = true
+	write(t, j, decision(3, rules.Applied))
+	want := "id3 applied, id1 applied"
+	if got := ids(j.Recent(Filter{}, 9)); got != want {
+		t.Errorf("got %s", got)
+	}
+	j = open(t, path, Options{})
+	if got := ids(j.Recent(Filter{}, 9)); got != want || j.Skipped() != 0 {
+		t.Errorf("after a restart: %s, %d skipped", got, j.Skipped())
+	}
+}
+
+// TestRotationInterrupted: a process that ends at any point of a rotation leaves what the next one needs.
+func TestRotationInterrupted(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		at   func(path, fresh string) error
+	}{
+		{"before the names change", func(string, string) error { return nil }},
+		{"the new file is not whole", func(_, fresh string) error { return os.Truncate(fresh, 10) }},
+		{"between the two names, without links", func(path, _ string) error { return os.Rename(path, path+".1") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "j[0]")
+			j := open(t, path, Options{})
+			write(t, j, decision(1, rules.Applied), decision(2, rules.Applied))
+			fresh, _, err := j.writeState()
+			if err != nil {
+				t.Fatal(err)
+			}
+			fresh.Close()
+			if err := tt.at(path, fresh.Name()); err != nil {
+				t.Fatal(err)
+			}
+			j = open(t, path, Options{})
+			if st := replayed(j); st.Replicas != 3 || !st.LastUp.Equal(noon.Add(2*time.Second)) {
+				t.Errorf("state %+v", st)
+			}
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*"+freshSuffix+"*")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// TestManyChanges: a policy's period may hold more changes than a reader wants to see; a rotation and a restart keep them.
+func TestManyChanges(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path, Options{MaxBytes: 300_000})
+	for n := range 100 {
+		write(t, j, decision(n, rules.Applied))
+	}
+	old := decision(0, rules.Applied)
+	old.ID, old.Time = "yesterday", noon.Add(-25*time.Hour)
+	j.state[old.Target] = append([]*rules.Decision{old}, j.state[old.Target]...)
+	if err := j.rotate(); err != nil {
+		t.Fatal(err)
+	}
+	var changes []string
+	j = open(t, path, Options{})
+	j.Replay(func(d *rules.Decision) { changes = append(changes, d.ID) })
+	if len(changes) != 100 || changes[0] != "id0" || changes[99] != "id99" {
+		t.Errorf("%d changes: %v", len(changes), changes)
+	}
+}
+
 // TestChangesAreOnTheDisk: what changes a size is flushed before Append returns, a hold is not worth the wait.
 func TestChangesAreOnTheDisk(t *testing.T) {
 	j := open(t, filepath.Join(t.TempDir(), "j"), Options{})
