@@ -74,11 +74,15 @@ func (s *Scaler) ask(ctx context.Context, at time.Time) map[string]reply {
 	for _, name := range s.rule.names {
 		q := s.rule.Queries[name]
 		var r reply
+		querier := s.opts.Querier
+		if s.opts.Ask != nil {
+			querier = s.opts.Ask(name)
+		}
 		// What has been silent for longer than it may be is left out: series of replicas that are gone.
-		r.samples, r.err = s.opts.Querier.Query(ctx, q.Expr, at, time.Duration(q.StaleAfter))
+		r.samples, r.err = querier.Query(ctx, q.Expr, at, time.Duration(q.StaleAfter))
 		if r.err == nil {
 			for _, expr := range q.ages {
-				times, err := s.opts.Querier.Query(ctx, expr, at, 0)
+				times, err := querier.Query(ctx, expr, at, 0)
 				if err != nil {
 					r.ageErr = err
 					break

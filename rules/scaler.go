@@ -61,6 +61,9 @@ type ScalerOptions struct {
 	// Expand fills in an annotation of a decision, as of an alert with the value: with Prometheus's functions. nil: as it is.
 	Expand func(ctx context.Context, name, text string, d *Decision) string
 
+	// Ask gives the Querier of one of the rule's queries, by its name: for tests in which one fails. nil: Querier, for all.
+	Ask func(query string) Querier
+
 	// Clock is time that passes evenly, whatever is done to the machine's clock. With it, a clock that jumps by more than an
 	// interval moves what the rule remembers along, so that windows and cooldowns last as long as they should. nil: time
 	// is what evaluations say it is.

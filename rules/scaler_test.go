@@ -423,3 +423,19 @@ flyball_scale_signal_value{rule="digits",signal="load",target="process/digits"} 
 		t.Errorf("%v %v", problems, err)
 	}
 }
+
+// TestAsk: a Querier of one query's own is asked in place of the rule's, for its value and for its age.
+func TestAsk(t *testing.T) {
+	b := newBench(t, rule(), true, State{})
+	b.data.set(0, nil, 100)
+	b.scaler.opts.Ask = func(query string) Querier {
+		if query != "demand" {
+			t.Errorf("asked for %q", query)
+		}
+		return &answers{values: []float64{500}, age: time.Second}
+	}
+	d := b.eval(t)
+	if a := d.Queries[0]; a.Value == nil || *a.Value != 500 || a.AgeSeconds < 1 {
+		t.Errorf("got %+v", a)
+	}
+}

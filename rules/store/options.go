@@ -32,6 +32,8 @@ type Options struct {
 	Logger     *slog.Logger          // nil: no logs
 	Registerer prometheus.Registerer // for Prometheus's own prometheus_* metrics, a registry apart from ours; nil: not exposed
 	Metrics    prometheus.Registerer // for our flyball_rule_* and flyball_notifications_* metrics; nil: not exposed
+
+	scratch bool // nothing needs to outlive the process
 }
 
 // DefaultOptions returns the settings of a small installation: one node, some thousand series.
@@ -125,5 +127,13 @@ func (o *Options) tsdbOptions() *tsdb.Options {
 	t.HeadChunksWriteBufferSize = 256 << 10
 	// Locks of the series map: 16,384 take 1 MB and more before the first series.
 	t.StripeSize = 1 << 10
+	if o.scratch {
+		// Half of a block is how far behind the newest sample one may come: promtool's tests have 12 hours.
+		t.MinBlockDuration = (24 * time.Hour).Milliseconds()
+		t.MaxBlockDuration = t.MinBlockDuration
+		t.RetentionDuration, t.MaxBytes = 0, 0
+		t.WALSegmentSize = -1
+		t.NoLockfile = true
+	}
 	return t
 }
