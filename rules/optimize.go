@@ -148,15 +148,15 @@ func (o *Optimizer) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	}
 	p := &pipeline{rule: o.rule.scale, obs: &obs, st: &state, d: &d}
 	p.env = obs.environment(o.rule.scale, state)
-	if fault := obs.fault(o.rule.scale.When[0].condition); fault != "" {
-		return o.samples(at), nil
-	}
 	step, _ := p.step(0)
 	d.Steps = []StepRecord{step}
 	o.state = state
+	if step.Fault != "" {
+		return o.samples(at), nil
+	}
 	if step.Fired && !o.holds {
 		d.ID = decisionID(d.Rule, d.Target, at, 0, 0)
-		d.Text = o.text()
+		d.Text = o.text(&d)
 		if err := o.scaler.record(ctx, instance, &d); err != nil {
 			return o.samples(at), err
 		}
@@ -164,12 +164,13 @@ func (o *Optimizer) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 		instance.last = &d
 		instance.mu.Unlock()
 	}
-	o.holds = step.Fired
+	// What was recommended stays so while its condition holds: `for` begins anew after a restart and after missing data.
+	o.holds = step.Fired || o.holds && step.Holds
 	return o.samples(at), nil
 }
 
 // text is the recommendation in words.
-func (o *Optimizer) text() string {
+func (o *Optimizer) text(d *Decision) string {
 	words := o.rule.Recommend
 	if words == "" {
 		words = "optimize for " + o.rule.Goal
@@ -184,7 +185,17 @@ func (o *Optimizer) text() string {
 	if len(limits) > 0 {
 		words += ", within " + strings.Join(limits, ", ")
 	}
-	return words + ", because " + o.rule.If
+	var values []string
+	for _, q := range d.Queries {
+		if q.Value != nil {
+			values = append(values, q.Name+" "+number6(*q.Value))
+		}
+	}
+	words += ", because " + o.rule.If
+	if o.rule.For > 0 {
+		words += " for " + o.rule.For.String()
+	}
+	return words + ": " + strings.Join(values, ", ")
 }
 
 func (o *Optimizer) samples(at time.Time) []Sample {

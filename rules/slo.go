@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"regexp"
@@ -24,7 +25,7 @@ type SLO struct {
 	ScaleRule string `yaml:"scale_rule"` // the scale rule of the model, for what it costs
 
 	// MinRequests is how many requests there must have been within the long window for an alert: one failure of ten is no
-	// trend. 0: 100.
+	// trend. Without it 100; 0 is none.
 	MinRequests float64 `yaml:"min_requests"`
 
 	Objectives []Objective        `yaml:"objectives"`
@@ -35,13 +36,15 @@ type SLO struct {
 
 // Objective is a share of requests that must be good.
 type Objective struct {
-	Name   string  `yaml:"name"`   // errors or latency, or any name with bad and total
+	// Name is errors (answered 429 or 5xx, or not at all: the code error) or latency, or any name with bad and total.
+	Name   string  `yaml:"name"`
 	Target float64 `yaml:"target"` // the share that must be good, such as 0.999
 
 	// Threshold is what a request of the objective latency may take. It must be a bound of the histogram's buckets.
 	Threshold model.Duration `yaml:"threshold"`
 
-	// Bad and Total are PromQL for bad requests and all requests a second over $window, instead of the proxy's metrics.
+	// Bad and Total are PromQL for bad requests and all requests a second over $window, instead of the proxy's metrics. Where
+	// Bad gives nothing the objective is not measured, and an alert says so: `or 0 * TOTAL` says that nothing is none.
 	Bad   string `yaml:"bad"`
 	Total string `yaml:"total"`
 }
@@ -76,10 +79,14 @@ var burns = []struct {
 	{"3d", "6h", 1, 3 * time.Hour, "warning"},
 }
 
-// SLOMetrics are the series that the rules of an SLO record.
+// The series that the rules of an SLO record, with the labels slo and model. Those of an objective have the label objective;
+// those of a threshold have threshold and severity, and the limit has bound, above or below.
 const (
-	sloBadRatio = "slo:bad_requests:ratio_rate"
-	sloRequests = "slo:requests:rate"
+	sloBadRatio  = "slo:bad_requests:ratio_rate" // and the window
+	sloRequests  = "slo:requests:rate"           // and the window
+	sloObjective = "slo:objective:ratio"         // the share that must be good
+	sloValue     = "slo:threshold:value"
+	sloLimit     = "slo:threshold:limit"
 )
 
 // DefaultSLO returns an SLO with what its file need not name.
@@ -121,7 +128,7 @@ func (s *SLO) validateObjective(d *source.Decoder, path string, i int) {
 	if !objectiveName.MatchString(o.Name) {
 		fault("name", "name is %q: expected errors, latency, or letters, digits, _ and -", o.Name)
 	}
-	if slices.ContainsFunc(s.Objectives[:i], func(b Objective) bool { return b.Name == o.Name && b.Threshold == o.Threshold }) {
+	if slices.ContainsFunc(s.Objectives[:i], func(b Objective) bool { return b.label() == o.label() }) {
 		fault("name", "objective %q is already in this SLO", o.Name)
 	}
 	if !(o.Target > 0 && o.Target < 1) {
@@ -157,6 +164,9 @@ func (s *SLO) validateThreshold(d *source.Decoder, path string, i int) {
 	if !objectiveName.MatchString(t.Name) {
 		fault("name", "name is %q: expected %s, or letters, digits, _ and -", t.Name, strings.Join(sortedKeys(knownThresholds), ", "))
 	}
+	if t.Severity == "" {
+		t.Severity = cmp.Or(s.Labels["severity"], "warning")
+	}
 	if slices.ContainsFunc(s.Thresholds[:i], func(b MonitorThreshold) bool { return b.Name == t.Name && b.Severity == t.Severity }) {
 		fault("name", "threshold %q is already in this SLO: one of another severity may be", t.Name)
 	}
@@ -166,7 +176,9 @@ func (s *SLO) validateThreshold(d *source.Decoder, path string, i int) {
 	_, known := knownThresholds[t.Name]
 	switch {
 	case t.Expr != "":
-		checkPromQL(d, path+".expr", t.Expr)
+		if parsed := checkPromQL(d, path+".expr", t.Expr); parsed != nil && parsed.Type() != parser.ValueTypeVector {
+			fault("expr", "expr gives a %s: expected an instant vector, such as avg(busy)", parsed.Type())
+		}
 	case !known:
 		fault("name", "threshold %q needs expr; known without it are %s%s", t.Name, strings.Join(sortedKeys(knownThresholds), ", "),
 			source.DidYouMean(t.Name, sortedKeys(knownThresholds)))
@@ -181,9 +193,6 @@ func (s *SLO) validateThreshold(d *source.Decoder, path string, i int) {
 	}
 	if t.For == 0 && !d.Has(path+".for") {
 		t.For = model.Duration(5 * time.Minute)
-	}
-	if t.Severity == "" {
-		t.Severity = "warning"
 	}
 }
 
@@ -214,7 +223,20 @@ func (s *SLO) ratio(o *Objective, window string) (ratio, requests string) {
 		bad = "(" + total + " - sum(rate(" + s.metric("request_duration_seconds_bucket", "le=~"+strconv.Quote(bound(time.Duration(o.Threshold)))) + "[$window])))"
 	}
 	at := func(expr string) string { return strings.ReplaceAll(expr, windowName, window) }
-	return at(bad) + " / (" + at(total) + " > 0)", at(total)
+	return operand(at(bad)) + " / (" + operand(at(total)) + " > 0)", at(total)
+}
+
+// operand is an expression as it may stand beside any operator.
+func operand(expr string) string {
+	parsed, err := promQL.ParseExpr(expr)
+	if err != nil {
+		return expr // it is refused elsewhere
+	}
+	switch parsed.(type) {
+	case *parser.BinaryExpr, *parser.UnaryExpr:
+		return "(" + expr + ")"
+	}
+	return expr
 }
 
 // bound matches the label le of a bucket in the forms that Prometheus has had: 1 and 1.0 are the same bound.
@@ -244,14 +266,37 @@ func (s *SLO) Rules() (all []Rule) {
 		all = append(all, s.alerts(&s.Objectives[i])...)
 	}
 	for i := range s.Thresholds {
-		all = append(all, Rule{Alert: s.thresholdAlert(&s.Thresholds[i])})
+		t := &s.Thresholds[i]
+		own := map[string]string{"slo": s.Name, "model": s.Model, "threshold": t.Name, "severity": t.Severity}
+		limit := maps.Clone(own)
+		limit["bound"] = t.bound()
+		all = append(all,
+			Rule{Record: &Record{Name: sloValue, Expr: s.expr(t), Labels: own}},
+			Rule{Record: &Record{Name: sloLimit, Expr: "vector(" + exact(t.limit()) + ")", Labels: limit}},
+			Rule{Alert: s.thresholdAlert(t)})
 	}
 	return all
+}
+
+// bound is above or below, the side on which the alert fires.
+func (t *MonitorThreshold) bound() string {
+	if t.Below != nil {
+		return "below"
+	}
+	return "above"
+}
+
+func (t *MonitorThreshold) limit() float64 {
+	if t.Below != nil {
+		return *t.Below
+	}
+	return *t.Above
 }
 
 func (s *SLO) records(o *Objective) (all []Rule) {
 	own := map[string]string{"slo": s.Name, "model": s.Model, "objective": o.label()}
 	windows := map[string]bool{}
+	all = append(all, Rule{Record: &Record{Name: sloObjective, Expr: "vector(" + exact(o.Target) + ")", Labels: own}})
 	for _, b := range burns {
 		for _, w := range []string{b.short, b.long} {
 			if windows[w] {
@@ -260,7 +305,7 @@ func (s *SLO) records(o *Objective) (all []Rule) {
 			windows[w] = true
 			ratio, requests := s.ratio(o, w)
 			all = append(all, Rule{Record: &Record{Name: sloBadRatio + w, Expr: ratio, Labels: own}})
-			if w == b.long {
+			if w == b.long || w == burns[0].short {
 				all = append(all, Rule{Record: &Record{Name: sloRequests + w, Expr: requests, Labels: own}})
 			}
 		}
@@ -287,28 +332,34 @@ func (s *SLO) alerts(o *Objective) (all []Rule) {
 			Labels: s.labels(b.severity, map[string]string{"slo": s.Name, "model": s.Model, "objective": o.label(), "long": b.long, "short": b.short}),
 			Annotations: s.annotations(
 				"The error budget is used up faster than it lasts.",
-				fmt.Sprintf("SLO %s, %s: {{ $value | humanizePercentage }} of the requests of the last %s were bad, more than %s %%; the objective is %g %% good ones.",
-					s.Name, o.label(), b.long, number6(limit*100), o.Target*100),
+				fmt.Sprintf("SLO %s, %s: {{ $value | humanizePercentage }} of the requests of the last %s were bad, more than %s %%; the objective is %s %% good ones.",
+					s.Name, o.label(), b.long, number6(limit*100), number6(o.Target*100)),
 			),
 		}})
 	}
-	// Without it an objective whose bucket does not exist would look kept for ever.
-	if o.Name == "latency" && o.Bad == "" {
-		_, total := s.ratio(o, "5m")
-		all = append(all, Rule{Alert: &Alert{
-			Name:   "FlyballSLONotMeasured",
-			Expr:   fmt.Sprintf("(%s > 0) unless on () %s5m%s", total, sloBadRatio, of),
-			For:    model.Duration(10 * time.Minute),
-			Labels: s.labels("warning", map[string]string{"slo": s.Name, "model": s.Model, "objective": o.label()}),
-			Annotations: s.annotations("An objective is not measured.",
-				fmt.Sprintf("SLO %s: there are requests, and no bucket of the histogram at %s: take a threshold that is one of its bounds.", s.Name, o.Threshold)),
-		}})
+	// Without it an objective whose bad requests nothing counts would look kept for ever.
+	why := fmt.Sprintf("no bucket of the histogram at %s: take a threshold that is one of its bounds", o.Threshold)
+	switch {
+	case o.Bad != "":
+		why = "what counts the bad ones gives nothing: mend it, or add `or 0 * ` and the total where nothing is none"
+	case o.Name == "errors":
+		return all // its bad requests are there as soon as there are any
 	}
-	return all
+	return append(all, Rule{Alert: &Alert{
+		Name:   "FlyballSLONotMeasured",
+		Expr:   fmt.Sprintf("%[1]s5m%[2]s > 0 unless on () %[3]s5m%[2]s", sloRequests, of, sloBadRatio),
+		For:    model.Duration(10 * time.Minute),
+		Labels: s.labels("warning", map[string]string{"slo": s.Name, "model": s.Model, "objective": o.label()}),
+		Annotations: s.annotations("An objective is not measured.",
+			fmt.Sprintf("SLO %s, %s: there are requests, and %s.", s.Name, o.label(), why)),
+	}})
 }
 
-// number6 is a number with as many digits as matter.
+// number6 is a number for a reader, with as many digits as matter.
 func number6(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
+
+// exact is a number to the last digit.
+func exact(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 
 // expr is PromQL for the value of a threshold.
 func (s *SLO) expr(t *MonitorThreshold) string {
@@ -316,7 +367,8 @@ func (s *SLO) expr(t *MonitorThreshold) string {
 	case t.Expr != "":
 		return t.Expr
 	case t.Name == "throughput":
-		return "sum(rate(" + s.metric("requests_total", `code=~"2.."`) + "[5m]))"
+		// A model that has never answered well has no series of that: none of its requests stand in.
+		return "sum(rate(" + s.metric("requests_total", `code=~"2.."`) + "[5m])) or 0 * sum(rate(" + s.metric("requests_total", "") + "[5m]))"
 	case t.Name == "latency":
 		return "histogram_quantile(0.99, sum by (le) (rate(" + s.metric("request_duration_seconds_bucket", "") + "[5m])))"
 	case t.Name == "queue":
@@ -326,29 +378,25 @@ func (s *SLO) expr(t *MonitorThreshold) string {
 }
 
 func (s *SLO) thresholdAlert(t *MonitorThreshold) *Alert {
-	expr, op, value := s.expr(t), ">", t.Above
-	if t.Below != nil {
-		op, value = "<", t.Below
-	}
-	if parsed, err := promQL.ParseExpr(expr); err == nil {
-		if _, binary := parsed.(*parser.BinaryExpr); binary {
-			expr = "(" + expr + ")"
-		}
-	}
-	word := map[string]string{">": "above", "<": "below"}[op]
+	op := map[string]string{"above": ">", "below": "<"}[t.bound()]
 	unit := ""
 	if t.Unit != "" {
 		unit = " " + t.Unit
 	}
+	limit := exact(t.limit())
+	all := s.annotations(
+		fmt.Sprintf("The %s of a model is %s its threshold.", t.Name, t.bound()),
+		fmt.Sprintf("Model %s: %s is {{ $value | humanize }}%s, %s the threshold of %s%[3]s.", s.Model, t.Name, unit, t.bound(), limit),
+	)
+	all["value"], all["threshold"] = "{{ $value }}", limit // for programs
+	own := s.labels(t.Severity, map[string]string{"slo": s.Name, "model": s.Model, "threshold": t.Name})
+	own["severity"] = t.Severity // it is the threshold's own, where that names one
 	return &Alert{
-		Name:   "FlyballSLOThreshold",
-		Expr:   fmt.Sprintf("%s %s %s", expr, op, number6(*value)),
-		For:    t.For,
-		Labels: s.labels(t.Severity, map[string]string{"slo": s.Name, "model": s.Model, "threshold": t.Name}),
-		Annotations: s.annotations(
-			fmt.Sprintf("The %s of a model is %s its threshold.", t.Name, word),
-			fmt.Sprintf("Model %s: %s is {{ $value | humanize }}%s, %s the threshold of %s%[3]s.", s.Model, t.Name, unit, word, number6(*value)),
-		),
+		Name:        "FlyballSLOThreshold",
+		Expr:        operand(s.expr(t)) + " " + op + " " + limit,
+		For:         t.For,
+		Labels:      own,
+		Annotations: all,
 	}
 }
 

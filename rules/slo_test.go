@@ -57,11 +57,12 @@ func TestSLORules(t *testing.T) {
 		"FlyballSLOBudgetBurn critical latency-1s 6h", "FlyballSLOBudgetBurn warning latency-1s 1d", "FlyballSLOBudgetBurn warning latency-1s 3d",
 		"FlyballSLONotMeasured warning latency-1s ",
 		"FlyballSLOBudgetBurn critical ttft 1h", "FlyballSLOBudgetBurn critical ttft 6h", "FlyballSLOBudgetBurn warning ttft 1d", "FlyballSLOBudgetBurn warning ttft 3d",
+		"FlyballSLONotMeasured warning ttft ",
 		"FlyballSLOThreshold warning throughput ", "FlyballSLOThreshold info utilization ",
 	}, alerts); diff != "" {
 		t.Error(diff)
 	}
-	if len(recorded) != 3*(7+4) {
+	if len(recorded) != 3*(7+5+1)+2*1 {
 		t.Errorf("%d records", len(recorded))
 	}
 	for _, r := range all {
@@ -77,7 +78,7 @@ func TestSLORules(t *testing.T) {
 	for _, want := range []string{
 		`sum(rate(flyball_batchproxy_request_duration_seconds_count{model="digits",job="flyball"}[6h]))`,
 		`le=~"1(\\.0)?"`, `sum(rate(slow[3d])) / (sum(rate(all[3d])) > 0)`,
-		`(avg(busy) or avg(idle)) > 0.95`, `sum(rate(flyball_batchproxy_requests_total{model="digits",code=~"2..",job="flyball"}[5m])) < 10`,
+		`(avg(busy) or avg(idle)) > 0.95`, `sum(rate(flyball_batchproxy_requests_total{model="digits",code=~"2..",job="flyball"}[5m])) or 0 * sum(rate(flyball_batchproxy_requests_total{model="digits",job="flyball"}[5m]))) < 10`,
 	} {
 		if !strings.Contains(fmt.Sprint(exprs(all)), want) {
 			t.Errorf("nowhere: %s in %s", want, exprs(all))
@@ -106,6 +107,10 @@ func TestSLOErrors(t *testing.T) {
 		{"name: throughput", "name: thruput", `threshold "thruput" needs expr; known without it are cost, latency, queue, throughput`},
 		{"name: throughput", "name: cost", "threshold cost needs scale_rule"},
 		{`job="flyball"`, `job=flyball`, "selector is"},
+		{"{name: utilization, expr: avg(busy) or avg(idle), above: 0.95, severity: info}", "{name: throughput, below: 5}", `threshold "throughput" is already in this SLO`},
+		{"expr: avg(busy) or avg(idle)", "expr: 3", "expr gives a scalar: expected an instant vector"},
+		{"above: 0.95", "above: .inf", `above: ".inf" is not a number`},
+		{"name: ttft", "name: latency-1s", `objective "latency-1s" is already in this SLO`},
 	} {
 		if !strings.Contains(promised, tt.old) {
 			t.Fatal(tt.old)
@@ -114,5 +119,40 @@ func TestSLOErrors(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %s", tt.new, err, tt.want)
 		}
+	}
+}
+
+// TestSLOAsWritten: what a file says is not changed by what stands around it.
+func TestSLOAsWritten(t *testing.T) {
+	f, err := (&Reader{Defaults: testDefaults}).Parse("rules.yml", []byte(`groups:
+- name: promises
+  rules:
+  - slo: digits
+    labels: {severity: ticket}
+    objectives:
+    - {name: whole, target: 0.99, bad: 'rate(all[$window]) - rate(good[$window])', total: 'rate(all[$window]) or rate(other[$window])'}
+    thresholds:
+    - {name: queue, above: 1234567.5, severity: page}
+    - {name: latency, above: 1}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range f.Groups[0].Rules[0].Derived() {
+		switch {
+		case r.Record != nil && r.Record.Name == sloBadRatio+"5m":
+			got = append(got, r.Record.Expr)
+		case r.Alert != nil && r.Alert.Name == "FlyballSLOThreshold":
+			got = append(got, r.Alert.Labels["severity"]+" "+r.Alert.Expr[strings.LastIndex(r.Alert.Expr, ">"):])
+		case r.Alert != nil && r.Alert.Labels["severity"] != "ticket":
+			t.Errorf("%+v", r.Alert)
+		}
+	}
+	if diff := cmp.Diff([]string{
+		"(rate(all[5m]) - rate(good[5m])) / ((rate(all[5m]) or rate(other[5m])) > 0)",
+		"page > 1.2345675e+06", "ticket > 1",
+	}, got); diff != "" {
+		t.Error(diff)
 	}
 }
