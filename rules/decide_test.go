@@ -330,6 +330,30 @@ func TestFlakyQuery(t *testing.T) {
 	}
 }
 
+// TestPause: a process that was stopped for longer than the window, or a machine that slept, does not go down on the first
+// value that it sees.
+func TestPause(t *testing.T) {
+	r := parseScale(t, rule())
+	st, size := State{}, 4
+	for at := time.Duration(0); at < 10*time.Minute; at += 15 * time.Second {
+		_, st = Decide(r, observed(noon.Add(at), size, demand(500)), st)
+	}
+	woken := noon.Add(2 * time.Hour)
+	for at := time.Duration(0); ; at += 15 * time.Second {
+		d, next := Decide(r, observed(woken.Add(at), size, demand(100)), st)
+		st = next
+		if d.To < size {
+			if at != 5*time.Minute {
+				t.Errorf("down after %s, want the window of 5m", at)
+			}
+			return
+		}
+		if at > time.Hour {
+			t.Fatal("never down")
+		}
+	}
+}
+
 var outage = faulty(MetricMissing, "none")
 
 func TestLimitedBy(t *testing.T) {

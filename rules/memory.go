@@ -1,6 +1,9 @@
 package rules
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // Memory is what scale rules remember of their targets: windows, cooldowns, changes and the last decision. It belongs to
 // the targets, not to the rules: a rule that a reload changed, renamed or moved to another group goes on where the one
@@ -18,7 +21,8 @@ type remembered struct {
 	last     *Decision
 	recorded *Decision // the last one that the journal has
 	output   []Sample
-	owner    string // the rule that scales it
+	owner    string    // the rule that scales it
+	sizedAt  time.Time // when the journal last said how large it is
 }
 
 // claim makes a rule the one that scales the target, and says which one does already.
@@ -41,12 +45,44 @@ func (r *remembered) release(rule string) {
 	}
 }
 
-// Replay takes in a decision that a journal holds, in the order of the journal.
+// Replay takes in a decision that a journal holds. Those for one target come in the order of the journal; what a decision
+// says of the variants of its rule may come before or after what others say of the same targets.
 func (m *Memory) Replay(d *Decision) {
-	r := m.of(d.Target)
+	m.of(d.Target).replay(d)
+	if d.Result != Applied && d.Result != Applying {
+		return
+	}
+	for _, v := range d.Variants {
+		m.of(v.Target).sized(v.To, d.Time)
+	}
+}
+
+func (r *remembered) replay(d *Decision) {
+	if d.Start && d.Result == Applied {
+		r.sized(d.To, d.Time)
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.state = r.state.Replay(d)
+}
+
+// sized notes how large the target was at a time, unless it is known for a later one.
+func (r *remembered) sized(n int, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at.Before(r.sizedAt) {
+		return
+	}
+	r.sizedAt, r.state.Replicas, r.state.Known = at, n, true
+}
+
+// Size returns the size of a target that the journal remembers, if it does.
+func (m *Memory) Size(target string) (replicas int, known bool) {
+	r := m.of(target)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Replicas, r.state.Known
 }
 
 func (m *Memory) of(target string) *remembered {

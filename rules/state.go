@@ -16,6 +16,7 @@ type State struct {
 
 	changes         []change
 	recommendations []recommendation
+	evaluated       time.Time            // when it last was
 	holdsSince      map[string]time.Time // by the condition of a `when` step that holds
 	pendingSince    time.Time            // replicas have been missing since; zero when none are
 	starts          []time.Duration      // how long the last ones took from the change to all being ready
@@ -78,7 +79,7 @@ func (s State) Replay(d *Decision) State {
 // notAfter returns the state with what lies in the future at the present: a clock that was set back must neither make a
 // cooldown, or a window, longer than it is, nor have a change forgotten that a policy or a flap budget counts.
 func (s State) notAfter(now time.Time) State {
-	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince, &s.missingSince} {
+	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince, &s.missingSince, &s.evaluated} {
 		if t.After(now) {
 			*t = now
 		}
@@ -157,7 +158,8 @@ func (s State) shifted(by time.Duration) State {
 		}
 		return t.Add(by)
 	}
-	s.LastUp, s.LastDown, s.pendingSince, s.missingSince = move(s.LastUp), move(s.LastDown), move(s.pendingSince), move(s.missingSince)
+	s.LastUp, s.LastDown, s.evaluated = move(s.LastUp), move(s.LastDown), move(s.evaluated)
+	s.pendingSince, s.missingSince = move(s.pendingSince), move(s.missingSince)
 	s.changes, s.recommendations = slices.Clone(s.changes), slices.Clone(s.recommendations)
 	for i := range s.changes {
 		s.changes[i].at = move(s.changes[i].at)

@@ -116,3 +116,35 @@ func TestVariants(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestVariantsAfterRestart: each variant comes back at the size that it had, whatever order the journal tells it in.
+func TestVariantsAfterRestart(t *testing.T) {
+	start := &Decision{Time: noon, Rule: "embedder", Target: "process/cheap", Start: true, To: 1, Result: Applied}
+	grown := &Decision{
+		Time: noon.Add(time.Minute), Rule: "embedder", Target: "variants/embedder", From: 115, To: 305, Result: Applied,
+		Variants: []Placement{{Target: "process/cheap", From: 1, To: 2}, {Target: "process/dear", From: 1, To: 3}},
+	}
+	refused := &Decision{
+		Time: noon.Add(2 * time.Minute), Rule: "embedder", Target: "variants/embedder", From: 305, To: 345, Result: Failed,
+		Variants: []Placement{{Target: "process/cheap", From: 2, To: 3}},
+	}
+	for _, order := range [][]*Decision{{start, grown, refused}, {grown, refused, start}} {
+		memory := &Memory{}
+		for _, d := range order {
+			memory.Replay(d)
+		}
+		fake := &actuatortest.Fake{}
+		s := NewScaler(parseScale(t, twoVariants), ScalerOptions{
+			Querier: table{}, Actuators: map[string]actuators.Actuator{"process": fake}, Journal: &pages{}, Metrics: NewMetrics(prometheus.NewPedanticRegistry()),
+			Memory: memory, Acting: true,
+		})
+		if _, err := s.Restore(t.Context(), noon.Add(time.Hour), "process", func(string) int { return 1 }); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]int{"cheap": 2, "dear": 3} {
+			if state, err := fake.Observe(t.Context(), actuators.Target{Kind: "process", Name: name}); err != nil || state.Spec != want {
+				t.Errorf("%s came back with %d replicas, %v; it had %d", name, state.Spec, err, want)
+			}
+		}
+	}
+}

@@ -410,8 +410,12 @@ func (a *app) restore(ctx context.Context, l *loaded, scalers []*rules.Scaler) {
 	for name, t := range l.Actuators.Process {
 		target := actuators.Target{Kind: process.Kind, Name: name}
 		state, err := a.processes.Observe(ctx, target)
-		if err == nil && state.Fresh && !ruled[name] && t.Replicas > 0 {
-			_, err = a.processes.Apply(ctx, target, actuators.Change{To: t.Replicas, Reason: "replicas in the configuration"})
+		size, reason := t.Replicas, "replicas in the configuration"
+		if n, known := a.memory.Size(target.String()); known { // a rule for many targets, which are not known yet, had it
+			size, reason = min(n, t.MaxReplicas), string(rules.Restored)
+		}
+		if err == nil && state.Fresh && !ruled[name] && size > 0 {
+			_, err = a.processes.Apply(ctx, target, actuators.Change{To: size, Reason: reason})
 		}
 		if err != nil {
 			a.opts.log.Error("start", "target", name, "err", err)
