@@ -22,9 +22,8 @@ import (
 type Budget struct {
 	Name string `yaml:"budget"`
 
-	// Spend is PromQL for USD spent, in which $elapsed is a duration, and $hours the same as a number: how much was spent in
-	// it up to the evaluation, such as increase(flyball_cost_usd_total[$elapsed]), or avg_over_time(...[$elapsed]) * $hours
-	// of USD an hour.
+	// Spend is PromQL for USD spent, in which $elapsed is a duration: how much was spent in it up to the evaluation, such
+	// as increase(flyball_cost_usd_total[$elapsed]).
 	Spend string `yaml:"spend"`
 
 	Limit  float64 `yaml:"limit"`  // USD a period
@@ -64,7 +63,6 @@ const (
 	// forecastWindow is what the forecast goes by: a day has its peak and its trough in it.
 	forecastWindow = 24 * time.Hour
 	elapsedName    = "$elapsed"
-	hoursName      = "$hours"
 )
 
 // burnWindows are those of the burn rate, of the two pairs that alerts on budgets look at (Google, The Site Reliability
@@ -137,10 +135,7 @@ func (b *Budget) validate(d *source.Decoder, path string) {
 
 // spend is the query for what was spent in a time.
 func (b *Budget) spend(elapsed time.Duration) string {
-	elapsed = elapsed.Truncate(time.Second)
-	return strings.NewReplacer(
-		elapsedName, model.Duration(elapsed).String(), hoursName, strconv.FormatFloat(elapsed.Hours(), 'f', -1, 64),
-	).Replace(b.Spend)
+	return strings.ReplaceAll(b.Spend, elapsedName, model.Duration(elapsed.Truncate(time.Second)).String())
 }
 
 // span is the period that a time is in.
@@ -243,6 +238,31 @@ func (a *Accountant) Output() []Sample {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.output
+}
+
+// BudgetStatus is how a budget stood at its last evaluation. All figures are NaN where it could not be evaluated.
+type BudgetStatus struct {
+	LimitUSD, SpendUSD, ForecastUSD float64
+	UsedUp                          bool // a threshold that caps is reached
+	PeriodEnd                       time.Time
+}
+
+// Status returns how the budget stands.
+func (a *Accountant) Status() BudgetStatus {
+	s := BudgetStatus{LimitUSD: a.budget.Limit, SpendUSD: math.NaN(), ForecastUSD: math.NaN()}
+	for _, sample := range a.Output() {
+		switch sample.Labels.Get(labels.MetricName) {
+		case "flyball_budget_spend_usd":
+			s.SpendUSD = sample.Value
+		case "flyball_budget_forecast_usd":
+			s.ForecastUSD = sample.Value
+		case "flyball_budget_used_up":
+			s.UsedUp = sample.Value == 1
+		case "flyball_budget_period_end_timestamp_seconds":
+			s.PeriodEnd = time.Unix(int64(sample.Value), 0).UTC()
+		}
+	}
+	return s
 }
 
 // Eval implements Evaluator. Without a number for what is spent nothing is written: a budget that is not known is neither

@@ -3,6 +3,7 @@ package rules
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,9 @@ func TestBudget(t *testing.T) {
 	}, gauges(samples, "flyball_budget_limit_usd", "flyball_budget_spend_usd", "flyball_budget_forecast_usd", "flyball_budget_burn_rate", "flyball_budget_used_up")); diff != "" {
 		t.Error(diff)
 	}
+	if got, want := a.Status(), (BudgetStatus{LimitUSD: 7200, SpendUSD: 1920, ForecastUSD: 5760, PeriodEnd: time.Date(2026, 11, 30, 23, 0, 0, 0, time.UTC)}); got.LimitUSD != want.LimitUSD || math.Abs(got.SpendUSD-want.SpendUSD) > 1e-6 || math.Abs(got.ForecastUSD-want.ForecastUSD) > 1e-6 || !got.PeriodEnd.Equal(want.PeriodEnd) || got.UsedUp {
+		t.Errorf("%+v", got)
+	}
 	quiet := []string{
 		"{__name__=flyball_budget_threshold_reached, at=0.5, budget=gpu, type=actual} 0",
 		"{__name__=flyball_budget_threshold_reached, at=1, budget=gpu, type=forecast} 0",
@@ -178,13 +182,6 @@ func TestBudget(t *testing.T) {
 	a = NewAccountant(parseBudget(t, monthly), l)
 	if got := state(eval(at))[0]; !strings.HasSuffix(got, "type=actual} 1") {
 		t.Errorf("after a restart: %s", got)
-	}
-}
-
-func TestBudgetSpend(t *testing.T) {
-	b := parseBudget(t, strings.Replace(monthly, "sum(increase(usd_total[$elapsed]))", "sum(avg_over_time(usd_per_hour[$elapsed])) * $hours", 1))
-	if got, want := b.spend(90*time.Minute), "sum(avg_over_time(usd_per_hour[1h30m])) * 1.5"; got != want {
-		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

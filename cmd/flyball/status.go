@@ -108,6 +108,11 @@ func (a *app) status(ctx context.Context, f *figures) web.Status {
 	for _, sc := range now.scalers {
 		s.Rules = append(s.Rules, scaleRules(sc)...)
 	}
+	for _, b := range now.accountants {
+		s.Budgets = append(s.Budgets, web.Budget{
+			Name: b.Name(), Policy: b.Budget().Policy, Period: b.Budget().Period, AppliesTo: b.Budget().AppliesTo, BudgetStatus: b.Status(),
+		})
+	}
 	if a.processes != nil {
 		for _, name := range now.targets() {
 			for _, r := range a.processes.Replicas(name) {

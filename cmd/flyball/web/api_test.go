@@ -23,6 +23,7 @@ func small() *rules.Decision {
 func TestAPI(t *testing.T) {
 	k := &kept{all: []*rules.Decision{small()}}
 	p := Page{Status: func(context.Context) Status { return Status{} }, Decisions: k}
+	p.Status = func(context.Context) Status { return Status{Budgets: fullStatus().Budgets} }
 	one := `{"id":"abc","time":"2026-11-22T12:00:00Z","rule":"digits","target":"process/digits","mode":"","action":"up","from":1,"to":2,` +
 		`"reasons":["AboveTarget"],"text":"load \u003cscript\u003ealert(1)\u003c/script\u003e","result":"applied",` +
 		`"replicas":{"spec":0,"ready":0,"pending":0,"min":0,"max":0},"queries":null,"combined":0,"gated":0,"costed":0,"stabilized":0,"limited":0,"damped":0,"confidence":0}`
@@ -37,6 +38,11 @@ func TestAPI(t *testing.T) {
 		{"/api/v1/flyball/decisions/xyz", 404, `{"status":"error","errorType":"not_found","error":"no decision with the id \"xyz\" is remembered"}`},
 		{"/api/v1/flyball/decisions?limit=0", 200, `{"status":"success","data":[` + one + `]}`},
 		{"/api/v1/flyball/decisions?limit=1001", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"limit\": \"1001\": expected a number from 1 to 1000, or 0 for that many"}`},
+		{
+			"/api/v1/flyball/budgets", 200,
+			`{"status":"success","data":[{"name":"unknown","policy":"soft","period":"30d","applies_to":[],"limit_usd":500,"spend_usd":null,"forecast_usd":null,"used_up":false},` +
+				`{"name":"gpu","policy":"hard","period":"month","applies_to":["digits","llama"],"limit_usd":42000,"spend_usd":41000,"forecast_usd":55000,"used_up":true,"period_end":"2026-11-30T10:00:00Z"}]}`,
+		},
 		{"/api/v1/nothing", 404, `{"status":"error","errorType":"not_found","error":"no /api/v1/nothing in the API of this version"}`},
 		{"/api/v1/flyball/decisions?since=noon", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"since\": \"noon\": expected RFC 3339 or Unix seconds"}`},
 		{"/api/v1/flyball/decisions?until=NaN", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"until\": \"NaN\": expected RFC 3339 or Unix seconds"}`},

@@ -240,6 +240,13 @@ func fullStatus() Status {
 				Summary: "digits needs all the replicas that it may have", Runbook: "https://runbooks.example/Overloaded", Expr: "a >= b",
 			},
 		},
+		Budgets: []Budget{
+			{Name: "unknown", Policy: "soft", Period: "30d", BudgetStatus: rules.BudgetStatus{LimitUSD: 500, SpendUSD: math.NaN(), ForecastUSD: math.NaN()}},
+			{
+				Name: "gpu", Policy: "hard", Period: "month", AppliesTo: []string{"digits", "llama"},
+				BudgetStatus: rules.BudgetStatus{LimitUSD: 42000, SpendUSD: 41000, ForecastUSD: 55000, UsedUp: true, PeriodEnd: noon.Add(190 * time.Hour)},
+			},
+		},
 		Groups: []Group{
 			{Name: "fine", File: "rules/a.yml", Interval: 15 * time.Second, Rules: 4, Last: noon.Add(-4 * time.Second), Duration: 2500 * time.Microsecond},
 			{Name: "broken", File: "rules/b.yml", Interval: time.Minute, Rules: 2, Last: noon.Add(-30 * time.Second), Duration: 800 * time.Microsecond, Errors: []string{"x: many-to-many matching not allowed"}},

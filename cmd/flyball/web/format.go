@@ -25,6 +25,8 @@ func (s *site) functions() template.FuncMap {
 		"age":   func(seconds float64) string { return short(time.Duration(seconds * float64(time.Second))) },
 		"late":  func(g Group) bool { return late(g, s.now()) },
 		"short": short, "figure": figure, "seconds": seconds, "percent": percent, "positive": func(v float64) bool { return v > 0 }, // gt takes NaN for more
+		"unsure": func(confidence float64) bool { return confidence < 1 },
+		"above":  func(a, b float64) bool { return a > b }, "ratio": func(a, b float64) float64 { return a / b },
 		"stages": stages, "stepState": stepState, "outcome": outcome, "meaning": meaning, "faulty": faulty, "badness": badness,
 		"graphLink": graphLink, "spark": func(points []Point) string { return spark(s.now(), points) }, "pairs": pairs, "deref": func(v *float64) float64 { return *v },
 		"full": full, "name": name,

@@ -161,6 +161,9 @@ func (v *overview) sort() {
 		return cmp.Or(
 			first(a.State == "firing", b.State == "firing"), cmp.Compare(severity(a), severity(b)), a.Since.Compare(b.Since))
 	})
+	slices.SortStableFunc(v.Budgets, func(a, b Budget) int {
+		return cmp.Or(first(a.UsedUp, b.UsedUp), cmp.Compare(b.ForecastUSD/b.LimitUSD, a.ForecastUSD/a.LimitUSD))
+	})
 	slices.SortStableFunc(v.Replicas, func(a, b Replica) int { return first(a.State != "ready", b.State != "ready") })
 	slices.SortStableFunc(v.Groups, func(a, b Group) int {
 		return cmp.Or(first(len(a.Errors) > 0, len(b.Errors) > 0), first(late(a, v.Now), late(b, v.Now)))

@@ -69,6 +69,7 @@ type Status struct {
 	Alerts     []Alert
 	Groups     []Group
 	Targets    []Target
+	Budgets    []Budget
 	Scraper    string // the URL of the Prometheus elsewhere, which scrapes; empty where this process does
 }
 
@@ -91,6 +92,13 @@ type Rule struct {
 	Name, Target string
 	Acts         bool
 	Last         *rules.Decision
+}
+
+// Budget is a budget rule.
+type Budget struct {
+	Name, Policy, Period string
+	AppliesTo            []string // scale rules
+	rules.BudgetStatus
 }
 
 // Replica is one local model server.
@@ -163,6 +171,7 @@ func (p Page) register(mux *http.ServeMux, now func() time.Time) {
 	mux.HandleFunc("GET /api/v1/flyball/models", p.listModels)
 	mux.HandleFunc("GET /api/v1/flyball/rules", p.listScaleRules)
 	mux.HandleFunc("GET /api/v1/flyball/targets", p.listActuatorTargets)
+	mux.HandleFunc("GET /api/v1/flyball/budgets", p.listBudgets)
 	mux.HandleFunc("/api/", unknown)
 }
 

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"math"
 	"net/http"
 	"time"
 
@@ -20,6 +21,17 @@ type (
 		Target string          `json:"target"`
 		Mode   string          `json:"mode"` // act or observe: what it does in this process
 		Last   *rules.Decision `json:"last"` // null before the first
+	}
+	budgetState struct {
+		Name        string    `json:"name"`
+		Policy      string    `json:"policy"`
+		Period      string    `json:"period"`
+		AppliesTo   []string  `json:"applies_to"`
+		LimitUSD    float64   `json:"limit_usd"`
+		SpendUSD    *float64  `json:"spend_usd"` // null where it is not known
+		ForecastUSD *float64  `json:"forecast_usd"`
+		UsedUp      bool      `json:"used_up"`
+		PeriodEnd   time.Time `json:"period_end,omitzero"`
 	}
 	targetState struct {
 		Target   string         `json:"target"`
@@ -53,6 +65,27 @@ func (p Page) listScaleRules(w http.ResponseWriter, r *http.Request) {
 			state.Mode = rules.Act
 		}
 		all = append(all, state)
+	}
+	respond(w, http.StatusOK, answer{Status: "success", Data: all})
+}
+
+func (p Page) listBudgets(w http.ResponseWriter, r *http.Request) {
+	all := []budgetState{}
+	known := func(v float64) *float64 {
+		if math.IsNaN(v) {
+			return nil
+		}
+		return &v
+	}
+	for _, b := range p.Status(r.Context()).Budgets {
+		applies := b.AppliesTo
+		if applies == nil {
+			applies = []string{}
+		}
+		all = append(all, budgetState{
+			Name: b.Name, Policy: b.Policy, Period: b.Period, AppliesTo: applies, LimitUSD: b.LimitUSD, SpendUSD: known(b.SpendUSD),
+			ForecastUSD: known(b.ForecastUSD), UsedUp: b.UsedUp, PeriodEnd: b.PeriodEnd,
+		})
 	}
 	respond(w, http.StatusOK, answer{Status: "success", Data: all})
 }

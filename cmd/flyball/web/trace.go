@@ -20,12 +20,12 @@ func stages(d *rules.Decision) []stage {
 	}
 	all := []stage{
 		{Name: "signals and steps ask for", Size: d.Combined},
-		{Name: "gate: data whole and sure, replicas ready", Size: d.Gated},
+		{Name: "gate: data whole, replicas ready", Size: d.Gated},
 		{Name: "budget", Size: d.Costed},
 		{Name: "stabilization window", Size: d.Stabilized},
 		{Name: "cooldown and rates", Size: d.Limited},
 		{Name: "no flapping", Size: d.Damped},
-		{Name: "schedule, constraints, min and max", Size: d.To},
+		{Name: "schedules, min and max", Size: d.To},
 	}
 	for _, r := range d.LimitedBy {
 		i := 4
