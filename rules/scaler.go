@@ -240,7 +240,11 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	if d.Result == Applied {
 		next = next.Applied(at, d.From, d.To)
 	}
-	if err == nil && d.Result != Applied && d.Result != Failed && !d.SameAs(recorded) {
+	switch {
+	case err != nil || d.Result == Applied || d.Result == Failed:
+	case d.SameAs(recorded):
+		d.Annotations = recorded.Annotations
+	default:
 		err = s.record(ctx, i, &d)
 	}
 	if obs.TargetError == "" && d.Result != Applied {

@@ -439,3 +439,24 @@ func TestAsk(t *testing.T) {
 		t.Errorf("got %+v", a)
 	}
 }
+
+// TestScalerAnnotations: the annotations of a decision are filled in when it is recorded, and go with it as long as it stays as
+// it is.
+func TestScalerAnnotations(t *testing.T) {
+	b := newBench(t, rule("max: 8", "max: 8\n    annotations: {summary: asks for}"), false, State{})
+	expanded := 0
+	b.scaler.opts.Expand = func(_ context.Context, name, text string, d *Decision) string {
+		expanded++
+		return fmt.Sprintf("%s: %s %d", name, text, d.To)
+	}
+	for i, want := range []string{"asks for 3", "asks for 3", "asks for 1"} {
+		b.data.set(0, nil, []float64{390, 390, 130}[i])
+		d := b.eval(t)
+		if got := d.Annotations["summary"]; got != "summary: "+want {
+			t.Errorf("%d: got %q, want %q", i, got, want)
+		}
+	}
+	if expanded != 2 || b.journal.kept[1].Annotations["summary"] != "summary: asks for 1" {
+		t.Errorf("%d times filled in, journal %v", expanded, b.journal.told())
+	}
+}

@@ -249,7 +249,7 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 	options := rules.ScalerOptions{
 		Querier: a.store.Router(), Actuators: a.actuators(), Journal: a.journal, Metrics: a.scales,
 		Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, Brake: a.brake,
-		Claim: a.claim, Clock: a.clock,
+		Claim: a.claim, Clock: a.clock, Expand: a.store.ExpandAnnotation,
 	}
 	for _, f := range l.rules {
 		for i := range f.Groups {

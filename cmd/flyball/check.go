@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,7 +157,22 @@ func annotation(kind string, e *source.Error) string {
 
 // checkGroup says what Prometheus's engine has against a group: templates.
 func checkGroup(f *rules.File, g *rules.Group) error {
-	return store.GroupOf(f, g, unevaluated).Validate()
+	errs := []error{store.GroupOf(f, g, unevaluated).Validate()}
+	for i := range g.Rules {
+		var annotations map[string]string
+		switch r := &g.Rules[i]; {
+		case r.Scale != nil:
+			annotations = r.Scale.Annotations
+		case r.Optimize != nil:
+			annotations = r.Optimize.Annotations
+		}
+		for _, name := range slices.Sorted(maps.Keys(annotations)) {
+			if err := store.CheckAnnotation(annotations[name]); err != nil {
+				errs = append(errs, fmt.Errorf("rules[%d].annotations.%s: %w", i, name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unevaluated stands for the evaluator of a rule that decides where only its name matters.

@@ -119,6 +119,55 @@ func dropNull(n *yaml.Node, keys []string) {
 	}
 }
 
+// Plain is a copy of the document, comments included, in which aliases and merges are replaced by what they stand for; nil
+// for an empty file. The document must have been decoded without a fault: that bounds how large it becomes.
+func (f *File) Plain() *yaml.Node {
+	if f.root == nil {
+		return nil
+	}
+	return plainCopy(f.root)
+}
+
+func plainCopy(n *yaml.Node) *yaml.Node {
+	n = resolve(n)
+	copied := *n
+	copied.Anchor, copied.Alias, copied.Content = "", nil, nil
+	switch { // what the library does not write back as it was
+	case n.Style&yaml.FoldedStyle != 0:
+		copied.Style = n.Style&^yaml.FoldedStyle | yaml.LiteralStyle
+	case n.Kind == yaml.ScalarNode && n.Tag == "!!null":
+		copied.Value, copied.Style = "null", 0
+	}
+	if n.Kind != yaml.MappingNode {
+		for _, item := range n.Content {
+			copied.Content = append(copied.Content, plainCopy(item))
+		}
+		return &copied
+	}
+	written := map[string]bool{}
+	add := func(m *yaml.Node) {
+		for i := 0; i+1 < len(m.Content); i += 2 {
+			if key := resolve(m.Content[i]); key.Tag != "!!merge" && key.Tag != "!!null" && !written[key.Value] {
+				written[key.Value] = true
+				copied.Content = append(copied.Content, plainCopy(key), plainCopy(m.Content[i+1]))
+			}
+		}
+	}
+	visited := map[*yaml.Node]bool{n: true}
+	var follow func(m *yaml.Node)
+	follow = func(m *yaml.Node) {
+		add(m)
+		for _, merged := range merges(m) {
+			if !visited[merged] {
+				visited[merged] = true
+				follow(merged)
+			}
+		}
+	}
+	follow(n)
+	return &copied
+}
+
 // fault is an error of the YAML library at its place.
 func (f *File) fault(text []byte, err error) *Error {
 	if !utf8.Valid(text) {

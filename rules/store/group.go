@@ -36,6 +36,8 @@ type Rule struct {
 	Record    *Record
 	Alert     *Alert
 	Evaluator rules.Evaluator
+
+	place int // that of the rule that it stands for, in the group of its file, from 1; 0: its own
 }
 
 // Record writes what Expr gives as the metric Name.
@@ -94,7 +96,11 @@ func (g Group) Validate() error {
 	}
 	for i, r := range g.Rules {
 		for _, err := range r.validate(p) {
-			errs = append(errs, fmt.Errorf("rules[%d]: %w", i, err))
+			place := i
+			if r.place > 0 {
+				place = r.place - 1
+			}
+			errs = append(errs, fmt.Errorf("rules[%d]: %w", place, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -170,12 +176,16 @@ func GroupOf(f *rules.File, g *rules.Group, evaluator func(*rules.Rule) rules.Ev
 	}
 	for i := range g.Rules {
 		r := &g.Rules[i]
+		first := len(group.Rules)
 		group.add(r)
 		if e := evaluator(r); e != nil {
 			group.Rules = append(group.Rules, Rule{Evaluator: e})
 		}
 		for _, derived := range r.Derived() {
 			group.add(&derived)
+		}
+		for j := range group.Rules[first:] {
+			group.Rules[first+j].place = i + 1
 		}
 	}
 	return group

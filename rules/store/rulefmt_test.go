@@ -182,3 +182,51 @@ func FuzzRuleFile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) { sameRules(t, text) })
 }
+
+// TestExport: what is exported of any of Prometheus's rule files is the same to Prometheus, and so is what its own rules mean in
+// a file that has rules of ours, too.
+func TestExport(t *testing.T) {
+	ours := `groups:
+- name: a
+  rules:
+  - &r {record: x, expr: up, labels: {a: b}}
+  - scale: s
+    target: {kind: process, name: s}
+    max: 3
+    queries: {n: x}
+    signals: [{name: n, value: n, target_per_replica: 1}]
+  - {<<: *r, record: y}
+  - {slo: m, objectives: [{name: errors, target: 0.999}, {name: latency, target: 0.99, threshold: 500ms}], thresholds: [{name: throughput, below: 1}]}
+  - {budget: b, spend: 'increase(c[$elapsed])', limit: 10, thresholds: [{at: 0.5, alert: Half, severity: page}]}
+- name: b
+  rules: [{optimize: o, queries: {n: x}, if: n > 1}]
+`
+	texts := map[string]string{"ours": ours}
+	for name, text := range prometheusRules {
+		texts[name] = text
+	}
+	for name, text := range texts {
+		t.Run(name, func(t *testing.T) {
+			reader := &rules.Reader{Defaults: rules.Defaults{EvaluationInterval: 15 * time.Second}}
+			f, err := reader.Parse("rules.yml", []byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			exported, err := reader.Export(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := readRules([]byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, errs := readByPrometheus(exported)
+			if len(errs) > 0 {
+				t.Fatalf("Prometheus does not take it: %v\n%s", errs, exported)
+			}
+			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(rulefmt.RuleGroup{}, "QueryOffset")); diff != "" {
+				t.Errorf("it means something else:\n%s\n%s", diff, exported)
+			}
+		})
+	}
+}
