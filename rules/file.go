@@ -231,6 +231,9 @@ func (r *Rule) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 		d.Fault(n, "%s: expected a rule: keys and values", path)
 		return
 	}
+	if d.Full() {
+		return
+	}
 	var found, keys []string
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i].Value
@@ -395,6 +398,10 @@ func (a *Alert) validate(d *source.Decoder, path string) {
 func checkPromQL(d *source.Decoder, path, expr string) parser.Expr {
 	if strings.TrimSpace(expr) == "" {
 		d.FaultAt(path, 0, "%s: a PromQL expression is needed", last(path))
+		return nil
+	}
+	if err := checkBounds(expr, maxPromQLBytes); err != nil {
+		d.FaultAt(path, 0, "PromQL: %s", err)
 		return nil
 	}
 	parsed, err := promQL.ParseExpr(expr)
