@@ -62,6 +62,10 @@ fuzz: ## run each fuzz target for FUZZTIME (default 20s)
 	  done; \
 	done
 
+.PHONY: mutants
+mutants: ## break the deciding pipeline in a hundred ways: a test must notice each (minutes)
+	@.ci/mutants
+
 BENCHCOUNT ?= 6
 .PHONY: bench
 bench: ## every benchmark, BENCHCOUNT times, compared with the last saved run by benchstat

@@ -84,7 +84,7 @@ func newAges(files []*File) ages {
 // queries returns the PromQL for the time of an expression's data, one for each side that has a part of it.
 func (a ages) queries(expr parser.Expr) (queries []string) {
 	var here, elsewhere []string
-	for _, part := range a.parts(expr, nil) {
+	for _, part := range a.parts(expr, nil, map[parser.Expr]bool{}) {
 		if part.remote {
 			elsewhere = append(elsewhere, part.text)
 		} else {
@@ -112,8 +112,9 @@ func (a ages) oldest(parts []string) string {
 }
 
 // parts are the times of the expression's selectors, each once. within are the recorded metrics that are being traced,
-// which a rule that reads its own output would otherwise do forever.
-func (a ages) parts(expr parser.Expr, within []string) (parts []agePart) {
+// which a rule that reads its own output would otherwise do forever; seen are the rules' expressions that have been traced,
+// each of which has given its part: rules that read one another have more paths than anybody could follow.
+func (a ages) parts(expr parser.Expr, within []string, seen map[parser.Expr]bool) (parts []agePart) {
 	add := func(part agePart) {
 		if !slices.Contains(parts, part) {
 			parts = append(parts, part)
@@ -127,7 +128,11 @@ func (a ages) parts(expr parser.Expr, within []string) (parts []agePart) {
 		name := metricName(selector.LabelMatchers)
 		if sources := a.sources(selector, name); len(sources) > 0 && !slices.Contains(within, name) {
 			for _, source := range sources {
-				for _, part := range a.parts(source, append(slices.Clip(within), name)) {
+				if seen[source] {
+					continue
+				}
+				seen[source] = true
+				for _, part := range a.parts(source, append(slices.Clip(within), name), seen) {
 					add(part)
 				}
 			}

@@ -166,6 +166,10 @@ func compile(d *source.Decoder, path, text string, env environment, kind resultK
 		d.FaultAt(path, 0, "%s: an expression is needed", last(path))
 		return nil
 	}
+	if err := checkBounds(text, maxExprBytes); err != nil {
+		d.FaultAt(path, 0, "%s: %s", last(path), err)
+		return nil
+	}
 	options := []expr.Option{
 		expr.Env(map[string]any(env)),
 		expr.MaxNodes(maxExpressionNodes),
@@ -251,6 +255,9 @@ func (c *checker) Visit(node *ast.Node) {
 	case *ast.BinaryNode:
 		if n.Operator == ".." {
 			c.refuse(n, "ranges are not allowed")
+		}
+		if _, constant := n.Right.(*ast.StringNode); n.Operator == "matches" && !constant {
+			c.refuse(n, "matches takes a text: an expression that comes with the data has no bounds")
 		}
 	case *ast.MemberNode:
 		base, named := n.Node.(*ast.IdentifierNode)

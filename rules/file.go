@@ -242,6 +242,9 @@ func (r *Rule) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 		d.Fault(n, "%s: expected a rule: keys and values", path)
 		return
 	}
+	if d.Full() {
+		return
+	}
 	var found, empty, keys []string
 	d.Entries(n, func(key string, value *yaml.Node) {
 		keys = append(keys, key)
@@ -441,6 +444,10 @@ func (a *Alert) validate(d *source.Decoder, path string) {
 func checkPromQL(d *source.Decoder, path, expr string) parser.Expr {
 	if strings.TrimSpace(expr) == "" {
 		d.FaultAt(path, 0, "%s: a PromQL expression is needed", last(path))
+		return nil
+	}
+	if err := checkBounds(expr, maxPromQLBytes); err != nil {
+		d.FaultAt(path, 0, "PromQL: %s", err)
 		return nil
 	}
 	parsed, err := promQL.ParseExpr(expr)

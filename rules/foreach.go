@@ -3,11 +3,13 @@ package rules
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"text/template"
+	"text/template/parse"
 	"time"
 
 	"flyball/actuators"
@@ -21,9 +23,15 @@ var targetName = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_./]{0,251}[A-Za-z0
 
 // name is the name of the target whose labels have these values, by the template.
 func (f *ForEach) name(text string, values []string) (string, error) {
+	if len(text) > maxTemplate {
+		return "", fmt.Errorf("the template is longer than %d characters", maxTemplate)
+	}
 	t, err := template.New("target.name").Option("missingkey=error").Parse("{{ $labels := . }}" + text)
 	if err != nil {
 		return "", templateError(err)
+	}
+	if len(t.Templates()) > 1 || t.Tree == nil || loopsIn(t.Root) {
+		return "", errors.New("the template is more than a text with labels: expected none of range, with, define, template and printf")
 	}
 	labels := map[string]string{}
 	for i, name := range f.By {
@@ -34,6 +42,24 @@ func (f *ForEach) name(text string, values []string) (string, error) {
 		return "", templateError(err)
 	}
 	return b.String(), nil
+}
+
+// maxTemplate is how long a template of names may be: of a name of 253 characters.
+const maxTemplate = 1000
+
+// loopsIn says that a part of a template goes round, calls another or writes what has a width.
+func loopsIn(n parse.Node) bool {
+	switch n := n.(type) {
+	case *parse.ListNode:
+		return n != nil && slices.ContainsFunc(n.Nodes, loopsIn)
+	case *parse.IfNode:
+		return loopsIn(n.List) || n.ElseList != nil && loopsIn(n.ElseList)
+	case *parse.ActionNode:
+		return strings.Contains(n.String(), "printf")
+	case *parse.TextNode, *parse.CommentNode:
+		return false
+	}
+	return true
 }
 
 // templateError is what a template's error says, without where in its text.

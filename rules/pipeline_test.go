@@ -81,6 +81,8 @@ func TestStages(t *testing.T) {
 		{"sure enough to go down", two(one, ""), 20, func() Answer { a := unsure; a.Confidence = 0.8; return a }(), named("b", 0), State{}, "20 -> 10 BelowTarget: x 100 at 10 a replica needs 10"},
 		{"not sure enough to go up", two(one, ""), 5, unsure, named("b", 0), State{}, "5 -> 5 AboveTarget, LowConfidence: x 100 at 10 a replica needs 10, confidence 0.2 is below 0.3"},
 		{"a step is sure enough by itself", two(one, "    when: [{if: b > 10, do: '+9'}]"), 5, unsure, named("b", 20), State{}, "5 -> 14 StepRule: b > 10: +9"},
+		{"and no further than the step asks for", two(one, "    when: [{if: b > 10, do: '+2'}]"), 5, unsure, named("b", 20), State{}, "5 -> 7 AboveTarget, LowConfidence: x 100 at 10 a replica needs 10, confidence 0.2 is below 0.3"},
+		{"a signal that is not a number keeps from going down", two("[{name: x, value: a / (replicas - 20), target_per_replica: 10}, {name: y, value: b, target_per_replica: 10}]", "    min_confidence: {down: 0}"), 20, named("a", 0), named("b", 20), State{}, "20 -> 20 BelowTarget, MetricNaN: y 20 at 10 a replica needs 2, x is not a number"},
 		{"what may be missing takes no confidence", two(both, "    min_confidence: {down: 1}"), 20, named("a", 100), optional, State{}, "20 -> 10 BelowTarget, MetricMissing: x 100 at 10 a replica needs 10, b: none"},
 		{"a query that blocks", two(both, "    min_confidence: {up: 0.2}"), 5, blocking, named("b", 100), State{}, "5 -> 5 AboveTarget, MetricMissing: y 100 at 10 a replica needs 10, a: none"},
 		{"one that only holds", two(both, "    min_confidence: {up: 0.2}"), 5, missing("a"), named("b", 100), State{}, "5 -> 10 AboveTarget, MetricMissing: y 100 at 10 a replica needs 10, a: none"},
@@ -98,6 +100,8 @@ func TestStages(t *testing.T) {
 		{"panic", two("[{name: x, value: a, target_per_replica: 10, panic: {value: b}}]", ""), 2, named("a", 20), named("b", 40), State{}, "2 -> 4 Panic: x 40 at 10 a replica needs 4 in a panic"},
 		{"not enough of one", two("[{name: x, value: a, target_per_replica: 10, panic: {value: b}}]", ""), 2, named("a", 20), named("b", 30), State{}, "2 -> 2 WithinTolerance: x 20 at 10 a replica needs 2"},
 		{"one that goes on keeps the size", two("[{name: x, value: a, target_per_replica: 10, panic: {value: b}}]", ""), 6, named("a", 20), named("b", 20), State{panics: map[string]panicked{"x": {noon.Add(-59 * time.Second), 5}}}, "6 -> 6 WithinTolerance: x asked for 5 in a panic"},
+		{"one that goes on asks for the most that it has", two("[{name: x, value: a, target_per_replica: 10, panic: {value: b}}]", ""), 4, named("a", 20), named("b", 20), State{panics: map[string]panicked{"x": {noon.Add(-59 * time.Second), 9}}}, "4 -> 9 Panic: x asked for 9 in a panic"},
+		{"a panic does not wait for surer data", two("[{name: x, value: a, target_per_replica: 10, panic: {value: b}}]", ""), 2, unsure, named("b", 90), State{}, "2 -> 10 AboveTarget: x 90 at 10 a replica needs 9 in a panic"},
 		{"and one that is over does not", two("[{name: x, value: a, target_per_replica: 10, panic: {value: b}}]", ""), 6, named("a", 20), named("b", 20), State{panics: map[string]panicked{"x": {noon.Add(-time.Minute), 5}}}, "6 -> 2 BelowTarget: x 20 at 10 a replica needs 2"},
 
 		// flap
@@ -132,6 +136,19 @@ func storyOf(d Decision) string {
 		text = text[:len(text)-2]
 	}
 	return text
+}
+
+// TestStepStartsAgain: the time that a condition has held does not run while nobody knows whether it does.
+func TestStepStartsAgain(t *testing.T) {
+	r := parseScale(t, two("[{name: x, value: a, target_per_replica: 10}]", "    when: [{if: b > 10, do: '+5', for: 1m}]"))
+	st := State{}
+	for i, b := range []Answer{named("b", 20), named("b", 20), missing("b"), named("b", 20), named("b", 20), named("b", 20), named("b", 20)} {
+		var d Decision
+		d, st = Decide(r, observed(noon.Add(time.Duration(i)*20*time.Second), 5, named("a", 50), b), st)
+		if want := i == 6; d.Steps[0].Fired != want {
+			t.Errorf("evaluation %d: fired %v, want %v", i, d.Steps[0].Fired, want)
+		}
+	}
 }
 
 // TestCaps: a hard cap keeps the size to what is left, though not below the floors; a soft one says so.

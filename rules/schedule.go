@@ -63,7 +63,14 @@ func (s *Schedule) validate(d *source.Decoder, path string, rule *Scale) {
 	}
 }
 
+// maxCron is how long the fields may be: every minute of an hour written out has 170 characters.
+const maxCron = 500
+
 func parseCron(d *source.Decoder, path, text string) cron.Schedule {
+	if len(text) > maxCron {
+		d.FaultAt(path, 0, "%s is longer than %d characters: expected five fields: minute, hour, day of the month, month, day of the week", last(path), maxCron)
+		return nil
+	}
 	parsed, err := cronFields.Parse(text)
 	if err != nil {
 		d.FaultAt(path, 0, "%s is %q: %s: expected five fields: minute, hour, day of the month, month, day of the week", last(path), text, err)

@@ -81,6 +81,30 @@ func TestSizeMonotone(t *testing.T) {
 	}
 }
 
+// TestUtilizationCountsWhatIsReady: only replicas that are ready are busy.
+func TestUtilizationCountsWhatIsReady(t *testing.T) {
+	s := sizing{utilization: 0.5, tolerance: 0.1}
+	for _, tt := range []struct {
+		busy           float64
+		current, ready int
+		want           int
+	}{{0.9, 8, 4, 8}, {0.9, 4, 4, 8}, {0.3, 8, 4, 3}, {1, 3, 0, 3}} {
+		if got := s.size(tt.busy, tt.current, tt.ready); got != tt.want {
+			t.Errorf("%g busy, %d of %d ready: %d, want %d", tt.busy, tt.ready, tt.current, got, tt.want)
+		}
+	}
+}
+
+// TestPercentages: a percentage up is rounded up and down is rounded down, and moves by a replica at least.
+func TestPercentages(t *testing.T) {
+	for do, want := range map[string]int{"+25%": 13, "+1%": 11, "-25%": 8, "-1%": 9, "-19%": 9, "+2": 12, "-11": 0, "=3": 3} {
+		parsed, err := parseDo(do)
+		if got := parsed.from(10, 1); err != nil || got != want {
+			t.Errorf("%s of 10: %d, want %d (%v)", do, got, want, err)
+		}
+	}
+}
+
 func BenchmarkErlang(b *testing.B) {
 	for _, arrivals := range []float64{10, 1000, maxErlang} {
 		b.Run(fmt.Sprint(arrivals), func(b *testing.B) {

@@ -21,7 +21,10 @@ func parseDo(do string) (stepDo, error) {
 	if do == "hold" {
 		return stepDo{hold: true}, nil
 	}
-	m := doForm.FindStringSubmatch(do)
+	var m []string
+	if len(do) < 20 {
+		m = doForm.FindStringSubmatch(do)
+	}
 	if m == nil || m[1] == "=" && m[3] == "%" {
 		return stepDo{}, fmt.Errorf("%q: expected +2, +25%%, -1, -25%%, =3 or hold", do)
 	}

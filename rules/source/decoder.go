@@ -41,6 +41,7 @@ const (
 	maxDepth   = 64
 	maxAliased = 100_000
 	maxFaults  = 200
+	maxMessage = 2000 // bytes: it may quote what is wrong
 )
 
 // Decoder returns a decoder of the file with no faults yet.
@@ -60,6 +61,9 @@ func (d *Decoder) DecodeNode(n *yaml.Node, path string, v any) {
 
 // Fault notes a fault at a node.
 func (d *Decoder) Fault(n *yaml.Node, format string, args ...any) {
+	if d.Full() {
+		return
+	}
 	line, column := d.file.place(n, 0)
 	d.add(d.file.errorAt(line, column, fmt.Sprintf(format, args...)))
 }
@@ -71,11 +75,17 @@ func (d *Decoder) add(e *Error) {
 	}) {
 		return
 	}
+	if len(e.Message) > maxMessage {
+		e.Message = strings.ToValidUTF8(e.Message[:maxMessage], "") + "..."
+	}
 	d.faults = append(d.faults, e)
 }
 
 // FaultAt notes a fault at a path, offset bytes into its value.
 func (d *Decoder) FaultAt(path string, offset int, format string, args ...any) {
+	if d.Full() {
+		return
+	}
 	message := fmt.Sprintf(format, args...)
 	key, value, whole := d.file.find(path)
 	if value == nil {
@@ -118,6 +128,9 @@ func (d *Decoder) Err() error {
 	d.faults.sort()
 	return d.faults
 }
+
+// Full says that no more faults are told: there are very many.
+func (d *Decoder) Full() bool { return len(d.faults) >= maxFaults }
 
 // Len is the number of faults so far.
 func (d *Decoder) Len() int { return len(d.faults) }
@@ -252,8 +265,10 @@ func (d *Decoder) mapping(n *yaml.Node, path string, v reflect.Value, depth int)
 	collect(v, fields, &known)
 	d.entries(n, path, func(key, value *yaml.Node, path string) {
 		field, ok := fields[key.Value]
-		if !ok {
+		if !ok && !d.Full() {
 			d.Fault(key, "unknown key %q%s", key.Value, d.hint(key.Value, known))
+		}
+		if !ok {
 			return
 		}
 		d.value(value, path, field, depth+1)

@@ -18,7 +18,8 @@ type Error struct {
 	Column  int    `json:"column"` // in characters, from 1
 	Message string `json:"message"`
 
-	text string // the line it is on
+	text string // the line it is on, or what of it is around the column
+	cut  int    // characters of the line before it
 }
 
 // Error returns file:line:column: message, without the caret.
@@ -37,7 +38,7 @@ func (e *Error) Show() string {
 	if e.Line == 0 || strings.TrimSpace(e.text) == "" {
 		return e.Error()
 	}
-	text, column := window(masked(e.text), max(e.Column-1, 0))
+	text, column := window(masked(e.text), max(e.Column-1-e.cut, 0))
 	margin := fmt.Sprintf("%5d | ", e.Line)
 	return fmt.Sprintf("%s\n%s%s\n%s| %s^", e.Error(), margin, text, strings.Repeat(" ", len(margin)-2), strings.Repeat(" ", column))
 }
@@ -47,6 +48,9 @@ var secret = regexp.MustCompile(`(?i)\b(?:password|credentials|bearer_token|clie
 
 // masked hides secrets in a line that is shown, character by character, so that the caret stays where it belongs.
 func masked(line string) string {
+	if !mayHide(line) {
+		return line // most lines, without the cost of an expression
+	}
 	found := secret.FindAllStringSubmatchIndex(line, -1)
 	for _, m := range slices.Backward(found) {
 		from, to := m[2], m[3]
@@ -56,6 +60,17 @@ func masked(line string) string {
 		line = line[:from] + strings.Repeat("*", utf8.RuneCountInString(line[from:to])) + line[to:]
 	}
 	return line
+}
+
+// mayHide says that a line may have a secret: that it has one of the words, or a URL.
+func mayHide(line string) bool {
+	if strings.Contains(line, "://") {
+		return true
+	}
+	lower := strings.ToLower(line)
+	return slices.ContainsFunc([]string{"password", "credentials", "bearer_token", "client_secret", "client_certificate_key", "secret_key", "secrets"}, func(word string) bool {
+		return strings.Contains(lower, word)
+	})
 }
 
 // shown is how many characters of a line are shown at the most, before and behind the place.

@@ -21,8 +21,9 @@ import (
 type File struct {
 	Name  string
 	lines []string
-	root  *yaml.Node // the document's content; nil for an empty file
-	more  *Error     // where a second document begins, of a file that may have one
+	shown map[int]string // lines as errors show them, by their number
+	root  *yaml.Node     // the document's content; nil for an empty file
+	more  *Error         // where a second document begins, of a file that may have one
 }
 
 // yaml.v3 gives the place of a syntax error only in its text.
@@ -63,6 +64,9 @@ func Parse(name string, text []byte) (*File, error) {
 func ParseFirst(name string, text []byte) (*File, error) {
 	text = unicodeText(text)
 	f := &File{Name: name, lines: strings.Split(string(text), "\n")}
+	if line, column := tooDeep(text); line > 0 {
+		return nil, Errors{f.errorAt(line, column, fmt.Sprintf("nested more than %d deep", maxNesting))}
+	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var document yaml.Node
 	switch err := decode(decoder, &document); {
@@ -201,6 +205,39 @@ func unicodeText(text []byte) []byte {
 	return []byte(string(utf16.Decode(units)))
 }
 
+// maxNesting bounds brackets, and dashes in a row, for the YAML library, which takes time by the square of them. Nothing that
+// is decoded is deeper than maxDepth, and brackets in texts are few and closed.
+const maxNesting = 1000
+
+// tooDeep returns where a text is nested too deeply, as far as its brackets and dashes say.
+func tooDeep(text []byte) (line, column int) {
+	line, start, depth, dashes := 1, 0, 0, 0
+	for i, c := range text {
+		if i == start && bytes.HasPrefix(bytes.TrimLeft(text[i:], " "), []byte("- ")) {
+			depth = 0 // an item of a list in lines, which cannot be within brackets: those before it were in texts
+		}
+		switch c {
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth = max(0, depth-1)
+		case '\n':
+			line, start = line+1, i+1
+		}
+		switch c {
+		case '-', '?', ':':
+			dashes++
+		case ' ', '\t':
+		default:
+			dashes = 0
+		}
+		if depth > maxNesting || dashes > maxNesting {
+			return line, i - start + 1
+		}
+	}
+	return 0, 0
+}
+
 // decode turns a panic of the YAML library, which has had some on input that nobody wrote by hand, into an error.
 func decode(d *yaml.Decoder, node *yaml.Node) (err error) {
 	defer func() {
@@ -225,9 +262,42 @@ func (f *File) errorAt(line, column int, message string) *Error {
 	line = min(line, len(f.lines))
 	e := &Error{File: f.Name, Line: line, Column: column, Message: message}
 	if line >= 1 && line <= len(f.lines) {
-		e.text = strings.TrimRight(strings.ReplaceAll(f.lines[line-1], "\t", " "), "\r")
+		e.text, e.cut = around(f.show(line), column-1)
 	}
 	return e
+}
+
+// show is a line as errors show it: without secrets, which are looked for in all of it, once.
+func (f *File) show(line int) string {
+	text, known := f.shown[line]
+	if !known {
+		text = masked(strings.TrimRight(strings.ReplaceAll(f.lines[line-1], "\t", " "), "\r"))
+		if f.shown == nil {
+			f.shown = map[int]string{}
+		}
+		f.shown[line] = text
+	}
+	return text
+}
+
+// around is the part of a very long line that an error may show, and how many characters are cut off before it.
+func around(line string, column int) (text string, cut int) {
+	const most = 4 * shown
+	if len(line) <= 2*most {
+		return line, 0
+	}
+	from, to, n := 0, len(line), 0
+	for i := range line {
+		if n == column-most {
+			from, cut = i, n
+		}
+		if n == column+most {
+			to = i
+			break
+		}
+		n++
+	}
+	return line[from:to], cut
 }
 
 // indent is the number of spaces that a line, counted from 1, begins with.

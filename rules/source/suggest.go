@@ -1,13 +1,25 @@
 package source
 
-import "fmt"
+import (
+	"fmt"
+	"unicode/utf8"
+)
+
+// maxWord is the longest word that may have been a slip: names are shorter, and the comparison takes as long as both.
+const maxWord = 200
 
 // Suggest returns the known name that word was probably meant to be, or "" when none is close: a Damerau-Levenshtein
 // distance (insertions, deletions, replacements and swaps of neighbours) of at most two or a third of the word's length.
 // The first of equally close names wins.
 func Suggest(word string, known []string) string {
+	if len(word) > maxWord {
+		return ""
+	}
 	best, bestDistance := "", max(2, len(word)/3)+1
 	for _, k := range known {
+		if d := len(word) - len(k); utf8.RuneCountInString(word) == len(word) && (d >= bestDistance || -d >= bestDistance) {
+			continue // so many letters must come or go
+		}
 		// Two edits turn any word of two letters into any other.
 		if d := distance(word, k); d < bestDistance && d < max(len(word), len(k))-1 {
 			best, bestDistance = k, d
