@@ -96,7 +96,7 @@ func newScratchEngine(o rulestest.EngineOptions) (rulestest.Engine, error) {
 func (e scratchEngine) SetGroups(groups []rulestest.Group) error {
 	all := make([]store.Group, 0, len(groups))
 	for _, g := range groups {
-		all = append(all, storeGroup(g.File, g.Group, g.Evaluator))
+		all = append(all, store.GroupOf(g.File, g.Group, g.Evaluator))
 	}
 	return e.Scratch.SetGroups(all)
 }
