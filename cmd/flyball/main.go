@@ -133,6 +133,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		checkHealthyCommand(app, stdout),
 		checkReadyCommand(app, stdout),
 		explainCommand(app, stdout),
+		reportCommand(app, stdout, stderr),
 		benchCommand(app, stdout, stderr),
 		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
