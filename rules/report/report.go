@@ -224,7 +224,7 @@ func (m *maker) find(ctx context.Context) error {
 }
 
 func (m *maker) nothing() error {
-	return &NotFoundError{fmt.Sprintf("nothing was measured of model %q from %s to %s: it is there at other times", m.Model, m.clock(m.Start), m.clock(m.End))}
+	return &NotFoundError{fmt.Sprintf("nothing was measured of model %q from %s to %s: it is there at other times", m.Model, m.report.Start.Format(time.RFC3339), m.report.End.Format(time.RFC3339))}
 }
 
 // some are the first of many names.
@@ -349,16 +349,14 @@ func (m *maker) values(points []Point) Values {
 	return v
 }
 
-// clock is a time for a reader, without a day where it is on that of the report's end.
-func (m *maker) clock(t time.Time) string { return clock(t, m.Start, m.End) }
-
+// clock is a time for a reader, with its day where the report is of more than one.
 func clock(t, start, end time.Time) string {
 	t, start = t.In(end.Location()), start.In(end.Location())
 	form := time.TimeOnly
 	if t.Second() == 0 {
 		form = "15:04"
 	}
-	if y, mo, d := start.Date(); time.Date(y, mo, d, 0, 0, 0, 0, end.Location()).AddDate(0, 0, 1).Before(end) {
+	if y, mo, d := start.Date(); time.Date(y, mo, d, 0, 0, 0, 0, end.Location()).AddDate(0, 0, 1).Compare(end) <= 0 {
 		form = "Jan 2 " + form
 	}
 	return t.Format(form)

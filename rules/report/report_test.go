@@ -390,7 +390,7 @@ func TestErrors(t *testing.T) {
 		absent bool // a NotFoundError
 	}{
 		{"unknown model", func(o *report.Options) { o.Model = "digit" }, `no model "digit" (did you mean "digits"?): there are digits`, true},
-		{"another time", func(o *report.Options) { o.Start, o.End = morning.Add(-72*time.Hour), morning.Add(-48*time.Hour) }, `nothing was measured of model "digits" from`, true},
+		{"another time", func(o *report.Options) { o.Start, o.End = morning.Add(-72*time.Hour), morning.Add(-48*time.Hour) }, `nothing was measured of model "digits" from 2026-02-27T08:00:00Z to 2026-02-28T08:00:00Z`, true},
 		{"unknown scale rule", func(o *report.Options) { o.Scale = "digts" }, `no scale rule "digts" (did you mean "digits"?): there are digits, other`, true},
 		{"too many points", func(o *report.Options) { o.Start = o.End.Add(-30 * 24 * time.Hour); o.Step = time.Minute }, "43200 points are more than 11000", false},
 		{"too short", func(o *report.Options) { o.Step = 90 * time.Minute }, "expected two steps of a second or more", false},
@@ -407,6 +407,18 @@ func TestErrors(t *testing.T) {
 	empty := storeSource{run(t, &server{at: healthy, without: []string{"flyball_batchproxy_arrivals_total", "flyball_batchproxy_requests_total"}})}
 	if _, err := report.Make(t.Context(), empty, options()); err == nil || !strings.Contains(err.Error(), "no model is measured there") {
 		t.Error(err)
+	}
+}
+
+// TestDays: times have their day where there is more than one, be it by the stroke of midnight.
+func TestDays(t *testing.T) {
+	for hours, want := range map[time.Duration]string{15: "08:00 to 08:01", 16: "Mar 2 08:00 to Mar 2 08:01"} {
+		r := &report.Report{Start: morning, End: morning.Add(hours * time.Hour), Step: 60}
+		r.Breaches.Alerts = []report.Alert{{Name: "A", Fired: []report.Span{{Start: morning, End: morning.Add(time.Minute)}}}}
+		var b bytes.Buffer
+		if err := r.WriteText(&b); err != nil || !strings.Contains(b.String(), "alert A  "+want+"\n") {
+			t.Errorf("%d hours: %v, want %s in\n%s", hours, err, want, &b)
+		}
 	}
 }
 
