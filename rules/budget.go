@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -173,9 +174,7 @@ func (b *Budget) Alerts() (alerts []*Alert) {
 			continue
 		}
 		all := map[string]string{"severity": t.Severity}
-		for name, value := range b.Labels {
-			all[name] = value
-		}
+		maps.Copy(all, b.Labels)
 		what := "has been spent"
 		if t.Forecasted {
 			what = "will have been spent at the end of the period, at the rate of the last day"

@@ -175,31 +175,31 @@ func (p *pipeline) share() float64 {
 // rule. A cap does not make a target smaller on data that is not whole.
 func (p *pipeline) cost(n int) int {
 	price, known := p.price(p.rule.price)
-	for _, cap := range p.obs.Caps {
+	for _, left := range p.obs.Caps {
 		switch {
-		case cap.Fault != "":
-			p.note(BudgetCap, fmt.Sprintf("what budget %s leaves is not known", cap.Budget))
+		case left.Fault != "":
+			p.note(BudgetCap, fmt.Sprintf("what budget %s leaves is not known", left.Budget))
 			continue
-		case !cap.Hard:
-			p.note(BudgetCap, fmt.Sprintf("budget %s is used up", cap.Budget))
+		case !left.Hard:
+			p.note(BudgetCap, fmt.Sprintf("budget %s is used up", left.Budget))
 			continue
 		}
 		var most int
 		switch {
 		case len(p.placed) > 0:
-			most = affordable(p.placed, cap.USDPerHour, p.share(), max(n, p.current))
+			most = affordable(p.placed, left.USDPerHour, p.share(), max(n, p.current))
 		case known && price > 0:
-			most = int(math.Max(0, math.Min(math.Floor(cap.USDPerHour/price+1e-9), maxProposal)))
+			most = int(math.Max(0, math.Min(math.Floor(left.USDPerHour/price+1e-9), maxProposal)))
 		default:
-			p.note(BudgetCap, fmt.Sprintf("budget %s is used up, but the price of a replica is not known", cap.Budget))
+			p.note(BudgetCap, fmt.Sprintf("budget %s is used up, but the price of a replica is not known", left.Budget))
 			continue
 		}
-		if most = max(most, cap.Floor, p.rule.Min); p.faulty {
+		if most = max(most, left.Floor, p.rule.Min); p.faulty {
 			most = max(most, min(n, p.current))
 		}
 		p.most = min(p.most, most)
 		if n > most {
-			n = p.keep(BudgetCap, n, most, fmt.Sprintf("budget %s leaves %s USD an hour", cap.Budget, figure(cap.USDPerHour)))
+			n = p.keep(BudgetCap, n, most, fmt.Sprintf("budget %s leaves %s USD an hour", left.Budget, figure(left.USDPerHour)))
 		}
 	}
 	return n

@@ -7,12 +7,12 @@
 // runs in production can be tested, replayed and explained.
 //
 //	f, err := (&rules.Reader{Defaults: ...}).ReadFile("rules/llm.yml")
-//	s := rules.NewScaler(f.Groups[0].Rules[0].Scale, rules.ScalerOptions{Querier: store, Actuator: a, Journal: j, ...})
+//	s := rules.NewScaler(f.Groups[0].Rules[0].Scale, rules.ScalerOptions{Querier: store, Actuators: kinds, Journal: j, ...})
 //	samples, err := s.Eval(ctx, now)   // one evaluation: what a group does at each tick
 //	fmt.Println(s.Last().Text)
 //
 // The package fails static: data that is missing, stale or not a number never makes a target smaller, and nothing is
 // changed that could not be written to the journal first. It knows neither the exporter nor the proxy: all it sees are
 // series. Subpackages: source (YAML with positions), journal (decisions on disk), store (the embedded Prometheus),
-// remote (a Prometheus elsewhere), rulestest (tests of rule files).
+// remote (a Prometheus elsewhere), rulestest (tests of rule files), report (how a model did).
 package rules

@@ -323,7 +323,7 @@ func (c *checker) predicate(n *ast.BuiltinNode) {
 	case !ok:
 		c.refuse(n, fmt.Sprintf("%s goes through the series of a query, as in %[1]s(series.NAME, .value > 1)", n.Name))
 	case len(n.Arguments) > 1 && loops(n.Arguments[1]):
-		c.refuse(n, fmt.Sprintf("%s has a predicate within its own, whose cost nothing bounds", n.Name))
+		c.refuse(n, n.Name+" has a predicate within its own, whose cost nothing bounds")
 	}
 	if c.looped++; c.looped > maxPredicates {
 		c.refuse(n, fmt.Sprintf("more than %d predicates", maxPredicates))

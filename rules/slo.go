@@ -198,13 +198,13 @@ func (s *SLO) validateThreshold(d *source.Decoder, path string, i int) {
 
 // metric selects one of the proxy's metrics of the model.
 func (s *SLO) metric(name, more string) string {
-	text := "flyball_batchproxy_" + name + "{model=" + strconv.Quote(s.Model)
+	matchers := []string{"model=" + strconv.Quote(s.Model)}
 	for _, m := range []string{more, s.Selector} {
 		if m != "" {
-			text += "," + m
+			matchers = append(matchers, m)
 		}
 	}
-	return text + "}"
+	return "flyball_batchproxy_" + name + "{" + strings.Join(matchers, ",") + "}"
 }
 
 // ratio is PromQL for the share of bad requests over a window, and requests is that for all of them.

@@ -231,13 +231,13 @@ func countRules(files []*rules.File) (n ruleCount) {
 }
 
 func (n ruleCount) String() string {
-	text := fmt.Sprintf("%s, %d record, %d alert, %d scale", plural(n.groups, "group"), n.rules["record"], n.rules["alert"], n.rules["scale"])
-	for _, kind := range []string{"budget", "slo", "optimize", "forecast"} {
-		if n.rules[kind] > 0 {
-			text += fmt.Sprintf(", %d %s", n.rules[kind], kind)
+	parts := []string{plural(n.groups, "group")}
+	for i, kind := range []string{"record", "alert", "scale", "budget", "slo", "optimize", "forecast"} {
+		if i < 3 || n.rules[kind] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n.rules[kind], kind))
 		}
 	}
-	return text
+	return strings.Join(parts, ", ")
 }
 
 func plural(n int, what string) string {

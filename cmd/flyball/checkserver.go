@@ -25,25 +25,40 @@ func (s *server) flags(c *kingpin.CmdClause) {
 	c.Flag("http.config.file", "How to reach it: password, CA and client certificate, in Prometheus's format of HTTP clients.").StringVar(&s.httpConfig)
 }
 
-// get asks for a path below the server's URL. The caller closes the answer's body.
-func (s *server) get(ctx context.Context, path string) (*http.Response, error) {
+// base is the server's URL, which may have been given without a scheme.
+func (s *server) base() string {
 	base := s.url
 	if !strings.Contains(base, "://") {
 		base = "http://" + base
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(base, "/")+path, nil)
+	return strings.TrimSuffix(base, "/")
+}
+
+// client is how the server is reached.
+func (s *server) client() (*http.Client, error) {
+	if s.httpConfig == "" {
+		return http.DefaultClient, nil
+	}
+	c, _, err := config.LoadHTTPConfigFile(s.httpConfig)
+	if err != nil {
+		return nil, fmt.Errorf("--http.config.file: %s: %w", s.httpConfig, err)
+	}
+	client, err := config.NewClientFromConfig(*c, "flyball", config.WithKeepAlivesDisabled())
+	if err != nil {
+		return nil, fmt.Errorf("--http.config.file: %s: %w", s.httpConfig, err)
+	}
+	return client, nil
+}
+
+// get asks for a path below the server's URL. The caller closes the answer's body.
+func (s *server) get(ctx context.Context, path string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base()+path, nil)
 	if err != nil {
 		return nil, exitError{exitUsage, fmt.Errorf("--url: %w", err)}
 	}
-	client := http.DefaultClient
-	if s.httpConfig != "" {
-		c, _, err := config.LoadHTTPConfigFile(s.httpConfig)
-		if err != nil {
-			return nil, fmt.Errorf("--http.config.file: %s: %w", s.httpConfig, err)
-		}
-		if client, err = config.NewClientFromConfig(*c, "flyball", config.WithKeepAlivesDisabled()); err != nil {
-			return nil, fmt.Errorf("--http.config.file: %s: %w", s.httpConfig, err)
-		}
+	client, err := s.client()
+	if err != nil {
+		return nil, err
 	}
 	return client.Do(request)
 }

@@ -3,7 +3,7 @@
 //
 // Every package below is a part with a configuration of its own, and none of them knows another one: they meet here.
 //
-//	main.go     the command line: one file a command (run, check, explain, bench), exit codes, did-you-mean
+//	main.go     the command line: one file a command (run, check, explain, report, bench), exit codes, did-you-mean
 //	config.go   the configuration file, composed of the parts' own, read with every fault at its place
 //	kinds.go    the one list of the kinds of actuators
 //	app.go      builds each part from those above it, runs them in order and stops them in the other

@@ -34,6 +34,7 @@ func TestImports(t *testing.T) {
 		"flyball/rules/journal":               {"flyball/rules"},
 		"flyball/rules/peertest":              {},
 		"flyball/rules/promapi":               {},
+		"flyball/rules/report":                {"flyball/rules/source"},
 		"flyball/rules/remote":                {"flyball/rules", "flyball/rules/promapi", "flyball/rules/source"},
 		"flyball/rules/rulestest":             {"flyball/actuators", "flyball/rules", "flyball/rules/source"},
 		"flyball/rules/source":                {},

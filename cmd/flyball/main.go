@@ -134,6 +134,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		checkReadyCommand(app, stdout),
 		testRulesCommand(app, stdout, stderr),
 		explainCommand(app, stdout),
+		reportCommand(app, stdout, stderr),
 		exportRulesCommand(app, stdout),
 		benchCommand(app, stdout, stderr),
 		mixinRenderCommand(app, stdout),

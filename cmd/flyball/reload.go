@@ -153,7 +153,7 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		err := n.store.Commit(func() {
 			n.processes.Commit()
 			a.restore(ctx, n.loaded, n.scalers)
-			now.deciders.release(n.deciders)
+			now.release(n.deciders)
 			a.scales.Show(n.scalers, n.outputs()...)
 		})
 		if err != nil {
