@@ -35,6 +35,7 @@ func TestImports(t *testing.T) {
 		"flyball/rules/peertest":              {},
 		"flyball/rules/promapi":               {},
 		"flyball/rules/remote":                {"flyball/rules", "flyball/rules/promapi", "flyball/rules/source"},
+		"flyball/rules/rulestest":             {"flyball/actuators", "flyball/rules", "flyball/rules/source"},
 		"flyball/rules/source":                {},
 		"flyball/rules/store":                 {"flyball/rules", "flyball/rules/promapi", "flyball/rules/source"},
 	}

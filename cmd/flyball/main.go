@@ -132,6 +132,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		checkWebConfigCommand(app, stdout),
 		checkHealthyCommand(app, stdout),
 		checkReadyCommand(app, stdout),
+		testRulesCommand(app, stdout, stderr),
 		explainCommand(app, stdout),
 		benchCommand(app, stdout, stderr),
 		mixinRenderCommand(app, stdout),
