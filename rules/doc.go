@@ -14,5 +14,5 @@
 // The package fails static: data that is missing, stale or not a number never makes a target smaller, and nothing is
 // changed that could not be written to the journal first. It knows neither the exporter nor the proxy: all it sees are
 // series. Subpackages: source (YAML with positions), journal (decisions on disk), store (the embedded Prometheus),
-// remote (a Prometheus elsewhere).
+// remote (a Prometheus elsewhere), rulestest (tests of rule files).
 package rules

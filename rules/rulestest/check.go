@@ -100,8 +100,11 @@ func oneLine(s string) string {
 // checkScale compares a decision.
 func (r *run) checkScale(due item) {
 	t := &r.test.ScaleRuleTest[due.i]
-	d, why := t.decision(r.scalers[t.Rule].Decisions())
+	d, why := t.decision(r.decisions(t.Rule))
 	what := fmt.Sprintf("scale %s at %s", t.Rule, t.EvalTime)
+	if err := r.refused[t.Rule]; err != nil {
+		why = "no decision: " + err.Error()
+	}
 	if d == nil {
 		r.failAt(due.path, nil, nil, "%s: %s", what, why)
 		return
@@ -111,6 +114,55 @@ func (r *run) checkScale(due item) {
 		return
 	}
 	r.failAt(due.path, want, got, "%s: %d -> %d, because %s", what, d.From, d.To, because(d))
+}
+
+// failing is how a rule that decides has fared.
+type failing struct {
+	rule, group string
+	times       int
+	err         error // the first
+}
+
+// failing notes which rules that decide have failed.
+func (r *run) failing(failed []RuleFailure) {
+	if r.failures == nil {
+		r.failures = map[string]*failing{}
+	}
+	r.refused = map[string]error{}
+	for _, f := range failed {
+		if !f.Evaluator {
+			continue
+		}
+		if _, scale := r.scalers[f.Rule]; scale {
+			r.refused[f.Rule] = f.Err
+		}
+		key := f.Group + "\x00" + f.Rule
+		if r.failures[key] == nil {
+			r.failures[key] = &failing{rule: f.Rule, group: f.Group, err: f.Err}
+		}
+		r.failures[key].times++
+	}
+}
+
+// explainFailing tells the rules that failed at every evaluation, if the test failed: that may be why. A budget fails for as
+// long as nothing is known of what was spent, which is no matter to a test of something else.
+func (r *run) explainFailing() {
+	if r.report.Passed {
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(r.failures)) {
+		if f := r.failures[key]; f.times == r.report.Evaluations {
+			r.failAt(r.path, nil, nil, "rule %s in group %s fails at every evaluation: %s", f.rule, f.group, f.err)
+		}
+	}
+}
+
+// decisions are those of a scale rule at the present evaluation: none where it failed, whatever it decided before.
+func (r *run) decisions(rule string) []*rules.Decision {
+	if r.refused[rule] != nil {
+		return nil
+	}
+	return r.scalers[rule].Decisions()
 }
 
 // because is why a decision came out as it did.
@@ -131,7 +183,7 @@ func (r *run) observe(elapsed time.Duration) {
 		r.violations = map[string]*violation{}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.scalers)) {
-		for _, d := range r.scalers[name].Decisions() {
+		for _, d := range r.decisions(name) {
 			for _, inv := range r.invariants {
 				holds, asked, err := inv.holds(d, elapsed)
 				if !asked {
@@ -168,7 +220,7 @@ func (r *run) checkInvariants() {
 			r.failAt(v.invariant.path, nil, nil, "invariant of %s, target %s, at %s: %s", d.Rule, d.Target, brief(v.first), v.err)
 			continue
 		}
-		r.failAt(v.invariant.path, nil, nil, "invariant of %s, target %s, does not hold at %s, nor at %d of %d evaluations in all: %d -> %d, ready %d, because %s",
+		r.failAt(v.invariant.path, nil, nil, "invariant of %s, target %s, does not hold at %s, the first of %d of %d evaluations: %d -> %d, ready %d, because %s",
 			d.Rule, d.Target, brief(v.first), v.times, v.asked, d.From, d.To, d.Replicas.Ready, because(d))
 	}
 	for _, inv := range r.invariants {

@@ -57,6 +57,7 @@ type Sample struct {
 // RuleFailure is what the evaluation of a rule failed with.
 type RuleFailure struct {
 	Group, Rule string
+	Evaluator   bool // it is no record or alert rule
 	Err         error
 }
 

@@ -108,6 +108,8 @@ type run struct {
 	scalers    map[string]*rules.Scaler
 	invariants []*invariant
 	violations map[string]*violation // by invariant and target
+	failures   map[string]*failing   // by group and rule, of the rules that decide
+	refused    map[string]error      // why a scale rule has not decided, at the present evaluation
 	alerts     agenda
 	scales     agenda
 	stopped    bool // by a failure after which the rest says nothing
@@ -135,7 +137,11 @@ func (r *run) do(ctx context.Context) (err error) {
 	}
 	r.checkInvariants()
 	r.targets.unused(r)
-	return r.checkExpressions(ctx)
+	if err := r.checkExpressions(ctx); err != nil {
+		return err
+	}
+	r.explainFailing()
+	return nil
 }
 
 // prepare reads what the test needs, and says whether it can be run.
@@ -303,7 +309,11 @@ func (r *run) evaluate(ctx context.Context) error {
 			return err // rules that were cut off have not failed
 		}
 		r.report.Evaluations++
+		r.failing(failed)
 		for _, f := range failed {
+			if f.Evaluator {
+				continue
+			}
 			r.failAt(r.path, nil, nil, "rule %s in group %s at %s: %s", f.Rule, f.Group, brief(at.Sub(r.start)), f.Err)
 			r.stopped = true
 		}

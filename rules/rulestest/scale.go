@@ -125,7 +125,7 @@ func (t *ScaleTest) check(d *source.Decoder, path string, scales []*rules.Scale)
 	}
 	e := &t.Expect
 	oneOf(d, path+".expect.action", e.Action, string(rules.Up), string(rules.Down), string(rules.Hold))
-	oneOf(d, path+".expect.result", e.Result, string(rules.Unchanged), string(rules.Applied), string(rules.Failed), string(rules.Observed))
+	oneOf(d, path+".expect.result", e.Result, string(rules.Unchanged), string(rules.Applied), string(rules.Failed))
 	known := words(rules.Reasons())
 	for key, l := range map[string]*[]string{"reasons": e.Reasons, "limited_by": e.LimitedBy} {
 		if l == nil {

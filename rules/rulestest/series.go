@@ -22,8 +22,8 @@ var (
 	promQL = parser.NewParser(parser.Options{})
 )
 
-// maxSamples bounds the samples of a test: 1x1000000000 is ten bytes of a file, and 16 GB.
-const maxSamples = 20_000_000
+// maxSamples bounds the samples of a test, at 80 bytes each: 1x1000000000 is twelve bytes of a file.
+const maxSamples = 5_000_000
 
 // input are the samples of the input series in the order of their times.
 type input struct {

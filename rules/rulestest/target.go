@@ -17,6 +17,7 @@ import (
 type TargetModel struct {
 	Replicas *int             `yaml:"replicas"` // at first; nil: the rule's min
 	Startup  *model.Duration  `yaml:"startup"`  // from a change to its new replicas being ready; nil: the rule's startup
+	Max      *int             `yaml:"max"`      // the most that its platform gives, more are refused; nil: any number
 	Changes  []ExternalChange `yaml:"changes"`  // in the order of their times
 	Outages  []Outage         `yaml:"outages"`
 }
@@ -36,6 +37,7 @@ type Outage struct {
 // behavior is a TargetModel with everything filled in.
 type behavior struct {
 	replicas int
+	max      *int
 	startup  time.Duration
 	changes  []ExternalChange
 	outages  []Outage
@@ -69,7 +71,7 @@ func newSimulator(start time.Time) *simulator {
 // platform is the simulator as an actuator for one rule, whatever the kind of its targets.
 type platform struct {
 	*simulator
-	model func(actuators.Target) behavior // of the rule's targets
+	model func(actuators.Target) (behavior, error) // of the rule's targets
 }
 
 // advance sets the time.
@@ -98,7 +100,7 @@ func (s platform) Apply(ctx context.Context, target actuators.Target, c actuator
 	if err != nil {
 		return actuators.Receipt{}, fmt.Errorf("apply %s: %w", target, err)
 	}
-	if c.To < 0 {
+	if c.To < 0 || t.max != nil && c.To > *t.max {
 		return actuators.Receipt{}, fmt.Errorf("apply %s: %d replicas: %w", target, c.To, actuators.ErrOutOfRange)
 	}
 	if c.DecisionID != "" && t.applied == c.DecisionID+"/"+strconv.Itoa(c.To) {
@@ -123,7 +125,10 @@ func (s platform) at(ctx context.Context, target actuators.Target) (*simulated, 
 	}
 	t := s.targets[target]
 	if t == nil {
-		b := s.model(target)
+		b, err := s.model(target)
+		if err != nil {
+			return nil, err
+		}
 		t = &simulated{behavior: b, spec: b.replicas, ready: b.replicas}
 		s.targets[target] = t
 	}

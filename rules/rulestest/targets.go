@@ -49,6 +49,9 @@ func newTargets(d *source.Decoder, path string, models map[string]TargetModel, s
 		if m.Replicas != nil && *m.Replicas < 0 {
 			d.FaultAt(at+".replicas", 0, "replicas is %d: expected 0 or more", *m.Replicas)
 		}
+		if m.Max != nil && *m.Max < 0 {
+			d.FaultAt(at+".max", 0, "max is %d: expected 0 or more", *m.Max)
+		}
 		for j, c := range m.Changes {
 			if c.Replicas < 0 {
 				d.FaultAt(fmt.Sprintf("%s.changes[%d].replicas", at, j), 0, "replicas is %d: expected 0 or more", c.Replicas)
@@ -97,7 +100,7 @@ func (f *Fault) check(d *source.Decoder, path string, scales []*rules.Scale) {
 
 // actuators has the simulator for every kind of target that the rule names.
 func (t *targets) actuators(rule *rules.Scale) map[string]actuators.Actuator {
-	p := platform{t.simulator, func(target actuators.Target) behavior { return t.behavior(rule, target) }}
+	p := platform{t.simulator, func(target actuators.Target) (behavior, error) { return t.behavior(rule, target), nil }}
 	byKind := map[string]actuators.Actuator{rule.Target.Kind: p}
 	for _, v := range rule.Variants {
 		byKind[v.Target.Kind] = p
@@ -121,6 +124,9 @@ func (t *targets) behavior(rule *rules.Scale, target actuators.Target) behavior 
 		t.used[key] = true
 		if m.Replicas != nil {
 			b.replicas = *m.Replicas
+		}
+		if m.Max != nil {
+			b.max = m.Max
 		}
 		if m.Startup != nil {
 			b.startup = time.Duration(*m.Startup)

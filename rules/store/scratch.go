@@ -32,6 +32,7 @@ type ScratchSample struct {
 // RuleFailure is what the last evaluation of a rule failed with.
 type RuleFailure struct {
 	Group, Rule string
+	Evaluator   bool // it is no record or alert rule
 	Err         error
 }
 
@@ -118,7 +119,8 @@ func (s *Scratch) Failures() (failed []RuleFailure) {
 	for _, r := range runners {
 		for _, rule := range r.group.Rules() {
 			if err := rule.LastError(); err != nil && rule.Health() == promrules.HealthBad {
-				failed = append(failed, RuleFailure{r.spec.Name, rule.Name(), err})
+				_, evaluator := rule.(*evaluatorRule)
+				failed = append(failed, RuleFailure{r.spec.Name, rule.Name(), evaluator, err})
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	"math"
 	"os"
 	"testing"
@@ -31,6 +32,7 @@ func TestScratch(t *testing.T) {
 	err = s.SetGroups([]Group{{Name: "g", Rules: []Rule{
 		{Record: &Record{Name: "twice", Expr: "2 * up"}},
 		{Record: &Record{Name: "broken", Expr: `up + on() group_left() {__name__=~"up|twice"}`}},
+		{Evaluator: copyOf(s.Store, "evaluator", "up +").Evaluator},
 	}}})
 	if err != nil {
 		t.Fatal(err)
@@ -40,9 +42,9 @@ func TestScratch(t *testing.T) {
 	}
 	var failed []string
 	for _, f := range s.Failures() {
-		failed = append(failed, f.Group+" "+f.Rule)
+		failed = append(failed, fmt.Sprint(f.Group, " ", f.Rule, " ", f.Evaluator))
 	}
-	if diff := cmp.Diff([]string{"g broken"}, failed); diff != "" {
+	if diff := cmp.Diff([]string{"g broken false", "g evaluator true"}, failed); diff != "" {
 		t.Error(diff)
 	}
 	for _, tt := range []struct {
