@@ -172,6 +172,47 @@ func TestPromtoolMutants(t *testing.T) {
 	t.Logf("%d mutants, %d different verdicts", len(files), len(different))
 }
 
+// TestExampleTests: the tests that the examples ship pass.
+func TestExampleTests(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*/*_test.yml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for file, verdict := range verdicts(t, files) {
+		if verdict != "ok" {
+			t.Errorf("%s: %s", file, verdict)
+		}
+	}
+}
+
+// TestReadmeTest: the test in the README is of the rules there, and passes.
+func TestReadmeTest(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, begins := range map[string]string{"rules.yml": "groups:", "rules_test.yml": "rule_files: [rules.yml]"} {
+		_, block, found := strings.Cut(string(text), "```yaml\n"+begins)
+		block, _, closed := strings.Cut(begins+block, "```")
+		if !found || !closed {
+			t.Fatalf("README.md has no block that begins with %q", begins)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report, err := rulestest.Run(t.Context(), []string{filepath.Join(dir, "rules_test.yml")}, rulestest.Options{NewEngine: newScratchEngine, CheckGroup: checkGroup})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !report.Passed || report.Tests != 1 {
+		var why strings.Builder
+		_ = report.Text(&why, false)
+		t.Error(why.String())
+	}
+}
+
 // TestInterruptedTests: Ctrl-C ends a test that is running, says so, and leaves nothing behind.
 func TestInterruptedTests(t *testing.T) {
 	dir := t.TempDir()
