@@ -51,15 +51,15 @@ func (o *testOptions) do(ctx context.Context) error {
 		}
 		options.Match = match
 	}
-	clear := func() {}
+	erase := func() {}
 	if f, ok := o.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		clear = func() { fmt.Fprint(o.stderr, "\r\x1b[K") }
+		erase = func() { fmt.Fprint(o.stderr, "\r\x1b[K") }
 		options.Progress = func(p rulestest.Progress) {
 			fmt.Fprintf(o.stderr, "\r\x1b[K%s: %s: %s of %s", filepath.Base(p.File), p.Test, model.Duration(p.At), model.Duration(p.Of))
 		}
 	}
 	report, err := rulestest.Run(ctx, o.files, options)
-	clear()
+	erase()
 	if ctx.Err() != nil {
 		return exitError{exitFailed, fmt.Errorf("test rules: interrupted after %s", plural(report.Tests, "test"))}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"flyball/rules/source"
@@ -302,16 +301,4 @@ func textOf(all []Failure) string {
 		b.WriteString(f.text(false))
 	}
 	return b.String()
-}
-
-// FailedTests are the names of the tests that failed, of all files, in their order.
-func (r *Report) FailedTests() (names []string) {
-	for _, f := range r.Files {
-		for _, t := range f.Tests {
-			if !t.Passed {
-				names = append(names, t.Name)
-			}
-		}
-	}
-	return slices.Clip(names)
 }
