@@ -134,6 +134,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		checkReadyCommand(app, stdout),
 		explainCommand(app, stdout),
 		exportRulesCommand(app, stdout),
+		exportSchemaCommand(app, stdout),
 		benchCommand(app, stdout, stderr),
 		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
