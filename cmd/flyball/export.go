@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,6 +55,28 @@ func exportRules(stdout io.Writer, paths []string, output string) error {
 		if err := writeExport(stdout, path, to, text); err != nil {
 			return fmt.Errorf("export rules: %w", err)
 		}
+	}
+	return nil
+}
+
+func exportSchemaCommand(app *kingpin.Application, stdout io.Writer) command {
+	c := exportParent(app).Command("schema", "Write the JSON Schema of rule files, by which editors complete and check them: yaml-language-server takes it with a first line of # yaml-language-server: $schema=FILE.")
+	output := c.Flag("output", "The file to write. Default: standard output.").Short('o').String()
+	return command{c.FullCommand(), func(context.Context) error { return exportSchema(stdout, *output) }}
+}
+
+func exportSchema(stdout io.Writer, output string) error {
+	text, err := json.MarshalIndent(rules.Schema(), "", "  ")
+	if err != nil {
+		return fmt.Errorf("export schema: %w", err)
+	}
+	text = append(text, '\n')
+	if output == "" {
+		_, err := stdout.Write(text)
+		return err
+	}
+	if err := os.WriteFile(output, text, 0o644); err != nil {
+		return fmt.Errorf("export schema: %w", err)
 	}
 	return nil
 }

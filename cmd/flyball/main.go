@@ -136,6 +136,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		explainCommand(app, stdout),
 		reportCommand(app, stdout, stderr),
 		exportRulesCommand(app, stdout),
+		exportSchemaCommand(app, stdout),
 		benchCommand(app, stdout, stderr),
 		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
