@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,7 +12,12 @@ import (
 type Memory struct {
 	mu      sync.Mutex // guards what follows
 	targets map[string]*remembered
+	until   time.Time // the time that a clock which was set back had reached
 }
+
+// maxEvery is how many decisions are in memory in full, of all targets together: some 10 MB. Each target has an equal share
+// of it, and one at least.
+const maxEvery = 5000
 
 // remembered is what is known of one target. Groups evaluate one at a time, and a rule that replaces another begins when
 // that has ended; pages read meanwhile.
@@ -21,8 +27,9 @@ type remembered struct {
 	last     *Decision
 	recorded *Decision // the last one that the journal has
 	output   []Sample
-	owner    string    // the rule that scales it
-	sizedAt  time.Time // when the journal last said how large it is
+	owner    string      // the rule that scales it
+	sizedAt  time.Time   // when the journal last said how large it is
+	every    []*Decision // the newest, oldest first
 }
 
 // claim makes a rule the one that scales the target, and says which one does already.
@@ -83,6 +90,55 @@ func (m *Memory) Size(target string) (replicas int, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.state.Replicas, r.state.Known
+}
+
+// keep has a decision among the newest of its target; its lock is held.
+func (m *Memory) keep(r *remembered, d *Decision) {
+	m.mu.Lock()
+	share := max(1, maxEvery/max(1, len(m.targets)))
+	m.mu.Unlock()
+	r.every = append(r.every, d)
+	if n := len(r.every) - share; n > 0 {
+		clear(r.every[:n])
+		r.every = r.every[n:]
+	}
+}
+
+// Decisions returns the newest evaluations of a rule in full, whether or not they changed anything, at most n, newest first.
+// Of two at the same time the one of the target that comes first by name is first. Zero times select all.
+func (m *Memory) Decisions(rule string, since, until time.Time, n int) []*Decision {
+	m.mu.Lock()
+	all := make([]*remembered, 0, len(m.targets))
+	for _, target := range sortedKeys(m.targets) {
+		all = append(all, m.targets[target])
+	}
+	m.mu.Unlock()
+	var found []*Decision
+	for _, r := range all {
+		r.mu.Lock()
+		for _, d := range r.every {
+			if (rule == "" || d.Rule == rule) && (since.IsZero() || !d.Time.Before(since)) && (until.IsZero() || !d.Time.After(until)) {
+				found = append(found, d)
+			}
+		}
+		r.mu.Unlock()
+	}
+	slices.SortStableFunc(found, func(a, b *Decision) int { return b.Time.Compare(a.Time) })
+	return found[:min(n, len(found))]
+}
+
+// setBack notes that the clock was set back from a time.
+func (m *Memory) setBack(from time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.until = latest(m.until, from)
+}
+
+// behind is how far a time is before the one that the clock had reached before it was set back.
+func (m *Memory) behind(at time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(0, m.until.Sub(at))
 }
 
 func (m *Memory) of(target string) *remembered {

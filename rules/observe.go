@@ -103,6 +103,9 @@ func (s *Scaler) answer(name string, r reply, at time.Time, state actuators.Stat
 		a.Fault, a.Detail = r, fmt.Sprintf(format, args...)
 		return a
 	}
+	if behind := s.opts.Memory.behind(at); behind > 0 {
+		return fault(MetricStale, "the clock was set back: for %s what is stored of this time is from before", round(behind))
+	}
 	if r.err != nil {
 		return fault(MetricMissing, "the query failed: %s", r.err)
 	}

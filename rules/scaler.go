@@ -65,8 +65,9 @@ type ScalerOptions struct {
 	Ask func(query string) Querier
 
 	// Clock is time that passes evenly, whatever is done to the machine's clock. With it, a clock that jumps by more than an
-	// interval moves what the rule remembers along, so that windows and cooldowns last as long as they should. nil: time
-	// is what evaluations say it is.
+	// interval moves what the rule remembers along, so that windows and cooldowns last as long as they should. One that is
+	// set back finds what was stored of that time before, and nothing newer can be told from it: until it has caught up no
+	// query has a valid answer. nil: time is what evaluations say it is.
 	Clock func() time.Duration
 }
 
@@ -177,9 +178,15 @@ func (s *Scaler) keepTime(at time.Time) {
 	if jump.Abs() <= max(2*s.rule.interval, 2*time.Second) {
 		return
 	}
+	if jump < 0 {
+		s.opts.Memory.setBack(before.wall)
+	}
 	s.log.Warn("the clock was set; windows and cooldowns go on for as long as they had left", "by", jump.Round(time.Second))
 	s.mu.Lock()
 	all := slices.Clone(s.order)
+	for _, i := range all {
+		i.seen = i.seen.Add(jump)
+	}
 	s.mu.Unlock()
 	for _, i := range all {
 		i.mu.Lock()
@@ -255,6 +262,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.state, i.last, i.output = next, &d, s.samples(&d, next)
+	s.opts.Memory.keep(i.remembered, &d)
 	return i.output, err
 }
 

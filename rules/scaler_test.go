@@ -344,6 +344,84 @@ func TestScalerRestore(t *testing.T) {
 	}
 }
 
+// TestClockJumps: a clock that is set an hour forward or back ends no cooldown and makes none longer. What is stored of an hour
+// that comes again is not taken for new.
+func TestClockJumps(t *testing.T) {
+	for _, tt := range []struct {
+		jump time.Duration
+		want string
+	}{
+		{time.Hour, "+0s up, +1m0s up, 40s cooldown, 1m0s up"},
+		{-time.Hour, "+0s up, +1m0s up, 40s stale, 59m0s stale, 1h0m0s up"},
+	} {
+		b := newBench(t, rule("max: 8", "max: 80\n    mode: act\n    behavior: {up: {policies: [{replicas: 1, period: 1s}], cooldown: 1m}}"), true, State{})
+		var even time.Duration
+		b.scaler.opts.Clock = func() time.Duration { return even }
+		b.data.set(0, nil, 10_000)
+		at := func(passed, jumped time.Duration) string {
+			t.Helper()
+			even = passed
+			if _, err := b.scaler.Eval(t.Context(), noon.Add(passed+jumped)); err != nil {
+				t.Fatal(err)
+			}
+			d := b.scaler.Last()
+			switch {
+			case d.Action == Up && d.Result == Applied:
+				return "up"
+			case strings.Contains(d.ReasonText(), string(Cooldown)):
+				return "cooldown"
+			case strings.Contains(d.ReasonText(), string(MetricStale)):
+				return "stale"
+			}
+			return story(*d)
+		}
+		told := []string{"+0s " + at(0, 0), "+1m0s " + at(time.Minute, 0)}
+		after := []time.Duration{40 * time.Second, time.Minute}
+		if tt.jump < 0 {
+			after = []time.Duration{40 * time.Second, 59 * time.Minute, time.Hour}
+		}
+		for _, passed := range after {
+			told = append(told, fmt.Sprintf("%s %s", passed, at(time.Minute+passed, tt.jump)))
+		}
+		if diff := cmp.Diff(tt.want, strings.Join(told, ", ")); diff != "" {
+			t.Errorf("%s: %s", tt.jump, diff)
+		}
+	}
+}
+
+// TestEveryDecision: the last evaluations are in memory in full, whether or not they changed anything, and no more than so many.
+func TestEveryDecision(t *testing.T) {
+	b := newBench(t, rule(), false, State{})
+	b.data.set(0, nil, 130)
+	for i := range maxEvery + 10 {
+		if _, err := b.scaler.Eval(t.Context(), noon.Add(time.Duration(i)*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := b.scaler.opts.Memory
+	all := m.Decisions("digits", time.Time{}, time.Time{}, 1<<20)
+	if len(all) != maxEvery || !all[0].Time.Equal(noon.Add((maxEvery+9)*time.Second)) || all[0].Signals[0].Value == nil {
+		t.Errorf("%d decisions, the first %+v", len(all), all[0])
+	}
+	if len(b.journal.kept) != 1 {
+		t.Errorf("%d in the journal", len(b.journal.kept))
+	}
+	until := noon.Add(100 * time.Second)
+	if some := m.Decisions("", until.Add(-2*time.Second), until, 2); len(some) != 2 || !some[0].Time.Equal(until) {
+		t.Errorf("%d until %s", len(some), until)
+	}
+	if none := m.Decisions("other", time.Time{}, time.Time{}, 9); len(none) != 0 {
+		t.Errorf("of another rule: %d", len(none))
+	}
+	for i := range 99 { // each of a hundred targets has its share
+		m.of(fmt.Sprint("process/", i))
+	}
+	b.eval(t)
+	if all := m.Decisions("digits", time.Time{}, time.Time{}, 1<<20); len(all) != maxEvery/100 {
+		t.Errorf("%d of a hundred targets", len(all))
+	}
+}
+
 // restore brings the target back to 2 replicas, or to what is remembered.
 func (b *bench) restore(t *testing.T, at time.Time) (*Decision, error) {
 	t.Helper()

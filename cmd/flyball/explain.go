@@ -28,6 +28,7 @@ type explainOptions struct {
 	at      string
 	output  string
 	last    int
+	every   bool
 }
 
 func explainCommand(app *kingpin.Application, stdout io.Writer) command {
@@ -38,6 +39,7 @@ func explainCommand(app *kingpin.Application, stdout io.Writer) command {
 	c.Flag("journal", "Read this journal (decisions.jsonl) instead of asking a running flyball.").StringVar(&o.journal)
 	c.Flag("at", "The decision that held at this time (RFC 3339, or 15:04:05 today); default: the last one.").StringVar(&o.at)
 	c.Flag("last", "How many decisions, newest first.").Default("1").IntVar(&o.last)
+	c.Flag("every", "Every evaluation, not only changes and new reasons: the last 5,000 of all targets are in flyball's memory.").BoolVar(&o.every)
 	c.Flag("output", "Format: text or json.").Short('o').Default("text").EnumVar(&o.output, "text", "json")
 	return command{c.FullCommand(), func(ctx context.Context) error { return explain(ctx, stdout, o) }}
 }
@@ -45,6 +47,9 @@ func explainCommand(app *kingpin.Application, stdout io.Writer) command {
 func explain(ctx context.Context, stdout io.Writer, o explainOptions) error {
 	if o.last < 1 || o.last > web.MaxDecisions {
 		return exitError{exitUsage, fmt.Errorf("--last is %d: expected 1 to %d", o.last, web.MaxDecisions)}
+	}
+	if o.every && o.journal != "" {
+		return exitError{exitUsage, errors.New("--every: those that changed nothing are in the memory of a running flyball, not in a journal")}
 	}
 	until, err := parseTime(o.at, time.Now())
 	if err != nil {
@@ -54,7 +59,7 @@ func explain(ctx context.Context, stdout io.Writer, o explainOptions) error {
 	if o.journal != "" {
 		found, err = journalDecisions(o.journal, journal.Filter{Rule: o.rule, Until: until}, o.last)
 	} else {
-		found, err = askDecisions(ctx, o.server, o.rule, until, o.last)
+		found, err = askDecisions(ctx, o, until)
 	}
 	if err != nil {
 		return fmt.Errorf("explain %s: %w", o.rule, err)
@@ -110,10 +115,14 @@ func journalDecisions(path string, f journal.Filter, n int) ([]*rules.Decision, 
 	return found, nil
 }
 
-func askDecisions(ctx context.Context, running server, rule string, until time.Time, n int) ([]*rules.Decision, error) {
+func askDecisions(ctx context.Context, o explainOptions, until time.Time) ([]*rules.Decision, error) {
+	running := o.server
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	query := url.Values{"rule": {rule}, "limit": {fmt.Sprint(n)}}
+	query := url.Values{"rule": {o.rule}, "limit": {fmt.Sprint(o.last)}}
+	if o.every {
+		query.Set("every", "true")
+	}
 	if !until.IsZero() {
 		query.Set("until", until.Format(time.RFC3339Nano))
 	}

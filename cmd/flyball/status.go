@@ -83,6 +83,9 @@ type decisions struct{ *app }
 // Recent implements web.Decisions. A rule that has been quiet for so long that the journal's memory has passed it by
 // answers with its last decision.
 func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
+	if f.Every {
+		return d.memory.Decisions(f.Rule, f.Since, f.Until, n)
+	}
 	found := d.journal.Recent(journal.Filter{ID: f.ID, Rule: f.Rule, Since: f.Since, Until: f.Until}, n)
 	if len(found) > 0 || f.Rule == "" {
 		return found

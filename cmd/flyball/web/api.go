@@ -43,6 +43,12 @@ func (p Page) listDecisions(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
+	if text := q.Get("every"); text != "" {
+		if f.Every, err = strconv.ParseBool(text); err != nil {
+			badData(w, "every", text, "true or false")
+			return
+		}
+	}
 	if p.Decisions == nil {
 		respond(w, http.StatusNotFound, answer{Status: "error", ErrorType: "not_found", Error: "this process has no rules: it runs without the role rules"})
 		return

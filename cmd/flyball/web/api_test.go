@@ -45,6 +45,7 @@ func TestAPI(t *testing.T) {
 		},
 		{"/api/v1/nothing", 404, `{"status":"error","errorType":"not_found","error":"no /api/v1/nothing in the API of this version"}`},
 		{"/api/v1/flyball/decisions?since=noon", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"since\": \"noon\": expected RFC 3339 or Unix seconds"}`},
+		{"/api/v1/flyball/decisions?every=all", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"every\": \"all\": expected true or false"}`},
 		{"/api/v1/flyball/decisions?until=NaN", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"until\": \"NaN\": expected RFC 3339 or Unix seconds"}`},
 	} {
 		w := get(t, p, tt.url)
@@ -56,6 +57,9 @@ func TestAPI(t *testing.T) {
 	want := Filter{Rule: "digits", Since: time.Unix(1763812800, 5e8), Until: noon}
 	if k.n != 7 || k.filter.Rule != want.Rule || !k.filter.Since.Equal(want.Since) || !k.filter.Until.Equal(want.Until) {
 		t.Errorf("asked for %d of %+v", k.n, k.filter)
+	}
+	if get(t, p, "/api/v1/flyball/decisions?every=true"); !k.filter.Every {
+		t.Errorf("asked for %+v", k.filter)
 	}
 	p.Decisions = nil
 	if w := get(t, p, "/api/v1/flyball/decisions"); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "role rules") {

@@ -37,6 +37,7 @@ type Decisions interface {
 type Filter struct {
 	ID, Rule     string
 	Since, Until time.Time
+	Every        bool // evaluations that changed nothing too, as far as they are in memory
 }
 
 // Queries answers PromQL. Errors are shown to the user.
