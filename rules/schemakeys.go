@@ -150,7 +150,7 @@ var schemaKeys = map[string]schemaKey{
 	"SLO.slo":          {says: "The SLO's name, once among all rule files.", required: true},
 	"SLO.model":        {says: "The value of the label model. Default: the name."},
 	"SLO.selector":     {says: "Further matchers of the proxy's metrics, such as job=\"flyball\"."},
-	"SLO.scale_rule":        {says: "The scale rule of the model, for what it costs."},
+	"SLO.scale_rule":   {says: "The scale rule of the model, for what it costs."},
 	"SLO.min_requests": {says: "How many requests there must have been for an alert. Default: 100.", with: from(0)},
 	"SLO.objectives":   {says: "Shares of requests that must be good; alerts fire on how fast the error budget burns."},
 	"SLO.thresholds":   {says: "Bounds of a value, beyond which an alert fires."},
