@@ -34,7 +34,9 @@ func TestErlang(t *testing.T) {
 		concurrency int
 		want        int
 	}{
-		{0, 1, 0}, {-1, 1, 0}, {math.NaN(), 1, 0},
+		{0, 1, 0},
+		{-1, 1, 0},
+		{math.NaN(), 1, 0},
 		{1e-9, 1, 1},
 		{100, 1, 12}, // ten that are busy all the time, and two
 		{100, 8, 11}, // eight at once in each wait less for one another
