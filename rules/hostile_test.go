@@ -133,20 +133,23 @@ func cost(text string) (took time.Duration, allocated uint64, err error) {
 // TestHostileFiles: none takes more memory than 64 MB, all that is allocated counted, nor longer than so many times a file
 // of 400 rules, which takes some 40 ms on an idle machine.
 func TestHostileFiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes time")
+	}
 	var base strings.Builder
 	base.WriteString("groups:\n- name: g\n  rules:\n")
 	for i := range 400 {
 		one := rule("scale: digits", fmt.Sprintf("scale: r%d", i), "name: digits", fmt.Sprintf("name: r%d", i))
 		base.WriteString(one[len("groups:\n- name: serving\n  rules:\n"):])
 	}
-	usual, _, err := cost(base.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, text := range hostile() {
 		t.Run(name, func(t *testing.T) {
-			var took time.Duration
-			for try := range 3 { // a machine that others use has its moments
+			var took, usual time.Duration
+			for try := range 5 { // a machine that others use has its moments, which both of them see
+				var err error
+				if usual, _, err = cost(base.String()); err != nil {
+					t.Fatal(err)
+				}
 				again, allocated, err := cost(text)
 				if allocated > 64<<20 {
 					t.Fatalf("%d MB allocated, error %.200v", allocated>>20, err)

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -94,6 +95,7 @@ func TestStages(t *testing.T) {
 		{"it raises only", two(one, "    on_missing: {after: 10m, fallback: '3'}"), 5, missing("a"), named("b", 0), State{missingSince: noon.Add(-10 * time.Minute)}, "5 -> 5 MetricMissing: a: none"},
 		{"unless its author says that it may lower", two(one, "    on_missing: {after: 10m, fallback: '3', down: fallback}"), 5, missing("a"), named("b", 0), State{missingSince: noon.Add(-10 * time.Minute)}, "5 -> 3 MetricMissing: a: none, the fallback after 10m without data: 3"},
 		{"it stays for a while", two(one, "    on_missing: {after: 10m, fallback: '8'}"), 8, named("a", 20), named("b", 0), State{fallback: new(8), good: 1}, "8 -> 8 BelowTarget: x 20 at 10 a replica needs 2, the fallback, until the data has been good for 3 evaluations: 8"},
+		{"it does not lower once the data is back", two(one, "    on_missing: {after: 10m, fallback: '3', down: fallback}"), 8, named("a", 60), named("b", 0), State{fallback: new(3), good: 1}, "8 -> 6 BelowTarget: x 60 at 10 a replica needs 6"},
 		{"and then ends", two(one, "    on_missing: {after: 10m, fallback: '8'}"), 8, named("a", 20), named("b", 0), State{fallback: new(8), good: 2}, "8 -> 2 BelowTarget: x 20 at 10 a replica needs 2"},
 
 		// panic
@@ -136,6 +138,15 @@ func storyOf(d Decision) string {
 		text = text[:len(text)-2]
 	}
 	return text
+}
+
+// TestTurnsOfBefore: turns that a policy's longer period keeps in memory do not count for the flap budget.
+func TestTurnsOfBefore(t *testing.T) {
+	text := strings.Replace(two("[{name: x, value: a, target_per_replica: 10}]", "    flap_budget: {reversals: 2, window: 10m}"), "window: 0s, policies: []", "window: 0s, policies: [{replicas: 50, period: 2h}]", 1)
+	st := State{}.Applied(noon.Add(-50*time.Minute), 20, 10).Applied(noon.Add(-40*time.Minute), 10, 20)
+	if d, _ := Decide(parseScale(t, text), observed(noon, 20, named("a", 100), named("b", 0)), st); d.To != 10 {
+		t.Errorf("%s", story(d))
+	}
 }
 
 // TestStepStartsAgain: the time that a condition has held does not run while nobody knows whether it does.

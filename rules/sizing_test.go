@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 )
 
@@ -93,6 +94,20 @@ func TestUtilizationCountsWhatIsReady(t *testing.T) {
 	}{{0.9, 8, 4, 8}, {0.9, 4, 4, 8}, {0.3, 8, 4, 3}, {1, 3, 0, 3}} {
 		if got := s.size(tt.busy, tt.current, tt.ready); got != tt.want {
 			t.Errorf("%g busy, %d of %d ready: %d, want %d", tt.busy, tt.ready, tt.current, got, tt.want)
+		}
+	}
+	if got := s.projected(0.44, 10); got != 8 { // which are then 0.55 busy, within the tolerance
+		t.Errorf("projected %d", got)
+	}
+}
+
+// TestPolicyPercentages: a policy by percent allows a part of a replica up as a whole one, and so it does down.
+func TestPolicyPercentages(t *testing.T) {
+	text := strings.Replace(two("[{name: x, value: a, target_per_replica: 1}]", ""), "up: {policies: []}, down: {window: 0s, policies: []}",
+		"up: {policies: [{percent: 10, period: 1m}]}, down: {window: 0s, policies: [{percent: 10, period: 1m}]}", 1)
+	for v, want := range map[float64]int{90: 6, 1: 4} {
+		if d, _ := Decide(parseScale(t, text), observed(noon, 5, named("a", v), named("b", 0)), State{}); d.To != want {
+			t.Errorf("%s, want %d", story(d), want)
 		}
 	}
 }
