@@ -120,7 +120,10 @@ func (a *app) openStore() (err error) {
 	c := a.live.Load().Config
 	o := store.DefaultOptions()
 	o.Dir = filepath.Join(c.Storage.Path, "tsdb")
-	o.Retention, o.MaxBytes = time.Duration(c.Storage.Retention), int64(c.Storage.MaxBytes)
+	o.Retention, o.MaxBytes, o.MinFree = time.Duration(c.Storage.Retention), int64(c.Storage.MaxBytes), int64(c.Storage.MinFree)
+	if o.MinFree == 0 {
+		o.MinFree = -1
+	}
 	o.ExternalURL = a.pageURL()
 	o.Logger, o.Registerer, o.Metrics = a.opts.log.With("component", "store"), a.embedded, a.metrics
 	if err := os.MkdirAll(c.Storage.Path, 0o750); err != nil {

@@ -48,6 +48,7 @@ type Storage struct {
 	Path      string           `yaml:"path"`
 	Retention model.Duration   `yaml:"retention"`
 	MaxBytes  units.Base2Bytes `yaml:"max_bytes"`
+	MinFree   units.Base2Bytes `yaml:"min_free"` // of the disk, for anything to be written; 0: whatever there is
 }
 
 // Actuators are the targets of each kind.
@@ -67,6 +68,7 @@ func DefaultConfig() Config {
 		Storage: Storage{
 			Path:      "data",
 			Retention: model.Duration(15 * 24 * time.Hour), // Prometheus's default
+			MinFree:   64 * units.MiB,                      // see store.Options
 			MaxBytes:  units.GiB,                           // a node's exporter and some models for 15 days take a third
 		},
 		Exporter:   exporter.DefaultConfig(),
@@ -213,6 +215,9 @@ func (s Storage) validate() error {
 	}
 	if s.MaxBytes <= 0 {
 		fault("max_bytes: %d keeps nothing: give a size, such as 1GiB", int64(s.MaxBytes))
+	}
+	if s.MinFree < 0 {
+		fault("min_free: %d: give a size, such as 64MiB, or 0 for none", int64(s.MinFree))
 	}
 	return errors.Join(faults...)
 }

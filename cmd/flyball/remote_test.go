@@ -416,9 +416,10 @@ func TestRemotePeers(t *testing.T) {
 		start  func(t *testing.T, src *demandSource) *peertest.Server
 		change func(*remote.Config)
 
-		dialect, fault string // errors of MetricsQL and of a query that is none
+		dialect, fault string       // errors of MetricsQL and of a query that is none
+		gone           rules.Reason // what is said of a recorded series whose source has died: only Prometheus marks the end of one
 	}{
-		{"Prometheus", func(t *testing.T, src *demandSource) *peertest.Server { return peertest.Prometheus(t, src.scrapes()) }, func(*remote.Config) {}, "bad_data", "bad_data"},
+		{"Prometheus", func(t *testing.T, src *demandSource) *peertest.Server { return peertest.Prometheus(t, src.scrapes()) }, func(*remote.Config) {}, "bad_data", "bad_data", rules.MetricMissing},
 		{"VictoriaMetrics", func(t *testing.T, src *demandSource) *peertest.Server {
 			config := filepath.Join(t.TempDir(), "prometheus.yml")
 			text := []byte(strings.Replace(src.scrapes(), ", scrape_timeout: "+model.Duration(remoteInterval).String(), "", 1))
@@ -428,7 +429,7 @@ func TestRemotePeers(t *testing.T) {
 			vm := peertest.VictoriaMetrics(t, "-promscrape.config="+config)
 			flushing(t, vm.URL)
 			return vm
-		}, func(c *remote.Config) { c.Params = map[string]remote.Values{"nocache": {"1"}} }, "", "execution"},
+		}, func(c *remote.Config) { c.Params = map[string]remote.Values{"nocache": {"1"}} }, "", "execution", rules.MetricStale},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -460,7 +461,7 @@ func TestRemotePeers(t *testing.T) {
 			began := time.Now()
 			l.until("held", began, func(name string, all []rules.Decision) bool {
 				d := all[len(all)-1]
-				want := map[string]rules.Reason{"direct": rules.MetricStale, "recorded": rules.MetricMissing}[name]
+				want := map[string]rules.Reason{"direct": rules.MetricStale, "recorded": tt.gone}[name]
 				return d.To == 4 && d.Action == rules.Hold && d.Queries[0].Fault == want
 			})
 			src.demand.Store(25)

@@ -9,9 +9,12 @@ import (
 )
 
 // Binary returns the path of a program: prometheus, promtool, victoria-metrics, alertmanager or amtool as .ci/components
-// got them, any other, such as chromium or node, as the system has it.
+// got them, any other, such as chromium or node, as the system has it. With -short no test runs beside another program.
 func Binary(t testing.TB, name string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skipf("short: without %s", name)
+	}
 	path := filepath.Join(cache(t), "components", name)
 	if _, err := os.Stat(path); err == nil {
 		return path

@@ -240,7 +240,7 @@ func (s *Store) build(g Group, global Global, restored bool) ([]promrules.Rule, 
 	built := make([]promrules.Rule, 0, len(g.Rules))
 	for _, r := range g.Rules {
 		if r.Evaluator != nil {
-			built = append(built, newEvaluatorRule(r.Evaluator, g.Labels, s.db))
+			built = append(built, newEvaluatorRule(r.Evaluator, g.Labels, s.written))
 			continue
 		}
 		f := r.format()

@@ -42,6 +42,23 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
+// watch shows whether the disk has room.
+func (m *metrics) watch(reg prometheus.Registerer, r *room) error {
+	c := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "flyball_store_full",
+		Help: "1 while nothing is written because the disk of the data directory is nearly full or read-only.",
+	}, func() float64 {
+		if r.full() {
+			return 1
+		}
+		return 0
+	})
+	if err := reg.Register(c); err != nil {
+		return fmt.Errorf("register the store's metrics: %w", err)
+	}
+	return nil
+}
+
 // forget drops the series of a group that is no longer there.
 func (m *metrics) forget(group string) {
 	match := prometheus.Labels{"group": group}

@@ -19,6 +19,7 @@ type Options struct {
 	Dir                string        // data directory, created if missing; required
 	Retention          time.Duration // how long samples are kept
 	MaxBytes           int64         // how much disk the samples may take, the oldest going first; negative means no limit
+	MinFree            int64         // bytes that must be free on the disk for anything to be written; negative: none
 	ScrapeInterval     time.Duration // of the jobs that give none
 	EvaluationInterval time.Duration // of the groups that give none
 	ExternalLabels     labels.Labels // on alerts that are sent, in their templates, and part of the seed that spreads scrapes over the interval
@@ -41,6 +42,7 @@ func DefaultOptions() Options {
 	return Options{
 		Retention:          15 * 24 * time.Hour, // two weekly seasons and a day, what the forecasts need at least
 		MaxBytes:           1 << 30,             // 10,000 series each 15 s for 15 days at 1.3 bytes a sample: 1.1 GB
+		MinFree:            64 << 20,            // what a head of 100,000 series and a segment of the log need to be left whole
 		ScrapeInterval:     15 * time.Second,
 		EvaluationInterval: 15 * time.Second, // a decision per scrape: a faster one would see the same samples again
 		QueryTimeout:       10 * time.Second, // less than an interval, so that one bad query costs one evaluation
@@ -83,6 +85,9 @@ func (o *Options) normalize() error {
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = d.MaxBytes
+	}
+	if o.MinFree == 0 {
+		o.MinFree = d.MinFree
 	}
 	if o.MaxSamples == 0 {
 		o.MaxSamples = d.MaxSamples

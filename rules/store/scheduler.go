@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -172,8 +173,8 @@ func (r *runner) adopt(old *runner) {
 	}
 }
 
-// quietHandler drops four lines of Prometheus's: the one at each evaluation of a rule that fails, once a second at an
-// interval of 1 s, which report says once; the one at each request to an Alertmanager that is down, of which posts says the
+// quietHandler drops five lines of Prometheus's: the one at each evaluation of a rule that fails, once a second at an
+// interval of 1 s, which report says once; those at each scrape and rule while the disk has no room, which room says once; the one at each request to an Alertmanager that is down, of which posts says the
 // first; the error of targets whose job a reload has just taken away, of which discovery has yet to hear; and the warning of
 // a lock file after kill -9, which nobody has to act on (a lock that is held is an error). Everything else passes.
 type quietHandler struct{ slog.Handler }
@@ -181,6 +182,15 @@ type quietHandler struct{ slog.Handler }
 func (h quietHandler) Handle(ctx context.Context, r slog.Record) error {
 	switch r.Message {
 	case "Evaluating rule failed", "Error sending alerts", "error reloading target set", "A lockfile from a previous execution already existed. It was replaced":
+		return nil
+	}
+	noRoom := false
+	r.Attrs(func(a slog.Attr) bool {
+		err, is := a.Value.Any().(error)
+		noRoom = is && errors.Is(err, ErrNoRoom)
+		return !noRoom
+	})
+	if noRoom {
 		return nil
 	}
 	return h.Handler.Handle(ctx, r)

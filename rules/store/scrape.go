@@ -22,7 +22,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/relabel"
 	"github.com/prometheus/prometheus/scrape"
-	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/util/logging"
 )
 
@@ -82,7 +81,7 @@ type Target struct {
 type scraper struct {
 	opts       Options
 	logger     *slog.Logger
-	db         *tsdb.DB
+	db         guarded
 	discovery  *discovery.Manager
 	scrapes    *scrape.Manager
 	inProcess  *inProcess
@@ -104,7 +103,7 @@ type prepared struct {
 	handlers  map[string]http.Handler      // by host, of this process
 }
 
-func newScraper(opts Options, db *tsdb.DB, sdMetrics *discovery.SDMetrics) (*scraper, error) {
+func newScraper(opts Options, db guarded, sdMetrics *discovery.SDMetrics) (*scraper, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &scraper{opts: opts, logger: slog.New(quietHandler{opts.Logger.With("component", "scrape").Handler()}), db: db, stop: cancel}
 	s.discovery = discovery.NewManager(ctx, opts.Logger.With("component", "discovery"), opts.Registerer, sdMetrics,

@@ -30,6 +30,7 @@ type Store struct {
 	opts        Options
 	logger      *slog.Logger
 	db          *tsdb.DB
+	written     guarded // the same, for what writes
 	engine      *promql.Engine
 	parser      parser.Parser
 	ruleOptions *promrules.ManagerOptions
@@ -79,10 +80,15 @@ func Open(opts Options) (*Store, error) {
 		return nil, openError(opts.Dir, err)
 	}
 	p := parser.NewParser(parser.Options{})
+	written := guarded{db, &room{dir: opts.Dir, least: opts.MinFree, logger: opts.Logger, free: freeBytes}}
+	if err := m.watch(opts.Metrics, written.room); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	s := &Store{
 		opts:    opts,
 		logger:  opts.Logger,
 		db:      db,
+		written: written,
 		parser:  p,
 		metrics: m,
 		places:  make(chan struct{}, opts.APIConcurrency),
@@ -109,7 +115,7 @@ func Open(opts Options) (*Store, error) {
 		ExternalURL:          externalURL,
 		QueryFunc:            s.queryFunc(),
 		Context:              context.Background(), // of the look-up that restores alerts, at most some milliseconds
-		Appendable:           db,
+		Appendable:           written,
 		Queryable:            db,
 		Logger:               slog.New(quietHandler{opts.Logger.With("component", "rules").Handler()}),
 		OutageTolerance:      outageTolerance,
@@ -122,7 +128,7 @@ func Open(opts Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start discovery: %w", err), db.Close())
 	}
-	s.scraper, err = newScraper(opts, db, sdMetrics)
+	s.scraper, err = newScraper(opts, written, sdMetrics)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
