@@ -88,9 +88,9 @@ func (o *reportOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 	if err != nil {
 		return exitError{exitUsage, fmt.Errorf("--url: %w", err)}
 	}
-	clear := o.progress(stderr)
+	erase := o.progress(stderr)
 	r, err := report.Make(ctx, prometheusSource{v1.NewAPI(asked)}, o.Options)
-	clear()
+	erase()
 	if err != nil {
 		return fmt.Errorf("report %s: %w", o.Model, o.explain(err))
 	}
@@ -104,7 +104,7 @@ func (o *reportOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 }
 
 // progress shows how many queries have been answered, on a terminal. What it returns takes that away.
-func (o *reportOptions) progress(stderr io.Writer) (clear func()) {
+func (o *reportOptions) progress(stderr io.Writer) (erase func()) {
 	f, ok := stderr.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return func() {}

@@ -177,10 +177,11 @@ func (b *breaches) fired(m *maker) (all []Alert) {
 			for _, name := range []string{"__name__", "alertname", "alertstate", "severity"} {
 				delete(labels, name)
 			}
-			key := a.Name + "\xff" + a.Severity
+			parts := []string{a.Name, a.Severity}
 			for _, name := range slices.Sorted(maps.Keys(labels)) {
-				key += "\xff" + name + "\xff" + labels[name]
+				parts = append(parts, name, labels[name])
 			}
+			key := strings.Join(parts, "\xff")
 			if _, there := found[key]; !there {
 				found[key] = a
 			}

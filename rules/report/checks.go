@@ -271,7 +271,7 @@ func (m *maker) kvCache() Check {
 	f := &Finding{Severity: Warning, Title: "The KV cache is full", When: spans}
 	f.add(fmt.Sprintf("the fullest replica used %s of it on average", figure(m.mean(used, spans), "ratio")), used.Query)
 	if l := m.line("kv_cache", "mean"); l != nil {
-		f.add(fmt.Sprintf("all replicas %s", figure(m.mean(l, spans), "ratio")), l.Query)
+		f.add("all replicas "+figure(m.mean(l, spans), "ratio"), l.Query)
 	}
 	size := "a signal of the scale rule that sizes by it keeps it free (`utilization: 0.8`)"
 	if m.scale == "" {
@@ -342,7 +342,7 @@ func (m *maker) batches() Check {
 	for i := range perReplica.Values {
 		perReplica.Values[i] = flight(i)
 	}
-	text, queries := fmt.Sprintf("%s requests in flight for each replica", figure(m.mean(&perReplica, spans), "")), []string{running.Query, ready.Query}
+	text, queries := figure(m.mean(&perReplica, spans), "")+" requests in flight for each replica", []string{running.Query, ready.Query}
 	if waiting != nil {
 		queries = append(queries, waiting.Query)
 	}

@@ -146,7 +146,7 @@ func (a *Alert) text(r *Report) string {
 
 func (r *Report) textFindings(b *strings.Builder) {
 	b.WriteString("\nFindings\n")
-	var clear, unknown []string
+	var fine, unknown []string
 	found := false
 	for _, c := range r.Checks {
 		switch {
@@ -154,7 +154,7 @@ func (r *Report) textFindings(b *strings.Builder) {
 			unknown = append(unknown, fmt.Sprintf("  %s: %s\n", c.Name, c.NotMeasured))
 			continue
 		case c.Finding == nil:
-			clear = append(clear, c.Name)
+			fine = append(fine, c.Name)
 			continue
 		}
 		found = true
@@ -171,8 +171,8 @@ func (r *Report) textFindings(b *strings.Builder) {
 	if !found {
 		b.WriteString("  none\n")
 	}
-	if len(clear) > 0 {
-		fmt.Fprintf(b, "\nLooked for and not found: %s\n", strings.Join(clear, ", "))
+	if len(fine) > 0 {
+		fmt.Fprintf(b, "\nLooked for and not found: %s\n", strings.Join(fine, ", "))
 	}
 	b.WriteString("\n")
 	if len(unknown) > 0 {

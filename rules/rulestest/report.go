@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"flyball/rules/source"
@@ -141,9 +142,7 @@ func (f Failure) text(diff bool) string {
 	switch {
 	case !f.compared:
 	case diff:
-		for _, line := range difference(f.Want, f.Got) {
-			text += "  " + line + "\n"
-		}
+		text += "  " + strings.Join(difference(f.Want, f.Got), "\n  ") + "\n"
 	default:
 		text += block("expected", f.Want) + block("got", f.Got)
 	}
@@ -191,9 +190,9 @@ func difference(want, got []string) (lines []string) {
 	for i := range length {
 		length[i] = make([]int, len(got)+1)
 	}
-	for i := len(want) - 1; i >= 0; i-- {
+	for i, line := range slices.Backward(want) {
 		for j := len(got) - 1; j >= 0; j-- {
-			if want[i] == got[j] {
+			if line == got[j] {
 				length[i][j] = length[i+1][j+1] + 1
 			} else {
 				length[i][j] = max(length[i+1][j], length[i][j+1])

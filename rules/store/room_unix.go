@@ -17,5 +17,5 @@ func freeBytes(dir string) (bytes int64, readOnly bool, err error) {
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, false, fmt.Errorf("ask for the free room of %s: %w", dir, err)
 	}
-	return int64(min(s.Bavail, 1<<40)) * int64(s.Bsize), int64(s.Flags)&readOnlyFlag != 0, nil
+	return int64(min(s.Bavail, 1<<40)) * int64(s.Bsize), int64(s.Flags)&readOnlyFlag != 0, nil //nolint:unconvert // other types on macOS
 }
