@@ -39,7 +39,7 @@ type Defaulter interface{ SetDefaults() }
 // how many values aliases may stand for, and how many faults are worth telling.
 const (
 	maxDepth   = 64
-	maxAliased = 100_000
+	maxAliased = 40_000
 	maxFaults  = 200
 	maxMessage = 2000 // bytes: it may quote what is wrong
 )
@@ -309,7 +309,7 @@ func (d *Decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Nod
 // own calls f for the entries of a mapping itself that are not seen yet.
 func (d *Decoder) own(n *yaml.Node, seen map[string]*yaml.Node, f func(key, value *yaml.Node)) {
 	before := maps.Clone(seen)
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && !d.Full(); i += 2 {
 		key, value := resolve(n.Content[i]), n.Content[i+1]
 		switch {
 		case key.Tag == "!!merge":

@@ -64,8 +64,8 @@ func Parse(name string, text []byte) (*File, error) {
 func ParseFirst(name string, text []byte) (*File, error) {
 	text = unicodeText(text)
 	f := &File{Name: name, lines: strings.Split(string(text), "\n")}
-	if line, column := tooDeep(text); line > 0 {
-		return nil, Errors{f.errorAt(line, column, fmt.Sprintf("nested more than %d deep", maxNesting))}
+	if line, column, why := tooMuch(text); line > 0 {
+		return nil, Errors{f.errorAt(line, column, why)}
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var document yaml.Node
@@ -209,8 +209,12 @@ func unicodeText(text []byte) []byte {
 // is decoded is deeper than maxDepth, and brackets in texts are few and closed.
 const maxNesting = 1000
 
-// tooDeep returns where a text is nested too deeply, as far as its brackets and dashes say.
-func tooDeep(text []byte) (line, column int) {
+// maxLine bounds a line: the library reads a number of a megabyte in all the ways in which there are numbers. No line that
+// anybody wrote comes near it; a text that is longer goes over several.
+const maxLine = 64 << 10
+
+// tooMuch returns where a text is nested too deeply, as far as its brackets and dashes say, or has too long a line.
+func tooMuch(text []byte) (line, column int, why string) {
 	line, start, depth, dashes := 1, 0, 0, 0
 	for i, c := range text {
 		if i == start && bytes.HasPrefix(bytes.TrimLeft(text[i:], " "), []byte("- ")) {
@@ -231,11 +235,14 @@ func tooDeep(text []byte) (line, column int) {
 		default:
 			dashes = 0
 		}
-		if depth > maxNesting || dashes > maxNesting {
-			return line, i - start + 1
+		switch {
+		case depth > maxNesting || dashes > maxNesting:
+			return line, i - start + 1, fmt.Sprintf("nested more than %d deep", maxNesting)
+		case i-start > maxLine:
+			return line, 1, fmt.Sprintf("a line of more than %d KiB", maxLine>>10)
 		}
 	}
-	return 0, 0
+	return 0, 0, ""
 }
 
 // decode turns a panic of the YAML library, which has had some on input that nobody wrote by hand, into an error.
