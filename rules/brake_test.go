@@ -54,7 +54,7 @@ func TestBrakeFaults(t *testing.T) {
 	if _, frozen := b.Frozen(); !frozen {
 		t.Error("it does not hold")
 	}
-	left, err := filepath.Glob(filepath.Join(dir, ".freeze-*"))
+	left, err := filepath.Glob(filepath.Join(dir, "*.new"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}

@@ -63,7 +63,9 @@ const (
 	hysteresis = 0.05
 	// forecastWindow is what the forecast goes by: a day has its peak and its trough in it.
 	forecastWindow = 24 * time.Hour
-	elapsedName    = "$elapsed"
+	// reachedWindow is how far back a budget that starts looks for what was reached in its period.
+	reachedWindow = 7 * 24 * time.Hour
+	elapsedName   = "$elapsed"
 )
 
 // burnWindows are those of the burn rate, of the two pairs that alerts on budgets look at (Google, The Site Reliability
@@ -311,7 +313,7 @@ func (a *Accountant) eval(ctx context.Context, at time.Time) ([]Sample, error) {
 		}
 		add("flyball_budget_burn_rate", burnt/(b.Limit*w.Hours()/end.Sub(start).Hours()), "window", model.Duration(w).String())
 	}
-	usedUp, err := a.thresholds(ctx, at, start, spend, forecast, add)
+	usedUp, err := a.thresholds(ctx, at, start, elapsed, spend, forecast, add)
 	if err != nil {
 		return nil, fmt.Errorf("budget %s: %w", b.Name, err)
 	}
@@ -362,11 +364,12 @@ func (a *Accountant) spend(ctx context.Context, at time.Time, elapsed time.Durat
 }
 
 // thresholds says which are reached. One stays so until the period ends, or until the value has fallen well below it.
-func (a *Accountant) thresholds(ctx context.Context, at, start time.Time, spend, forecast float64, add func(string, float64, ...string)) (usedUp bool, err error) {
+func (a *Accountant) thresholds(ctx context.Context, at, start time.Time, elapsed time.Duration, spend, forecast float64, add func(string, float64, ...string)) (usedUp bool, err error) {
 	b := a.budget
 	key := func(t *Threshold) string { return t.at() + "/" + t.kind() }
 	if !a.began {
-		samples, err := a.querier.Query(ctx, fmt.Sprintf("flyball_budget_threshold_reached{budget=%q}", b.Name), at, 0)
+		// By its series over a time rather than their last values: it may have been away for longer than those are looked back for.
+		samples, err := a.querier.Query(ctx, fmt.Sprintf("last_over_time(flyball_budget_threshold_reached{budget=%q}[%s])", b.Name, model.Duration(min(elapsed, reachedWindow).Truncate(time.Second))), at, 0)
 		if err != nil {
 			return false, err
 		}

@@ -23,7 +23,7 @@ type ledger struct {
 
 func (l *ledger) Query(_ context.Context, expr string, at time.Time, _ time.Duration) ([]Sample, error) {
 	l.asked = append(l.asked, expr)
-	if strings.HasPrefix(expr, "flyball_budget_threshold_reached") {
+	if strings.HasPrefix(expr, "last_over_time(flyball_budget_threshold_reached{") {
 		var all []Sample
 		for key, v := range l.reached {
 			share, kind, _ := strings.Cut(key, "/")

@@ -99,10 +99,10 @@ func (p *pipeline) limited(r Reason, from, to int) {
 func (p *pipeline) pending() {
 	switch {
 	case p.obs.Replicas.Ready >= p.obs.Replicas.Spec:
-		if !p.st.LastUp.IsZero() && p.st.pendingSince.After(p.st.LastUp) {
-			p.st.started(p.obs.At.Sub(p.st.LastUp))
+		if !p.st.asked.IsZero() && p.st.pendingSince.After(p.st.asked) {
+			p.st.started(p.obs.At.Sub(p.st.asked))
 		}
-		p.st.pendingSince = time.Time{}
+		p.st.pendingSince, p.st.asked = time.Time{}, time.Time{}
 	case p.st.pendingSince.IsZero():
 		p.st.pendingSince = p.obs.At
 	}

@@ -12,7 +12,8 @@
 //	fmt.Println(s.Last().Text)
 //
 // The package fails static: data that is missing, stale or not a number never makes a target smaller, and nothing is
-// changed that could not be written to the journal first. It knows neither the exporter nor the proxy: all it sees are
+// changed that could not be written to the journal first. What it remembers is a [Memory]: changes come back from the journal
+// after a restart, the rest from a [Snapshot]. It knows neither the exporter nor the proxy: all it sees are
 // series. Subpackages: source (YAML with positions), journal (decisions on disk), store (the embedded Prometheus),
 // remote (a Prometheus elsewhere), rulestest (tests of rule files), report (how a model did).
 package rules

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -107,14 +108,10 @@ func (m *Memory) keep(r *remembered, d *Decision) {
 // Decisions returns the newest evaluations of a rule in full, whether or not they changed anything, at most n, newest first.
 // Of two at the same time the one of the target that comes first by name is first. Zero times select all.
 func (m *Memory) Decisions(rule string, since, until time.Time, n int) []*Decision {
-	m.mu.Lock()
-	all := make([]*remembered, 0, len(m.targets))
-	for _, target := range sortedKeys(m.targets) {
-		all = append(all, m.targets[target])
-	}
-	m.mu.Unlock()
+	all := m.all()
 	var found []*Decision
-	for _, r := range all {
+	for _, target := range sortedKeys(all) {
+		r := all[target]
 		r.mu.Lock()
 		for _, d := range r.every {
 			if (rule == "" || d.Rule == rule) && (since.IsZero() || !d.Time.Before(since)) && (until.IsZero() || !d.Time.After(until)) {
@@ -139,6 +136,13 @@ func (m *Memory) behind(at time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return max(0, m.until.Sub(at))
+}
+
+// all are the targets.
+func (m *Memory) all() map[string]*remembered {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.targets)
 }
 
 func (m *Memory) of(target string) *remembered {

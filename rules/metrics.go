@@ -16,6 +16,7 @@ type Metrics struct {
 	decisions     *prometheus.CounterVec
 	applied       *prometheus.CounterVec
 	journalErrors prometheus.Counter
+	stateErrors   prometheus.Counter
 
 	mu      sync.Mutex
 	scalers map[string]*Scaler // by rule name
@@ -37,9 +38,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "flyball_scale_journal_errors_total",
 			Help: "Decisions that could not be written to the journal.",
 		}),
+		stateErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "flyball_scale_state_errors_total",
+			Help: "Times that what scale rules remember besides the journal could not be saved.",
+		}),
 		scalers: map[string]*Scaler{},
 	}
-	reg.MustRegister(m.decisions, m.applied, m.journalErrors, m)
+	reg.MustRegister(m.decisions, m.applied, m.journalErrors, m.stateErrors, m)
 	return m
 }
 

@@ -135,7 +135,7 @@ func (o *Optimizer) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 		return nil, fmt.Errorf("optimize %s: %w", o.rule.Name, err)
 	}
 	if !o.began {
-		before, err := o.scaler.opts.Querier.Query(ctx, fmt.Sprintf("%s{rule=%q}", recommendedMetric, o.rule.Name), at, 0)
+		before, err := o.scaler.opts.Querier.Query(ctx, fmt.Sprintf("last_over_time(%s{rule=%q}[1d])", recommendedMetric, o.rule.Name), at, 0)
 		if err != nil {
 			return nil, fmt.Errorf("optimize %s: %w", o.rule.Name, err)
 		}

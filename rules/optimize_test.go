@@ -34,7 +34,7 @@ type gpu struct {
 
 func (g *gpu) Query(_ context.Context, expr string, at time.Time, _ time.Duration) ([]Sample, error) {
 	switch {
-	case strings.HasPrefix(expr, recommendedMetric):
+	case expr == `last_over_time(flyball_optimize_recommended{rule="quantize"}[1d])`:
 		return *g.written, nil
 	case g.err != nil:
 		return nil, g.err

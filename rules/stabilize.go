@@ -9,9 +9,9 @@ import (
 )
 
 // stabilize is the HPA's: within the window of its direction, up goes to the lowest recommendation and down to the
-// highest. The memory of a fresh start holds the size found there, so that a restart does not shorten a window; so does
-// that of a rule which was not evaluated for a while, and an outage of half the window or more, while a query that fails
-// now and then leaves the window as it is.
+// highest. The memory of a fresh start holds the size found there, so that a start does not shorten a window; so does that of
+// a rule which was not evaluated for a while, or of whose last evaluations nothing is known, and an outage of half the window
+// or more, while a query that fails now and then leaves the window as it is.
 func (p *pipeline) stabilize(n int) int {
 	up, down := time.Duration(*p.rule.Behavior.Up.Window), time.Duration(*p.rule.Behavior.Down.Window)
 	now := p.obs.At
@@ -21,11 +21,11 @@ func (p *pipeline) stabilize(n int) int {
 			longest = max(longest, time.Duration(policy.Period))
 		}
 	}
-	first := len(p.st.recommendations) == 0
+	first := len(p.st.recommendations) == 0 || p.st.unsure
 	if gap := now.Sub(p.st.evaluated); p.rule.interval > 0 && !p.st.evaluated.IsZero() && gap > 3*p.rule.interval && gap >= down/2 {
 		first, p.st.recommendations = true, nil
 	}
-	p.st.evaluated = now
+	p.st.evaluated, p.st.unsure = now, false
 	p.st.forget(now.Add(-longest), now.Add(-max(up, down)))
 	if first {
 		p.st.recommendations = append(p.st.recommendations, recommendation{now, p.current})

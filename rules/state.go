@@ -16,6 +16,8 @@ type State struct {
 
 	changes         []change
 	recommendations []recommendation
+	unsure          bool                 // there were recommendations since which are not known
+	asked           time.Time            // a change up was, whose replicas have not all been seen ready; zero when there is none
 	evaluated       time.Time            // when it last was
 	holdsSince      map[string]time.Time // by the condition of a `when` step that holds
 	pendingSince    time.Time            // replicas have been missing since; zero when none are
@@ -49,7 +51,7 @@ func (s State) Applied(at time.Time, from, to int) State {
 	s.Replicas, s.Known = to, true
 	switch {
 	case to > from:
-		s.LastUp = at
+		s.LastUp, s.asked = at, at
 	case to < from:
 		s.LastDown = at
 	default:
@@ -69,6 +71,7 @@ func (s State) Replay(d *Decision) State {
 		s.Replicas, s.Known = d.To, true
 	default:
 		s = s.Applied(d.Time, d.From, d.To)
+		s.asked = time.Time{} // nobody has looked meanwhile
 		if n := len(s.changes); n > 0 && d.From != d.To {
 			s.changes[n-1].unsure = d.Result == Applying
 		}
@@ -79,7 +82,7 @@ func (s State) Replay(d *Decision) State {
 // notAfter returns the state with what lies in the future at the present: a clock that was set back must neither make a
 // cooldown, or a window, longer than it is, nor have a change forgotten that a policy or a flap budget counts.
 func (s State) notAfter(now time.Time) State {
-	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince, &s.missingSince, &s.evaluated} {
+	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince, &s.missingSince, &s.evaluated, &s.asked} {
 		if t.After(now) {
 			*t = now
 		}
@@ -159,7 +162,7 @@ func (s State) shifted(by time.Duration) State {
 		return t.Add(by)
 	}
 	s.LastUp, s.LastDown, s.evaluated = move(s.LastUp), move(s.LastDown), move(s.evaluated)
-	s.pendingSince, s.missingSince = move(s.pendingSince), move(s.missingSince)
+	s.pendingSince, s.missingSince, s.asked = move(s.pendingSince), move(s.missingSince), move(s.asked)
 	s.changes, s.recommendations = slices.Clone(s.changes), slices.Clone(s.recommendations)
 	for i := range s.changes {
 		s.changes[i].at = move(s.changes[i].at)

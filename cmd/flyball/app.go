@@ -45,6 +45,7 @@ type app struct {
 	store         *store.Store
 	journal       *journal.Journal
 	memory        rules.Memory
+	snapshot      *rules.Snapshot // of the memory
 	brake         *rules.Brake
 	scales        *rules.Metrics
 	began         time.Time
@@ -149,6 +150,10 @@ func (a *app) openStore() (err error) {
 	a.journal.Replay(a.memory.Replay)
 	a.brake = rules.OpenBrake(filepath.Join(c.Storage.Path, "freeze.json"))
 	a.scales = rules.NewMetrics(a.metrics)
+	a.snapshot = &rules.Snapshot{
+		Path: filepath.Join(c.Storage.Path, "state.json"), Memory: &a.memory, Metrics: a.scales, Log: a.opts.log.With("component", "rules"),
+	}
+	a.snapshot.Load(time.Now())
 	a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "flyball_scale_paused", Help: "1 while acting is frozen: rules decide and record, and change nothing.",
 	}, func() float64 {
@@ -344,7 +349,7 @@ func (a *app) runBuilt(ctx context.Context) error {
 			part{"proxy", a.proxySlot.run})
 	}
 	if a.store != nil {
-		parts = append(parts, part{"rules", a.store.Run})
+		parts = append(parts, part{"snapshot", a.snapshot.Run}, part{"rules", a.store.Run})
 	}
 	a.isReady()
 	return runParts(ctx, parts, a.isStopping)

@@ -463,10 +463,17 @@ func TestKill9(t *testing.T) {
 	}) {
 		t.Error("nothing was held by the cooldown")
 	}
+	if log := i.out.String(); !strings.Contains(log, "scale rules go on where they were") || !strings.Contains(log, "ended_in_order=false") {
+		t.Error("the log says nothing of what was remembered over the kill")
+	}
 	i.stop(syscall.SIGTERM)
 	if i.err != nil {
 		t.Errorf("SIGTERM: %v", i.err)
 	}
+
+	i.start()
+	i.eventually(20*time.Second, "it goes on where it was told to end", func() bool { return strings.Contains(i.out.String(), "ended_in_order=true") })
+	i.stop(syscall.SIGTERM)
 }
 
 // replicaPIDs are the model servers below flyball: the children of its supervisors.

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,13 +37,13 @@ const killRule = `groups:
     signals: [{name: load, value: demand, target_per_replica: 1}]
     behavior:
       up: {policies: [{replicas: 4, period: 2m}], cooldown: 45s}
-      down: {window: 30s, policies: [{replicas: 3, period: 2m}], cooldown: 75s}
+      down: {window: 75s, policies: [{replicas: 3, period: 2m}], cooldown: 75s}
     flap_budget: {reversals: 6, window: 30m}
 `
 
 const (
 	upCooldown, downCooldown = 45 * time.Second, 75 * time.Second
-	period                   = 2 * time.Minute
+	window, period           = 75 * time.Second, 2 * time.Minute
 	mostUp, mostDown         = 4, 3
 	flapWindow, reversals    = 30 * time.Minute, 6
 
@@ -73,6 +75,9 @@ type done struct {
 }
 
 func (f *fileActuator) Observe(context.Context, actuators.Target) (actuators.State, error) {
+	if err := f.add(f.path+".ticks", "%d\n", f.now().UnixNano()); err != nil {
+		return actuators.State{}, err
+	}
 	all, err := f.changes()
 	n := 1
 	if len(all) > 0 {
@@ -82,13 +87,32 @@ func (f *fileActuator) Observe(context.Context, actuators.Target) (actuators.Sta
 }
 
 func (f *fileActuator) Apply(_ context.Context, _ actuators.Target, c actuators.Change) (actuators.Receipt, error) {
-	file, err := os.OpenFile(f.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	return actuators.Receipt{Spec: c.To}, f.add(f.path, "%d %d %d %s\n", f.now().UnixNano(), c.From, c.To, c.DecisionID)
+}
+
+// add adds a line to a file.
+func (f *fileActuator) add(path, format string, args ...any) error {
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return actuators.Receipt{}, err
+		return err
 	}
 	defer file.Close()
-	_, err = fmt.Fprintf(file, "%d %d %d %s\n", f.now().UnixNano(), c.From, c.To, c.DecisionID)
-	return actuators.Receipt{Spec: c.To}, err
+	_, err = fmt.Fprintf(file, format, args...)
+	return err
+}
+
+// ticks are the times of evaluations.
+func (f *fileActuator) ticks() (all map[int64]bool, err error) {
+	text, err := os.ReadFile(f.path + ".ticks")
+	all = map[int64]bool{}
+	for _, line := range strings.Fields(string(text)) {
+		at, err := strconv.ParseInt(line, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		all[at] = true
+	}
+	return all, err
 }
 
 func (f *fileActuator) changes() (all []done, err error) {
@@ -115,12 +139,18 @@ func (noise) Query(_ context.Context, expr string, at time.Time, _ time.Duration
 	if strings.Contains(expr, "timestamp(") {
 		return []rules.Sample{{Value: float64(at.UnixMilli()) / 1000, Time: at}}, nil
 	}
-	rng := rand.New(rand.NewPCG(uint64(at.UnixNano()/int64(4*time.Minute)), 7))
-	v := float64(rng.IntN(30))
-	if rand.New(rand.NewPCG(uint64(at.UnixNano()), 8)).IntN(12) == 0 {
-		return nil, errors.New("no answer")
+	v, err := noise{}.demand(at)
+	if err != nil {
+		return nil, err
 	}
-	return []rules.Sample{{Value: v, Time: at}}, nil
+	return []rules.Sample{{Value: float64(v), Time: at}}, nil
+}
+
+func (noise) demand(at time.Time) (int, error) {
+	if rand.New(rand.NewPCG(uint64(at.UnixNano()), 8)).IntN(12) == 0 {
+		return 0, errors.New("no answer")
+	}
+	return rand.New(rand.NewPCG(uint64(at.UnixNano()/int64(4*time.Minute)), 7)).IntN(30), nil
 }
 
 // loop is flyball's own: a journal, what it remembers, a scaler that acts, tick after tick.
@@ -138,11 +168,13 @@ func loop(dir, start string) error {
 	if err != nil {
 		return err
 	}
-	memory := &rules.Memory{}
+	memory, metrics := &rules.Memory{}, rules.NewMetrics(prometheus.NewRegistry())
 	j.Replay(memory.Replay)
+	snapshot := &rules.Snapshot{Path: filepath.Join(dir, "state.json"), Memory: memory, Metrics: metrics, Log: slog.New(slog.DiscardHandler)}
+	snapshot.Load(now())
 	var at time.Time
 	s := rules.NewScaler(f.Groups[0].Rules[0].Scale, rules.ScalerOptions{
-		Querier: noise{}, Journal: j, Memory: memory, Acting: true, Metrics: rules.NewMetrics(prometheus.NewRegistry()),
+		Querier: noise{}, Journal: j, Memory: memory, Acting: true, Metrics: metrics,
 		Actuators: map[string]actuators.Actuator{"file": &fileActuator{filepath.Join(dir, "size"), func() time.Time { return at }}},
 	})
 	fmt.Println("running")
@@ -152,12 +184,17 @@ func loop(dir, start string) error {
 			if _, err := s.Eval(context.Background(), at); err != nil {
 				return err
 			}
+			if at.Unix()/15%4 == 0 {
+				if err := snapshot.Save(at, false); err != nil {
+					return err
+				}
+			}
 		}
 	}
 }
 
 // TestKill kills a running loop at 200 random moments and starts it again each time: what is in the journal is whole but for
-// the last line, no change is missing from it, and no cooldown, policy or flap budget is exceeded by what was done.
+// the last line, no change is missing from it, and no window, cooldown, policy or flap budget is broken by what was done.
 func TestKill(t *testing.T) {
 	kills := 200
 	if testing.Short() {
@@ -166,19 +203,19 @@ func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	path, start := filepath.Join(dir, "decisions.jsonl"), time.Now().UTC().Format(time.RFC3339Nano)
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
+	sized := &fileActuator{path: filepath.Join(dir, "size")}
 	seen, torn, unsure := map[string]bool{}, 0, 0
 	enough := func() bool { // how far a run gets is up to the machine
-		all, err := (&fileActuator{path: filepath.Join(dir, "size")}).changes()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ups, downs := check(t, all)
+		_, ups, downs := check(t, sized)
 		return ups >= kills/4 && downs >= kills/4
 	}
 	ran := 0
 	for ; ran < kills || ran < 10*kills && !enough(); ran++ {
 		runAndKill(t, dir, start, time.Duration(rng.IntN(80_000))*time.Microsecond)
 		half(t, path, rng)
+		if _, err := os.Stat(filepath.Join(dir, "state.json.invalid")); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("kill %d: a snapshot that is none: %v", ran, err)
+		}
 		for _, name := range []string{path + ".1", path} {
 			text, err := os.ReadFile(name)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -202,11 +239,7 @@ func TestKill(t *testing.T) {
 			}
 		}
 	}
-	all, err := (&fileActuator{path: filepath.Join(dir, "size")}).changes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ups, downs := check(t, all)
+	all, ups, downs := check(t, sized)
 	for _, d := range all {
 		if !seen[d.id] {
 			t.Errorf("the change %d -> %d at %s was never in the journal", d.from, d.to, d.at)
@@ -265,9 +298,17 @@ func runAndKill(t *testing.T, dir, start string, after time.Duration) {
 	}
 }
 
-// check says where the changes break what the rule promises, by the changes alone.
-func check(t *testing.T, all []done) (ups, downs int) {
+// check says where the changes break what the rule promises, by the changes and the times of the evaluations.
+func check(t *testing.T, f *fileActuator) (all []done, ups, downs int) {
 	t.Helper()
+	all, err := f.changes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ticks, err := f.ticks()
+	if err != nil {
+		t.Fatal(err)
+	}
 	var lastUp, lastDown time.Time
 	for i, d := range all {
 		fault := func(format string, args ...any) {
@@ -288,6 +329,12 @@ func check(t *testing.T, all []done) (ups, downs int) {
 			fault("%s after the one before in its direction: the cooldown is %s", d.at.Sub(*last), cooldown)
 		}
 		*last = d.at
+		for at := d.at.Add(-window + tick); !up && at.Before(d.at); at = at.Add(tick) {
+			// What was asked for within the window, by a process that is no more as well.
+			if need, err := (noise{}).demand(at); err == nil && need > d.to && ticks[at.UnixNano()] {
+				fault("%s before, %d were needed: the window is %s", d.at.Sub(at), need, window)
+			}
+		}
 		added, removed, turns := 0, 0, 0
 		for k := i; k >= 0; k-- {
 			age := d.at.Sub(all[k].at)
@@ -310,5 +357,5 @@ func check(t *testing.T, all []done) (ups, downs int) {
 			fault("%d turns within %s: the flap budget is %d", turns, flapWindow, reversals)
 		}
 	}
-	return ups, downs
+	return all, ups, downs
 }
