@@ -33,7 +33,10 @@ func Decide(rule *Scale, obs Observation, st State) (Decision, State) {
 		Queries: obs.Answers,
 	}
 	st = st.notAfter(obs.At)
-	p := &pipeline{rule: rule, obs: &obs, st: &st, d: &d, current: obs.Replicas.Spec, most: math.MaxInt}
+	p := &pipeline{rule: rule, obs: &obs, st: &st, d: &d, current: obs.Replicas.Spec, measured: obs.Replicas.Spec, most: math.MaxInt}
+	if obs.from != nil {
+		p.current = *obs.from
+	}
 	if obs.TargetError != "" {
 		p.current = st.Replicas
 		d.Replicas.Spec = st.Replicas // the last that is known; its ready replicas are not
@@ -56,13 +59,14 @@ func Decide(rule *Scale, obs Observation, st State) (Decision, State) {
 
 // pipeline is one run of Decide.
 type pipeline struct {
-	rule    *Scale
-	obs     *Observation
-	st      *State
-	d       *Decision
-	env     environment
-	current int
-	placed  []Placement // of a rule with variants
+	rule     *Scale
+	obs      *Observation
+	st       *State
+	d        *Decision
+	env      environment
+	current  int         // the size that the decision starts from
+	measured int         // the one that what is measured is of: the same but for a shadow
+	placed   []Placement // of a rule with variants
 
 	missing bool     // a query that going down needs has no valid answer
 	faulty  bool     // something that going down needs is missing

@@ -74,6 +74,8 @@ type Decision struct {
 	Variants   []Placement `json:"variants,omitempty"`
 	Cost       *CostRecord `json:"cost,omitempty"` // nil where no price is known
 
+	Shadow *Shadow `json:"shadow,omitempty"` // of a rule that does not act
+
 	Annotations map[string]string `json:"annotations,omitempty"` // the rule's, filled in
 }
 
@@ -162,5 +164,5 @@ func (d *Decision) ReasonText() string {
 // SameAs says whether nothing that matters to a reader differs from an earlier decision of the same rule.
 func (d *Decision) SameAs(earlier *Decision) bool {
 	return earlier != nil && d.Action == earlier.Action && d.From == earlier.From && d.To == earlier.To &&
-		d.Result == earlier.Result && d.Error == earlier.Error && slices.Equal(d.Reasons, earlier.Reasons)
+		d.Result == earlier.Result && d.Error == earlier.Error && slices.Equal(d.Reasons, earlier.Reasons) && !d.Shadow.changed(earlier.Shadow)
 }

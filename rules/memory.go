@@ -25,6 +25,7 @@ const maxEvery = 5000
 type remembered struct {
 	mu       sync.Mutex // guards what follows
 	state    State
+	shadow   *shadowState // while its rule does not act
 	last     *Decision
 	recorded *Decision // the last one that the journal has
 	output   []Sample

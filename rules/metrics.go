@@ -107,6 +107,7 @@ var help = map[string]string{
 	"flyball_scale_current_replicas":              "Replicas asked for.",
 	"flyball_scale_ready_replicas":                "Replicas that serve.",
 	"flyball_scale_desired_replicas":              "Replicas that the rule wants.",
+	"flyball_scale_shadow_replicas":               "Replicas that there would be had the rule acted since it began; of rules that only observe.",
 	"flyball_scale_min_replicas":                  "The rule's lower bound.",
 	"flyball_scale_max_replicas":                  "The rule's upper bound.",
 	"flyball_scale_signal_value":                  "Value of a signal.",

@@ -23,6 +23,8 @@ type Observation struct {
 	TargetError string            // why the target could not be observed
 	Answers     []Answer          // one for each query, sorted by name
 	Caps        []Cap             // of the budgets that apply and are used up, sorted by name
+
+	from *int // the size that a decision starts from where that is not the one that is observed: of a shadow
 }
 
 // Cap is what a budget that is used up leaves a rule.

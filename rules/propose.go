@@ -142,7 +142,11 @@ func (p *pipeline) signal(s *Signal) (record SignalRecord) {
 		}
 		how.rate, record.ServiceRate = rate, rate
 	}
-	n := how.size(v, p.current, p.obs.Replicas.Ready)
+	of := p.current
+	if how.utilization > 0 {
+		of = p.measured
+	}
+	n := how.size(v, of, p.obs.Replicas.Ready)
 	if partial {
 		n = max(n, p.current) // part of a demand can ask for more, and not for less
 	}
@@ -225,10 +229,10 @@ func (p *pipeline) steps() (best proposal, class int, hold bool) {
 		}
 		// A step counts from the replicas that there are, so while the last ones are on their way it would count them
 		// again at every evaluation.
-		if n > p.current && p.obs.Replicas.Pending > 0 && !p.late() {
+		if n > p.measured && p.obs.Replicas.Pending > 0 && !p.late() {
 			p.d.because(InFlight) // in words by the gate
-			p.limited(InFlight, n, p.current)
-			n = p.current
+			p.limited(InFlight, n, p.measured)
+			n = p.measured
 		}
 		p.sure = max(p.sure, n)
 		if p.rule.Combine == combinePriority && best.n >= 0 && step.Priority < class {
@@ -264,7 +268,7 @@ func (p *pipeline) step(i int) (StepRecord, int) {
 		return record, 0
 	}
 	smallest, _ := p.unit()
-	n := step.do.from(p.current, smallest)
+	n := step.do.from(p.measured, smallest)
 	record.Proposal = &n
 	return record, n
 }

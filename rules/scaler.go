@@ -191,6 +191,9 @@ func (s *Scaler) keepTime(at time.Time) {
 	for _, i := range all {
 		i.mu.Lock()
 		i.state = i.state.shifted(jump)
+		if i.shadow != nil {
+			i.shadow = &shadowState{i.shadow.shifted(jump), i.shadow.variants}
+		}
 		i.mu.Unlock()
 	}
 }
@@ -239,10 +242,15 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err)
 	}
 	i.mu.Lock()
-	state, recorded := i.state, i.recorded
+	state, shadow, recorded := i.state, i.shadow, i.recorded
 	i.mu.Unlock()
 
 	d, next := Decide(s.rule, obs, state)
+	if s.Acts() {
+		shadow = nil
+	} else {
+		d.Shadow, shadow = s.rule.shadow(obs, shadow, next)
+	}
 	err := s.carryOut(ctx, i, &d, obs)
 	if d.Result == Applied {
 		next = next.Applied(at, d.From, d.To)
@@ -261,7 +269,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.state, i.last, i.output = next, &d, s.samples(&d, next)
+	i.state, i.shadow, i.last, i.output = next, shadow, &d, s.samples(&d, next)
 	s.opts.Memory.keep(i.remembered, &d)
 	return i.output, err
 }
@@ -507,6 +515,9 @@ func (s *Scaler) samples(d *Decision, st State) []Sample {
 			add(d.Target, "flyball_scale_signal_proposal_replicas", float64(*r.Proposal), "signal", r.Name)
 		}
 		add(d.Target, "flyball_scale_signal_confidence", r.Confidence, "signal", r.Name)
+	}
+	if d.Shadow != nil {
+		add(d.Target, "flyball_scale_shadow_replicas", float64(d.Shadow.To))
 	}
 	if d.Cost != nil {
 		add(d.Target, "flyball_scale_cost_usd_per_hour", d.Cost.AfterUSDPerHour)

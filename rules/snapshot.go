@@ -12,6 +12,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -54,6 +55,23 @@ type savedState struct {
 	MissingSince   time.Time            `json:"missing_since,omitzero"`
 	Good           int                  `json:"good_evaluations,omitempty"`
 	Fallback       *int                 `json:"fallback,omitempty"`
+	Shadow         *savedShadow         `json:"shadow,omitempty"`
+}
+
+// savedShadow is the state of a shadow, of whose changes no journal knows.
+type savedShadow struct {
+	savedState
+	Replicas int           `json:"replicas"`
+	Variants []int         `json:"variants,omitempty"`
+	LastUp   time.Time     `json:"last_up,omitzero"`
+	LastDown time.Time     `json:"last_down,omitzero"`
+	Changes  []savedChange `json:"changes,omitempty"`
+}
+
+type savedChange struct {
+	At   time.Time `json:"at"`
+	From int       `json:"from"`
+	To   int       `json:"to"`
 }
 
 // savedSize is a size that was asked for at a time.
@@ -83,6 +101,48 @@ func (s State) saved() savedState {
 	return out
 }
 
+// saved is what of a shadow goes into a snapshot: all.
+func (s *shadowState) saved() *savedShadow {
+	if s == nil {
+		return nil
+	}
+	out := &savedShadow{savedState: s.State.saved(), Replicas: s.Replicas, Variants: s.variants, LastUp: s.LastUp, LastDown: s.LastDown}
+	for _, c := range s.changes {
+		out.Changes = append(out.Changes, savedChange{c.at, c.from, c.to})
+	}
+	return out
+}
+
+// state is the shadow that was saved.
+func (s *savedShadow) state(now time.Time, whole bool) *shadowState {
+	if s == nil {
+		return nil
+	}
+	st := State{Replicas: s.Replicas, Known: true, LastUp: s.LastUp, LastDown: s.LastDown}
+	for _, c := range s.Changes {
+		st.changes = append(st.changes, change{at: c.At, from: c.From, to: c.To})
+	}
+	return &shadowState{st.resumed(s.savedState, now, whole), s.Variants}
+}
+
+// fault says what of a saved shadow cannot be.
+func (s *savedShadow) fault() error {
+	if s == nil {
+		return nil
+	}
+	sizes := append([]int{s.Replicas}, s.Variants...)
+	for _, c := range s.Changes {
+		sizes = append(sizes, c.From, c.To)
+	}
+	if least := slices.Min(sizes); least < 0 {
+		return fmt.Errorf("shadow: a size is %d: expected 0 or more replicas", least)
+	}
+	if err := s.savedState.fault(); err != nil {
+		return fmt.Errorf("shadow: %w", err)
+	}
+	return nil
+}
+
 // decisive are the recommendations that can be the highest or the lowest of a window that ends now or later: those that no
 // later one is as high as, or as low as. The last is one of them.
 func decisive(all []recommendation) (kept []recommendation) {
@@ -94,9 +154,7 @@ func decisive(all []recommendation) (kept []recommendation) {
 		}
 		lowest, highest = min(lowest, n), max(highest, n)
 	}
-	for i, j := 0, len(kept)-1; i < j; i, j = i+1, j-1 {
-		kept[i], kept[j] = kept[j], kept[i]
-	}
+	slices.Reverse(kept)
 	return kept
 }
 
@@ -123,7 +181,7 @@ func (s *savedState) fault() error {
 	case s.Fallback != nil && *s.Fallback < 0:
 		return fmt.Errorf("fallback is %d: expected 0 or more replicas", *s.Fallback)
 	}
-	return nil
+	return s.Shadow.fault()
 }
 
 // resumed is the state, made of the journal so far, with what a snapshot has of it. What a snapshot cannot know, since the
@@ -175,7 +233,7 @@ func (s *Snapshot) Load(now time.Time) {
 		loaded++
 		r := s.Memory.of(target)
 		r.mu.Lock()
-		r.state = r.state.resumed(saved, now, file.Ended)
+		r.state, r.shadow = r.state.resumed(saved, now, file.Ended), saved.Shadow.state(now, file.Ended)
 		r.mu.Unlock()
 	}
 	s.Log.Info("scale rules go on where they were", "targets", loaded, "away", now.Sub(file.At).Round(time.Second), "ended_in_order", file.Ended)
@@ -247,10 +305,12 @@ func (s *Snapshot) Save(now time.Time, ended bool) error {
 	m := savedMemory{Version: snapshotVersion, At: now, Ended: ended, Targets: map[string]savedState{}}
 	for target, r := range s.Memory.all() {
 		r.mu.Lock()
-		state := r.state
+		state, shadow := r.state, r.shadow
 		r.mu.Unlock()
 		if !state.evaluated.IsZero() {
-			m.Targets[target] = state.saved()
+			saved := state.saved()
+			saved.Shadow = shadow.saved()
+			m.Targets[target] = saved
 		}
 	}
 	var text bytes.Buffer

@@ -197,6 +197,9 @@ func writeDecision(w io.Writer, d *rules.Decision) error {
 		}
 		line("when\t%s\t%s\t%s", s.If, s.Do, state)
 	}
+	if s := d.Shadow; s != nil {
+		line("shadow\t%d -> %d\thad it acted\t%s", s.From, s.To, s.Text)
+	}
 	for _, v := range d.Variants {
 		line("variant\t%s\t%s\t%d -> %d\t%d ready\tcapacity %d at %.6g USD/h", v.Name, v.Target, v.From, v.To, v.Ready, v.Capacity, v.PriceUSDPerHour)
 	}
