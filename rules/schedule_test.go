@@ -171,6 +171,26 @@ func TestScheduleMinutes(t *testing.T) {
 	}
 }
 
+// TestWindowMinutes holds windows to what they say, each half of an hour over the weeks around the setting of clocks.
+func TestWindowMinutes(t *testing.T) {
+	for _, days := range []string{"Mon-Fri", "Sat,Sun", "Sun-Mon,Wed", "Fri-Sun"} {
+		for _, hours := range []string{"08:00-18:00", "00:30-03:00", "22:15-02:30", "02:00-24:00"} {
+			for _, name := range zones {
+				w, err := parseWindow(days+" "+hours, name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for at := noon.AddDate(0, 0, -35); at.Before(noon); at = at.Add(30 * time.Minute) {
+					local := at.In(w.zone)
+					if got, want := w.holds(local), inHours(days, hours, local); got != want {
+						t.Fatalf("%s %s at %s: got %t", days, hours, local, got)
+					}
+				}
+			}
+		}
+	}
+}
+
 // BenchmarkSchedule is what one schedule costs an evaluation.
 func BenchmarkSchedule(b *testing.B) {
 	for name, text := range map[string]string{
