@@ -306,30 +306,3 @@ func TestAges(t *testing.T) {
 		}
 	}
 }
-
-// FuzzParseFile: whatever the bytes, reading them ends and does not panic, and what is accepted can decide.
-func FuzzParseFile(f *testing.F) {
-	f.Add([]byte(rule()))
-	f.Add([]byte(rule("    signals:", "    when:\n    - {if: 'demand > 1 && pending == 0', do: '+25%', for: 1m}\n    signals:")))
-	f.Add([]byte("groups:\n- name: a\n  rules:\n  - {record: a, expr: up}\n  - {alert: b, expr: up == 0, for: 5m}\n"))
-	if text, err := os.ReadFile("../examples/quickstart/rules.yml"); err == nil {
-		f.Add(text)
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		file, err := (&Reader{Defaults: testDefaults}).Parse("f", text)
-		if err != nil {
-			_ = err.Error()
-			return
-		}
-		for _, g := range file.Groups {
-			for _, r := range g.Rules {
-				if r.Scale != nil {
-					d, _ := Decide(r.Scale, Observation{At: time.Unix(1e9, 0)}, State{})
-					if d.To > r.Scale.Max || d.To < r.Scale.Min {
-						t.Errorf("decided %d outside %d to %d", d.To, r.Scale.Min, r.Scale.Max)
-					}
-				}
-			}
-		}
-	})
-}

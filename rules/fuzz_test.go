@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +14,10 @@ import (
 func FuzzParse(f *testing.F) {
 	f.Add(rule())
 	f.Add(two(both, "    combine: weighted"))
+	f.Add("groups:\n- name: a\n  rules:\n  - {record: a, expr: up}\n  - {alert: b, expr: up == 0, for: 5m}\n")
+	if text, err := os.ReadFile("../examples/quickstart/rules.yml"); err == nil {
+		f.Add(string(text))
+	}
 	for _, text := range hostile() {
 		if len(text) < 10_000 {
 			f.Add(text)

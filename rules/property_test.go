@@ -39,6 +39,11 @@ func (r draft) sizing(variants bool) string {
 		fmt.Sprintf("service_rate: '%d', wait: %dms, concurrency: %d", 1+r.IntN(20), 1+r.IntN(900), 1+r.IntN(3)))
 }
 
+// window is a condition on the time of the week.
+func (r draft) window() string {
+	return fmt.Sprintf("window('%s %s', '%s')", pick(r, "Mon-Fri", "Sat,Sun", "Sun-Mon,Wed", "Fri-Sun"), pick(r, "08:00-18:00", "00:30-03:00", "22:15-02:30", "02:00-24:00"), pick(r, zones...))
+}
+
 func (r draft) direction() string {
 	var policies []string
 	for range r.IntN(3) {
@@ -82,9 +87,9 @@ func (r draft) file(plain bool) string {
 	if r.IntN(2) == 0 {
 		add("    when:")
 		for range 1 + r.IntN(3) {
-			condition, do := fmt.Sprintf("%s > %d", pick(r, "a", "b"), r.IntN(150)), fmt.Sprintf("'+%d%s'", 1+r.IntN(20), pick(r, "", "%"))
+			condition, do := fmt.Sprintf("%s > %d%s", pick(r, "a", "b"), r.IntN(150), r.maybe(0.2, " && %s", r.window())), fmt.Sprintf("'+%d%s'", 1+r.IntN(20), pick(r, "", "%"))
 			if !plain {
-				condition = pick(r, condition, fmt.Sprintf("a < %d", r.IntN(150)), "!q.a.ok", "since_down > 120", "ready % 3 == 0", "weekday == 'Sunday'", "hour > 12")
+				condition = pick(r, condition, fmt.Sprintf("a < %d", r.IntN(150)), "!q.a.ok", "since_down > 120", "ready % 3 == 0", "weekday == 'Sunday'", "hour > 12", r.window())
 				do = pick(r, do, fmt.Sprintf("'-%d%s'", 1+r.IntN(20), pick(r, "", "%")), "hold")
 				if !variants && r.IntN(3) == 0 {
 					do = fmt.Sprintf("'=%d'", least+r.IntN(most-least))
@@ -97,12 +102,19 @@ func (r draft) file(plain bool) string {
 		add("    combine: %s", pick(r, "max", "weighted"))
 	} else {
 		add("    combine: %s", pick(r, "max", "weighted", "priority"))
-		if r.IntN(3) == 0 && !variants {
-			add("    constraints: [{if: '%s', %s}]", pick(r, "b > 50", "pending > 0", "c < 3"), pick(r, fmt.Sprintf("max: %d", least+r.IntN(most)), fmt.Sprintf("min: %d", r.IntN(most))))
+		if r.IntN(2) == 0 && !variants {
+			add("    constraints:")
+			for range 1 + r.IntN(3) {
+				add("    - {if: \"%s\", %s}", pick(r, "b > 50", "pending > 0", "c < 3", r.window(), r.window()), pick(r, fmt.Sprintf("max: %d", least+r.IntN(most)), fmt.Sprintf("min: %d", r.IntN(most))))
+			}
 		}
 	}
-	if r.IntN(3) == 0 && !variants {
-		add("    schedule: [{cron: '*/7 * * * *', for: 3m, %s}]", pick(r, fmt.Sprintf("max: %d", least+r.IntN(most-least)), fmt.Sprintf("min: %d", r.IntN(most))))
+	if r.IntN(2) == 0 && !variants {
+		add("    schedule:")
+		for range 1 + r.IntN(2) {
+			bound := pick(r, fmt.Sprintf("max: %d", least+r.IntN(most-least)), fmt.Sprintf("min: %d", r.IntN(most)))
+			add("    - {cron: '%s', %s, tz: %s, %s}", pick(r, "*/7 * * * *", r.cron()), pick(r, "for: 3m", fmt.Sprintf("for: %dm", 1+r.IntN(500)), fmt.Sprintf("until: '%s'", r.cron())), pick(r, zones...), bound)
+		}
 	}
 	if r.IntN(3) == 0 {
 		add("    on_missing: {up: %s, down: %s, after: %s, fallback: '%s'}", pick(r, "allow", "hold"), pick(r, "hold", "fallback"), r.period(), pick(r, "max(replicas, 4)", "3", "replicas / (ready - 2)", "max - 1"))
@@ -139,6 +151,12 @@ func newWorld(t *testing.T, seed uint64, plain bool) *world {
 			continue
 		}
 		w.rule = f.Groups[0].Rules[0].Scale
+	}
+	w.now = noon.Add(time.Duration(w.IntN(7*24*60)) * time.Minute)
+	if w.IntN(2) == 0 { // a clock will be set, or has just been
+		if _, set := noon.Add(time.Duration(w.IntN(400)) * 24 * time.Hour).In(zone(t, pick(w.draft, zones...))).ZoneBounds(); !set.IsZero() {
+			w.now = set.Add(time.Duration(w.IntN(40)-30) * time.Minute).UTC()
+		}
 	}
 	w.size = w.IntN(w.rule.Max + 1)
 	for _, v := range w.rule.Variants {
@@ -249,6 +267,9 @@ func (w *world) restart() {
 func (w *world) play(ticks int) {
 	for range ticks {
 		w.now = w.now.Add(pick(w.draft, 15*time.Second, 15*time.Second, 15*time.Second, time.Minute))
+		if w.IntN(40) == 0 {
+			w.now = w.now.Add(time.Duration(w.IntN(10*3600)) * time.Second)
+		}
 		obs := w.observe()
 		before := text(w.st)
 		d, next := Decide(w.rule, obs, w.st)
@@ -271,7 +292,8 @@ func text(st State) string {
 	return fmt.Sprintf("fallback %s, %+v", fallback, st)
 }
 
-// same: the same input gives the same decision bit for bit, and all times shifted by weeks the same but for its times.
+// same: the same input gives the same decision bit for bit, and all times shifted by 28 years the same but for its times. After
+// so long, until 2100, each date is on the same day of the week again, and so are those on which clocks are set.
 func (w *world) same(obs Observation, d Decision, next State) {
 	again, nextAgain := Decide(w.rule, obs, w.st)
 	if diff := cmp.Diff(written(w.t, d), written(w.t, again)); diff != "" {
@@ -280,7 +302,7 @@ func (w *world) same(obs Observation, d Decision, next State) {
 	if text(next) != text(nextAgain) {
 		w.fail("not the same state twice:\n%s\n%s", text(next), text(nextAgain))
 	}
-	const weeks = 52 * 7 * 24 * time.Hour
+	const weeks = 1461 * 7 * 24 * time.Hour
 	later := obs
 	later.At = obs.At.Add(weeks)
 	shifted, shiftedNext := Decide(w.rule, later, w.st.shifted(weeks))
@@ -308,6 +330,7 @@ func (w *world) check(obs Observation, d Decision, next State) {
 	if d.To < r.Min || d.To > r.Max {
 		w.fail("outside of %d to %d: %s", r.Min, r.Max, story(d))
 	}
+	w.bounds(obs, d)
 	current := obs.Replicas.Spec
 	kept := min(current, r.Max) // only what is absolute makes it smaller
 	if len(r.Variants) > 0 {
@@ -373,6 +396,54 @@ func (w *world) check(obs Observation, d Decision, next State) {
 	if moved := max(d.Damped-current, current-d.Damped); moved > allowed {
 		w.fail("moves by %d, policies allow %d: %s\ntruth %+v", moved, allowed, story(d), w.truth)
 	}
+}
+
+// bounds holds a decision to the schedules, and to constraints that depend on the time of the week alone.
+func (w *world) bounds(obs Observation, d Decision) {
+	r := w.rule
+	lowest, highest := r.Min, r.Max
+	bound := func(least, most *int) {
+		if least != nil {
+			lowest = max(lowest, min(*least, r.Max))
+		}
+		if most != nil {
+			highest = min(highest, max(*most, r.Min))
+		}
+	}
+	for i := range r.Schedule {
+		if s := &r.Schedule[i]; s.active(w.now) {
+			bound(s.Min, s.Max)
+		}
+	}
+	for _, c := range r.Constraints {
+		if strings.HasPrefix(c.If, "window(") && inWindow(w.t, c.If, w.now) {
+			bound(c.Min, c.Max)
+		}
+	}
+	if slices.ContainsFunc(obs.Answers, func(a Answer) bool { return a.Fault != "" && !a.Optional }) {
+		highest = max(highest, min(obs.Replicas.Spec, r.Max)) // what is missing makes nothing smaller
+	}
+	if len(r.Variants) == 0 && (d.To > highest || d.To < min(lowest, d.Replicas.Max)) {
+		w.fail("outside of the %d to %d of this time, or of at most %d by a constraint: %s", lowest, highest, d.Replicas.Max, story(d))
+	}
+}
+
+// inWindow says whether a condition that is a window holds, by the minutes of the week.
+func inWindow(t *testing.T, condition string, at time.Time) bool {
+	parts := strings.FieldsFunc(condition, func(r rune) bool { return strings.ContainsRune("()' ", r) }) // window DAYS HOURS , ZONE
+	return inHours(parts[1], parts[2], at.In(zone(t, parts[4])))
+}
+
+func inHours(days, hours string, local time.Time) bool {
+	var fromHour, fromMinute, toHour, toMinute int
+	if n, err := fmt.Sscanf(hours, "%d:%d-%d:%d", &fromHour, &fromMinute, &toHour, &toMinute); n < 4 {
+		panic(err)
+	}
+	const day, week = 24 * 60, 7 * 24 * 60
+	from, lasts := fromHour*60+fromMinute, ((toHour-fromHour)*60+toMinute-fromMinute+day-1)%day+1
+	now := int(local.Weekday())*day + local.Hour()*60 + local.Minute()
+	on := map[string][]int{"Mon-Fri": {1, 2, 3, 4, 5}, "Sat,Sun": {6, 0}, "Sun-Mon,Wed": {0, 1, 3}, "Fri-Sun": {5, 6, 0}}[days]
+	return slices.ContainsFunc(on, func(d int) bool { return (now-d*day-from+2*week)%week < lasts })
 }
 
 // TestProperties plays random rules over random metrics, faults, refusals, kills and other people's changes.

@@ -327,6 +327,7 @@ func (s *Scaler) apply(ctx context.Context, target actuators.Target, d *Decision
 // any goes. Where one refuses, the others are changed all the same, but none made smaller where one did not grow.
 func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
 	var errs []error
+	d.Variants = slices.Clone(d.Variants) // the journal's stays as it was recorded
 	changed, short := false, false
 	apply := func(v *Placement) {
 		receipt, err := s.opts.Actuators[v.variant.Target.Kind].Apply(ctx, v.variant.Target, actuators.Change{

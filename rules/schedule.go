@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -71,6 +72,10 @@ func parseCron(d *source.Decoder, path, text string) cron.Schedule {
 		d.FaultAt(path, 0, "%s is longer than %d characters: expected five fields: minute, hour, day of the month, month, day of the week", last(path), maxCron)
 		return nil
 	}
+	if strings.Contains(text, "TZ=") {
+		d.FaultAt(path, 0, "%s is %q: expected five fields, and the time zone in tz", last(path), text)
+		return nil
+	}
 	parsed, err := cronFields.Parse(text)
 	if err != nil {
 		d.FaultAt(path, 0, "%s is %q: %s: expected five fields: minute, hour, day of the month, month, day of the week", last(path), text, err)
@@ -82,21 +87,92 @@ func parseCron(d *source.Decoder, path, text string) cron.Schedule {
 // cronFields are the standard ones. A time zone is a key of its own, and "@every" has no time of the day.
 var cronFields = cron.NewParser(cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow)
 
-// active says whether the schedule holds at a time.
+// active says whether the schedule holds at a time: it began within `for`, or has not ended since it last began. What begins
+// and ends at once holds.
 func (s *Schedule) active(at time.Time) bool {
 	at = at.In(s.zone)
 	if s.end == nil {
-		began := s.start.Next(at.Add(-time.Duration(s.For)))
-		return !began.IsZero() && !began.After(at)
+		_, began := fired(s.start, at, at.Add(-time.Duration(s.For)))
+		return began
 	}
-	// It holds if the next thing to happen is its end. cron.Next looks beyond the time that it is given: the very moment
-	// of the start is within, that of the end is not.
-	before := at.Add(-time.Nanosecond)
-	if began := s.start.Next(before); began.Equal(at) {
-		return true
+	began, ever := fired(s.start, at, at.Add(-longestPause))
+	if !ever {
+		return false
 	}
-	end, start := s.end.Next(at), s.start.Next(at)
-	return !end.IsZero() && (start.IsZero() || !end.After(start)) && !s.end.Next(before).Equal(at)
+	ended, ever := fired(s.end, at, at.Add(-longestPause))
+	if !ever || !began.at.Equal(ended.at) {
+		return !ever || began.at.After(ended.at)
+	}
+	return !began.wall.Before(ended.wall) // both were jumped over
+}
+
+// longestPause is how long it can be from one time of a cron to the next: 29 February, where a century has none.
+const longestPause = 8 * 366 * 24 * time.Hour
+
+// firing is when a cron fired, and what the clock on the wall says, or would have said, of it.
+type firing struct{ at, wall time.Time }
+
+// fired returns when a cron last fired after a time and not after at. It goes by the clock on the wall, which is read as
+// if it were UTC: cron.Next loses hours and days on which clocks are set. What a clock that is set forward jumps over fires
+// when it has; what comes twice, where one is set back, fires twice.
+func fired(c cron.Schedule, at, after time.Time) (last firing, ok bool) {
+	for {
+		set, _ := at.ZoneBounds()
+		_, offset := at.Zone()
+		east := time.Duration(offset) * time.Second
+		within := !set.IsZero() && set.After(after)
+		from := after.UTC().Add(east)
+		if within {
+			_, before := set.Add(-1).Zone()
+			// The jump counts, the moment of it included.
+			from = set.UTC().Add(min(east, time.Duration(before)*time.Second) - 1)
+		}
+		if wall, found := latestOf(c, at.UTC().Add(east), from); found {
+			last = firing{wall.Add(-east), wall}
+			if within {
+				last.at = latest(last.at, set)
+			}
+			return last, true
+		}
+		if !within {
+			return firing{}, false
+		}
+		at = set.Add(-1)
+	}
+}
+
+// latestOf returns when a cron last fires after a time and not after at, both of them UTC. cron knows only what comes next.
+func latestOf(c cron.Schedule, at, after time.Time) (last time.Time, ok bool) {
+	next := func(t time.Time) (time.Time, bool) {
+		n := c.Next(t)
+		return n, !n.IsZero() && !n.After(at)
+	}
+	last, ok = next(after)
+	if !ok {
+		return time.Time{}, false
+	}
+	none := at // after it comes none
+	for back := time.Hour; at.Add(-back).After(after); back *= 2 {
+		t := at.Add(-back)
+		if n, found := next(t); found {
+			last = n
+			break
+		}
+		none = t
+	}
+	for {
+		n, found := next(last)
+		if !found {
+			return last, true
+		}
+		last = n
+		middle := last.Add(none.Sub(last) / 2)
+		if n, found := next(middle); found {
+			last = n
+		} else {
+			none = middle
+		}
+	}
 }
 
 // words is the schedule as a reason gives it.

@@ -117,6 +117,29 @@ func TestVariants(t *testing.T) {
 	}
 }
 
+// TestVariantsRecorded: what the journal was told before the change says what was to be, also after a variant refused.
+func TestVariantsRecorded(t *testing.T) {
+	fake := &refusing{Fake: &actuatortest.Fake{}, name: "dear"}
+	fake.Resize(actuators.Target{Kind: "process", Name: "dear"}, 1)
+	journal := &pages{}
+	at := []Sample{{Value: float64(noon.Unix())}}
+	s := NewScaler(parseScale(t, twoVariants), ScalerOptions{
+		Querier:   table{"rps": {{Value: 115}}, "price": {{Value: 0.32}}, "max(timestamp(rps))": at, "max(timestamp(price))": at},
+		Actuators: map[string]actuators.Actuator{"process": fake}, Journal: journal, Metrics: NewMetrics(prometheus.NewPedanticRegistry()),
+		Memory: &Memory{}, Acting: true,
+	})
+	if _, err := s.Eval(t.Context(), noon); err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, d := range journal.kept {
+		told = append(told, fmt.Sprintf("%s od %d -> %d", d.Result, d.Variants[1].From, d.Variants[1].To))
+	}
+	if diff := cmp.Diff([]string{"applying od 1 -> 2", "error od 1 -> 1"}, told); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestVariantsAfterRestart: each variant comes back at the size that it had, whatever order the journal tells it in.
 func TestVariantsAfterRestart(t *testing.T) {
 	start := &Decision{Time: noon, Rule: "embedder", Target: "process/cheap", Start: true, To: 1, Result: Applied}
