@@ -2,7 +2,6 @@ package rules
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
