@@ -291,14 +291,7 @@ func (p *pipeline) finish(to int) Decision {
 		d.Cost = &CostRecord{BeforeUSDPerHour: price * float64(p.current), AfterUSDPerHour: price * float64(to)}
 	}
 	d.From, d.To = p.current, to
-	switch {
-	case to > p.current:
-		d.Action = Up
-	case to < p.current:
-		d.Action = Down
-	default:
-		d.Action = Hold
-	}
+	d.Action = direction(p.current, to)
 	d.Result = Unchanged
 	d.ID = decisionID(d.Rule, d.Target, d.Time, d.From, d.To)
 	d.Text = strings.Join(append(p.wants, p.notes...), ", ")

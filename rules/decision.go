@@ -20,6 +20,17 @@ const (
 	Hold Action = "hold"
 )
 
+// direction is the way from a size to another.
+func direction(from, to int) Action {
+	switch {
+	case to > from:
+		return Up
+	case to < from:
+		return Down
+	}
+	return Hold
+}
+
 // Result is what became of a decision.
 type Result string
 
@@ -56,6 +67,8 @@ type Decision struct {
 
 	Result Result `json:"result"`
 	Error  string `json:"error,omitempty"`
+	// Unanswered is the size that the target may have taken all the same: the error does not say that it did not.
+	Unanswered *int `json:"unanswered,omitempty"`
 
 	Replicas Replicas       `json:"replicas"`
 	Queries  []Answer       `json:"queries"`
@@ -142,6 +155,11 @@ func decisionID(rule, target string, at time.Time, from, to int) string {
 	text = append(strconv.AppendInt(text, int64(from), 10), 0)
 	sum := sha256.Sum256(strconv.AppendInt(text, int64(to), 10))
 	return hex.EncodeToString(sum[:6])
+}
+
+// Counts says that a size was changed by it, or may have been.
+func (d *Decision) Counts() bool {
+	return d.Result == Applied || d.Result == Applying || d.Unanswered != nil
 }
 
 func (d *Decision) because(reasons ...Reason) {

@@ -23,15 +23,16 @@ const maxEvery = 5000
 // remembered is what is known of one target. Groups evaluate one at a time, and a rule that replaces another begins when
 // that has ended; pages read meanwhile.
 type remembered struct {
-	mu       sync.Mutex // guards what follows
-	state    State
-	shadow   *shadowState // while its rule does not act
-	last     *Decision
-	recorded *Decision // the last one that the journal has
-	output   []Sample
-	owner    string      // the rule that scales it
-	sizedAt  time.Time   // when the journal last said how large it is
-	every    []*Decision // the newest, oldest first
+	mu        sync.Mutex // guards what follows
+	state     State
+	shadow    *shadowState // while its rule does not act
+	unsettled *Decision    // the last change, whose answer was an error: the target may have taken it
+	last      *Decision
+	recorded  *Decision // the last one that the journal has
+	output    []Sample
+	owner     string      // the rule that scales it
+	sizedAt   time.Time   // when the journal last said how large it is
+	every     []*Decision // the newest, oldest first
 }
 
 // claim makes a rule the one that scales the target, and says which one does already.

@@ -138,14 +138,7 @@ func (l *account) Append(d *Decision) error {
 	stored := *d
 	stored.Variants = slices.Clone(d.Variants)
 	l.last = &stored
-	changes := l.changes[d.Target]
-	if n := len(changes); n > 0 && changes[n-1].ID == d.ID {
-		changes = changes[:n-1]
-	}
-	if d.Result == Applied || d.Result == Applying {
-		changes = append(changes, &stored)
-	}
-	l.changes[d.Target] = changes
+	l.changes[d.Target] = Changes(l.changes[d.Target], &stored)
 	if after {
 		panic(killed{})
 	}
@@ -167,6 +160,7 @@ func (l *account) memory() *Memory {
 const (
 	refused = 1 + iota
 	meddled // somebody else comes first
+	lost    // it is done, and the answer does not arrive
 	diesBefore
 	diesAfter
 )
@@ -177,6 +171,7 @@ type moody struct {
 	blind   map[string]bool // by target: it cannot be observed
 	fate    map[string]int
 	meddled map[string]bool                          // by somebody else, in this evaluation
+	lost    bool                                     // an answer was, in this evaluation
 	asks    func(actuators.Target, actuators.Change) // sees each change that is asked for
 }
 
@@ -194,6 +189,12 @@ func (m *moody) Apply(ctx context.Context, target actuators.Target, c actuators.
 	switch m.fate[target.Name] {
 	case refused:
 		return actuators.Receipt{}, errors.New("no capacity")
+	case lost:
+		if _, err := m.Fake.Apply(ctx, target, c); err != nil {
+			return actuators.Receipt{}, err
+		}
+		m.lost = true
+		return actuators.Receipt{}, errors.New("connection reset by peer")
 	case meddled:
 		m.Resize(target, m.size(target.Name)+1)
 		m.meddled[target.Name] = true
@@ -300,7 +301,14 @@ func (m *machine) asks(target actuators.Target, c actuators.Change) {
 	}
 	m.asked = append(m.asked, change{from: c.From, to: c.To})
 	fate := m.hands.fate[target.Name]
-	m.failed = m.failed || c.To > c.From && (fate == refused || fate == meddled)
+	m.failed = m.failed || c.To > c.From && (fate == refused || fate == meddled || fate == lost)
+}
+
+// unanswered says that nobody knows yet what became of the last change. Were the size then set by somebody else, nobody ever
+// would.
+func (m *machine) unanswered() bool {
+	changes := m.account.changes[m.rule.Key()]
+	return len(changes) > 0 && changes[len(changes)-1].Unanswered != nil
 }
 
 func (m *machine) step() {
@@ -309,7 +317,7 @@ func (m *machine) step() {
 	clear(m.hands.blind)
 	clear(m.hands.fate)
 	for i, target := range m.targets() {
-		if _, most, _ := m.limits(i); m.IntN(30) == 0 {
+		if _, most, _ := m.limits(i); m.IntN(30) == 0 && !m.unanswered() {
 			m.hands.Resize(target, m.IntN(most+5))
 			m.foreign = true
 		}
@@ -323,7 +331,14 @@ func (m *machine) step() {
 			m.hands.fate[target.Name] = meddled
 		case 4:
 			m.hands.fate[target.Name] = pick(m.draft, diesBefore, diesAfter)
+		case 5:
+			m.hands.fate[target.Name] = lost
 		}
+	}
+	m.account.full = func(*Decision, int) bool { return false }
+	m.account.dies = func(int) (bool, bool) { return false, false }
+	if err := m.scaler.settle(m.t.Context(), m.scaler.order[0], look(m.t, m.scaler, m.now)); err != nil {
+		m.fail("%s", err)
 	}
 	full, dies, after := m.IntN(12), m.IntN(120), m.IntN(2) == 0 // the first two of which are appends
 	m.account.appends = 0
@@ -334,7 +349,7 @@ func (m *machine) step() {
 	obs := look(m.t, m.scaler, m.now)
 	d, next := Decide(m.rule, obs, m.scaler.order[0].state)
 	m.check(obs, d, next)
-	m.asked, m.failed, m.hands.meddled = nil, false, map[string]bool{}
+	m.asked, m.failed, m.hands.meddled, m.hands.lost = nil, false, map[string]bool{}, false
 	alive := m.eval()
 	now, is := m.sizes()
 	if full == 1 && is != was {
@@ -359,7 +374,7 @@ func (m *machine) step() {
 		m.foreign = m.foreign && m.account.last.Result == Failed
 	}
 	meddling := len(m.hands.meddled) > 0
-	m.foreign = m.foreign || meddling
+	m.foreign = m.foreign || meddling || m.hands.lost
 	if alive {
 		m.told(d, now, is, meddling)
 	}
@@ -394,7 +409,10 @@ func (m *machine) told(d Decision, now []int, is int, meddling bool) {
 	if got.From != d.From || got.Damped != d.Damped || got.Text != d.Text {
 		m.fail("decided %s, and not %s", story(got), story(d))
 	}
-	if slices.Contains(d.Reasons, ActuatorError) || meddling {
+	if m.hands.lost {
+		m.seen["lost"]++
+	}
+	if slices.Contains(d.Reasons, ActuatorError) || meddling || m.hands.lost {
 		return // it was not seen, or is no more as it was
 	}
 	if st.Replicas != is || !st.Known {
@@ -425,7 +443,7 @@ func (m *machine) again(was []int) {
 	m.account.full = func(*Decision, int) bool { return false }
 	m.account.dies = func(int) (bool, bool) { return false, false }
 	m.scaler = newRandomScaler(m.rule, m.data, m.hands, m.account)
-	if m.IntN(3) > 0 {
+	if m.IntN(3) > 0 || m.unanswered() {
 		return
 	}
 	m.hands.Fake = &actuatortest.Fake{Clock: m.hands.Clock, ReadyAfter: m.hands.ReadyAfter}
@@ -478,7 +496,7 @@ func TestScalerProperties(t *testing.T) {
 			seen[what] += n
 		}
 	}
-	for _, what := range []string{"applied", "error", "unrecorded", "killed", "in part", "short", "remembered"} {
+	for _, what := range []string{"applied", "error", "unrecorded", "killed", "in part", "short", "lost", "remembered"} {
 		if seen[what] < rules/30 {
 			t.Errorf("%s was played %d times in %d rules: too seldom to judge by", what, seen[what], rules)
 		}

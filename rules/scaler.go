@@ -241,6 +241,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err)
 	}
+	settled := s.settle(ctx, i, obs)
 	i.mu.Lock()
 	state, shadow, recorded := i.state, i.shadow, i.recorded
 	i.mu.Unlock()
@@ -267,6 +268,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	}
 	s.opts.Metrics.decided(&d)
 
+	err = errors.Join(settled, err)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.state, i.shadow, i.last, i.output = next, shadow, &d, s.samples(&d, next)
@@ -298,15 +300,54 @@ func (s *Scaler) carryOut(ctx context.Context, i *instance, d *Decision, obs Obs
 		return err
 	}
 	var err error
+	asked := d.To
 	if len(d.Variants) > 0 {
 		err = s.applyVariants(ctx, d)
 	} else {
 		err = s.apply(ctx, i.target, d, obs.Replicas.Version)
 	}
 	if err != nil {
-		s.log.Error("change refused", "target", d.Target, "from", d.From, "to", d.To, "err", err)
+		s.log.Error("change refused", "target", d.Target, "from", d.From, "to", asked, "err", err)
 	}
+	if d.Unanswered != nil {
+		d.Unanswered = &asked
+	}
+	i.mu.Lock()
+	if i.unsettled = nil; d.Unanswered != nil {
+		unsettled := *d
+		i.unsettled = &unsettled
+	}
+	i.mu.Unlock()
 	return s.record(ctx, i, d)
+}
+
+// settle finds out what became of a change whose answer was lost on the way, or came too late: the target may have taken it, as
+// its size tells when it is next seen. Then it counts as any other, from when it was asked for, and the journal says so.
+func (s *Scaler) settle(ctx context.Context, i *instance, obs Observation) error {
+	i.mu.Lock()
+	d := i.unsettled
+	i.mu.Unlock()
+	if d == nil || obs.TargetError != "" {
+		return nil
+	}
+	from, is, to := d.From, obs.Replicas.Spec, *d.Unanswered
+	if d.Result == Applied { // in part
+		from = d.To
+	}
+	took := *d
+	took.Unanswered = nil
+	i.mu.Lock()
+	i.unsettled = nil
+	if direction(from, is) == direction(from, to) && is != from {
+		took.Result, took.To = Applied, is
+		took.Text += fmt.Sprintf(", to %d: the target took what it had answered with an error", is)
+		i.state = i.state.instead(d.Time, d.From, is)
+	}
+	i.mu.Unlock()
+	if took.Result == Applied {
+		s.log.Warn("a change that ended in an error was carried out all the same", "target", d.Target, "from", from, "to", is, "decision", d.ID)
+	}
+	return s.record(ctx, i, &took)
 }
 
 // apply changes one target.
@@ -360,6 +401,8 @@ func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
 		d.Error = err.Error()
 		if !changed {
 			d.Result = Failed
+		} else {
+			d.Action = direction(d.From, d.To) // in part it may be another way
 		}
 	}
 	return err
@@ -368,6 +411,9 @@ func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
 // refused notes that a target refused a change.
 func (d *Decision) refused(err error) {
 	d.Error = err.Error()
+	if !slices.ContainsFunc([]error{actuators.ErrConflict, actuators.ErrOutOfRange, actuators.ErrUnknownTarget}, func(no error) bool { return errors.Is(err, no) }) {
+		d.Unanswered = new(int) // how much is said by who asked
+	}
 	if errors.Is(err, actuators.ErrConflict) {
 		d.because(ExternalChange)
 		return

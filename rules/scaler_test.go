@@ -108,6 +108,13 @@ func (b *bench) eval(t *testing.T) Decision {
 	return *b.scaler.Last()
 }
 
+func (b *bench) evalAt(t *testing.T, at time.Time) {
+	t.Helper()
+	if _, err := b.scaler.Eval(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestScalerAtTheDefaults runs the defaults on a fake clock: 15 s a tick, replicas that take 40 s to be ready.
 func TestScalerAtTheDefaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -211,6 +218,46 @@ func TestScalerFailures(t *testing.T) {
 			t.Errorf("%s %s", d.Result, story(d))
 		}
 	})
+	t.Run("the answer is lost", func(t *testing.T) {
+		b := newBench(t, strings.Replace(act, "up: {policies: []}", "up: {policies: [], cooldown: 1m}", 1), true, State{})
+		deaf := &deaf{Fake: b.fake}
+		b.scaler.opts.Actuators["process"] = deaf
+		b.data.set(0, nil, 400)
+		deaf.takes = false
+		b.evalAt(t, noon)
+		deaf.takes = true
+		b.evalAt(t, noon.Add(15*time.Second))
+		b.data.set(0, nil, 800)
+		b.fake.FailWith(errors.New("no route"))
+		b.evalAt(t, noon.Add(30*time.Second)) // nobody knows yet
+		var kept []*Decision
+		for i := range b.journal.kept {
+			kept = Changes(kept, &b.journal.kept[i])
+		}
+		if len(kept) != 1 || !(State{}).Replay(kept[0]).LastUp.Equal(noon.Add(15*time.Second)) {
+			t.Errorf("after a restart there are %+v", kept)
+		}
+		b.fake.FailWith(nil)
+		b.evalAt(t, noon.Add(45*time.Second))
+		want := []string{
+			"12:00:00 applying 1 -> 4 AboveTarget", "12:00:00 error 1 -> 4 AboveTarget, ActuatorError",
+			"12:00:00 error 1 -> 4 AboveTarget, ActuatorError", // it was not taken
+			"12:00:15 applying 1 -> 4 AboveTarget", "12:00:15 error 1 -> 4 AboveTarget, ActuatorError",
+			"12:00:30 unchanged 1 -> 1 ActuatorError",
+			"12:00:15 applied 1 -> 4 AboveTarget, ActuatorError",
+			"12:00:45 unchanged 4 -> 4 AboveTarget, Cooldown",
+		}
+		if diff := cmp.Diff(want, b.journal.told()); diff != "" {
+			t.Error(diff)
+		}
+		kept = nil
+		for i := range b.journal.kept {
+			kept = Changes(kept, &b.journal.kept[i])
+		}
+		if len(kept) != 1 || kept[0].To != 4 || kept[0].Unanswered != nil {
+			t.Errorf("the journal's changes are %+v", kept)
+		}
+	})
 	t.Run("somebody else was first", func(t *testing.T) {
 		b := newBench(t, act, true, State{})
 		b.data.set(0, nil, 400)
@@ -276,6 +323,21 @@ func TestScalerFailures(t *testing.T) {
 			t.Error("decided on half an observation")
 		}
 	})
+}
+
+// deaf never gets the answer to a change, whether or not the target takes it.
+type deaf struct {
+	*actuatortest.Fake
+	takes bool
+}
+
+func (d *deaf) Apply(ctx context.Context, target actuators.Target, c actuators.Change) (actuators.Receipt, error) {
+	if d.takes {
+		if _, err := d.Fake.Apply(ctx, target, c); err != nil {
+			return actuators.Receipt{}, err
+		}
+	}
+	return actuators.Receipt{}, context.DeadlineExceeded
 }
 
 // meddler changes the size between the observation and the change.

@@ -61,22 +61,51 @@ func (s State) Applied(at time.Time, from, to int) State {
 	return s
 }
 
-// Replay returns the state after a decision that a journal holds. One that was being applied when the process ended
-// counts as applied: a cooldown too many is safer than one too few. The first size after a start is no change, so no
-// cooldown begins with it.
+// instead returns the state after a change that was carried out, in the place of what was known of it before.
+func (s State) instead(at time.Time, from, to int) State {
+	if n := len(s.changes); n > 0 && s.changes[n-1].at.Equal(at) {
+		s.changes = s.changes[:n-1]
+	}
+	return s.Applied(at, from, to)
+}
+
+// Replay returns the state after a decision that a journal holds. One that was being applied when the process ended, or whose
+// answer was lost, counts as applied: a cooldown too many is safer than one too few. The first size after a start is no
+// change, so no cooldown begins with it.
 func (s State) Replay(d *Decision) State {
 	switch {
-	case d.Result != Applied && d.Result != Applying:
+	case !d.Counts():
 	case d.Start:
 		s.Replicas, s.Known = d.To, true
 	default:
-		s = s.Applied(d.Time, d.From, d.To)
+		to := d.To
+		if d.Unanswered != nil {
+			to = *d.Unanswered
+		}
+		s = s.Applied(d.Time, d.From, to)
 		s.asked = time.Time{} // nobody has looked meanwhile
-		if n := len(s.changes); n > 0 && d.From != d.To {
-			s.changes[n-1].unsure = d.Result == Applying
+		if n := len(s.changes); n > 0 && d.From != to {
+			s.changes[n-1].unsure = d.Result == Applying || d.Unanswered != nil
 		}
 	}
 	return s
+}
+
+// Changes are the decisions that a target's state is made of, by [State.Replay], after one more: those that changed its size, or
+// may have. An entry takes the place of an earlier one for the same decision, which it tells the end of, and of one whose answer
+// was lost if it finds the target as that one did.
+func Changes(before []*Decision, d *Decision) []*Decision {
+	if n := len(before); n > 0 {
+		last := before[n-1]
+		seen := !slices.Contains(d.Reasons, ActuatorError)
+		if last.ID == d.ID || last.Result == Failed && last.From == d.From && seen {
+			before = before[:n-1]
+		}
+	}
+	if d.Counts() {
+		return append(before, d)
+	}
+	return before
 }
 
 // notAfter returns the state with what lies in the future at the present: a clock that was set back must neither make a

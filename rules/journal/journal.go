@@ -179,15 +179,9 @@ func (j *Journal) remember(d *rules.Decision) {
 		}
 		j.kept = append(j.kept, d)
 	}
-	changes := j.state[d.Target]
-	if n := len(changes); n > 0 && changes[n-1].ID == d.ID {
-		changes = changes[:n-1]
-	}
-	if d.Result == rules.Applied || d.Result == rules.Applying {
-		changes = append(changes, d)
-		if n := len(changes) - stateWhole; n > 0 {
-			changes[n-1] = change(changes[n-1])
-		}
+	changes := rules.Changes(j.state[d.Target], d)
+	if n := len(changes) - stateWhole; n > 0 {
+		changes[n-1] = change(changes[n-1])
 	}
 	j.state[d.Target] = kept(changes)
 }
@@ -211,7 +205,7 @@ func kept(changes []*rules.Decision) []*rules.Decision {
 func change(d *rules.Decision) *rules.Decision {
 	return &rules.Decision{
 		ID: d.ID, Time: d.Time, Rule: d.Rule, Target: d.Target, Labels: d.Labels, Mode: d.Mode, Action: d.Action, From: d.From, To: d.To,
-		Reasons: d.Reasons, Text: d.Text, Start: d.Start, Result: d.Result, Error: d.Error, Replicas: d.Replicas,
+		Reasons: d.Reasons, Text: d.Text, Start: d.Start, Result: d.Result, Error: d.Error, Unanswered: d.Unanswered, Replicas: d.Replicas,
 	}
 }
 
@@ -251,7 +245,7 @@ func (j *Journal) append(line []byte, d *rules.Decision) error {
 		}
 	}
 	_, err := j.file.Write(line)
-	if err == nil && (d.Result == rules.Applying || d.Result == rules.Applied) {
+	if err == nil && d.Counts() {
 		err = j.sync()
 	}
 	if err != nil {
