@@ -3,7 +3,7 @@
     // Which series are flyball's own. The job is the one that flyball gives itself when it scrapes itself.
     flyballSelector: 'job="flyball"',
 
-    // Which flyball_scale_* series are read. Rules write them to flyball's own store, where they have no job; in a
+    // Which flyball_scale_* and flyball_budget_* series are read. Rules write them to flyball's own store, where they have no job; in a
     // Prometheus that scrapes flyball they have one, and 'job="flyball"' may stand here.
     scaleSelector: '',
 

@@ -103,7 +103,8 @@ func TestFullDisk(t *testing.T) {
 		evaluated++
 		return []rules.Sample{{Labels: labels.FromStrings("__name__", "decided", "rule", "a"), Value: float64(evaluated), Time: at}}, nil
 	}}
-	setGroups(t, s, Group{Name: "g", Interval: time.Second, Rules: []Rule{record("one", "vector(1)"), {Evaluator: deciding}}})
+	silent := Rule{Alert: &Alert{Name: "Silent", Expr: "absent(last_over_time(one[1m]))", For: time.Minute}}
+	setGroups(t, s, Group{Name: "g", Interval: time.Second, Rules: []Rule{record("one", "vector(1)"), {Evaluator: deciding}, silent}})
 	at := t0
 	tick := func(n int) {
 		t.Helper()
@@ -149,6 +150,9 @@ func TestFullDisk(t *testing.T) {
 	}
 	if n, err := testutil.GatherAndCount(metrics, "flyball_store_full"); err != nil || n != 1 || !s.written.room.full() {
 		t.Errorf("metric: %d, %v", n, err)
+	}
+	if alerts := s.Alerts(); len(alerts) != 1 || alerts[0].State != "firing" {
+		t.Errorf("alerts on a full disk: %+v", alerts)
 	}
 	if got := ask(t, s, "count_over_time(one[10m])", at); got != "{} 300" {
 		t.Errorf("what was there before: %s", got)
