@@ -82,7 +82,7 @@ type Model struct {
 	MaxBatch               int      // rows; 0 when it is not known
 	// What the store has; NaN where it has nothing.
 	Rate      float64 // answers a second
-	Errors    float64 // share of them with status 429 or 5xx, 0 to 1
+	Errors    float64 // share of them with a code of rules.ErrorCodes, 0 to 1
 	P50, P99  float64 // seconds from a request's arrival to its answer
 	BatchSize float64 // rows in a batch, on average
 	Demand    []Point // arrivals a second over the last minutes
