@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/discovery"
@@ -35,6 +36,7 @@ type Store struct {
 	parser      parser.Parser
 	ruleOptions *promrules.ManagerOptions
 	metrics     *metrics
+	clock       *clock
 	scraper     *scraper
 	sender      *sender
 	alerter     *alerter
@@ -91,6 +93,7 @@ func Open(opts Options) (*Store, error) {
 		written: written,
 		parser:  p,
 		metrics: m,
+		clock:   &clock{now: time.Now, began: time.Now(), logger: opts.Logger},
 		places:  make(chan struct{}, opts.APIConcurrency),
 		empty:   db.Head().NumSeries() == 0 && len(db.Blocks()) == 0,
 	}
