@@ -25,6 +25,10 @@ type Page struct {
 	Decisions  Decisions                    // nil where this process has no rules
 	Queries    Queries                      // nil where it has no store: then there are no charts and no /graph
 	Brake      Brake                        // nil where nothing acts
+
+	// Warnings say what keeps this process from its work, such as a journal that cannot be written: on top of the page, and in
+	// each answer of the API. nil: nothing does.
+	Warnings func() []string
 }
 
 // Decisions is where decisions are read.
