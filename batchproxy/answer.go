@@ -92,11 +92,14 @@ func writeRetry(w http.ResponseWriter, code int, after time.Duration, message st
 	return writeError(w, code, message)
 }
 
-// writeGone answers a client that closed the connection, and returns 0, which stands for it in metrics. One that closed
-// only its own side still reads this, where the server would tell it 200 if nothing were written.
+// clientGone stands in metrics for a client that went before its answer, as nginx has it: it is the client's doing.
+const clientGone = 499
+
+// writeGone answers a client that closed the connection, and returns clientGone. One that closed only its own side still
+// reads this, where the server would tell it 200 if nothing were written.
 func writeGone(w http.ResponseWriter) int {
 	writeError(w, http.StatusBadRequest, "the client closed the connection before the answer")
-	return 0
+	return clientGone
 }
 
 func writeJSON(w http.ResponseWriter, code int, text string) int {

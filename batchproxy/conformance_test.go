@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	prom "github.com/prometheus/common/model"
 )
 
@@ -117,7 +118,8 @@ func TestClientGone(t *testing.T) {
 	}
 	cfg := oneModel(Upstream{URL: s.URL})
 	cfg.Models[0].Batch = BatchConfig{MaxSize: 2, MaxWait: prom.Duration(time.Hour)}
-	f := start(t, cfg, Options{})
+	registry := prometheus.NewRegistry()
+	f := start(t, cfg, Options{Registerer: registry})
 	ctx, cancel := context.WithCancel(context.Background())
 	other, cancelOther := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -140,6 +142,10 @@ func TestClientGone(t *testing.T) {
 	if diff := cmp.Diff([]int{2}, s.rows()); diff != "" {
 		t.Errorf("the request that went from the queue was sent: %s", diff)
 	}
+	until(t, "three clients are counted as gone", func() bool {
+		n, _ := value(t, registry, `flyball_batchproxy_requests_total{class="normal",code="499",model="m",protocol="v1"}`)
+		return n == 3
+	})
 }
 
 func TestHeadersAndMembersArrive(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	prom "github.com/prometheus/common/model"
 )
 
@@ -141,7 +142,8 @@ func TestAnswerBreaksOff(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	}
 	var log bytes.Buffer
-	f := start(t, oneModel(Upstream{URL: s.URL}), Options{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	registry := prometheus.NewRegistry()
+	f := start(t, oneModel(Upstream{URL: s.URL}), Options{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: registry})
 	if got := f.post("/v2/models/m/generate", `{}`); got.err == nil || got.body != "half" {
 		t.Errorf("got %+v", got)
 	}
@@ -151,6 +153,44 @@ func TestAnswerBreaksOff(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "level=DEBUG msg=\"httputil: ReverseProxy read error during body copy") {
 		t.Errorf("the log is %q", log.String())
+	}
+	if n, _ := value(t, registry, `flyball_batchproxy_requests_total{class="normal",code="error",model="m",protocol="oip"}`); n != 1 {
+		t.Errorf("%g answers are counted as broken off", n)
+	}
+}
+
+// A client that goes in the midst of a stream has done so itself: nothing has broken off.
+func TestClientLeavesStream(t *testing.T) {
+	s := newModelServer(t)
+	s.before = func(w http.ResponseWriter, r *http.Request, _ call) bool {
+		fmt.Fprint(w, "half")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		return true
+	}
+	registry := prometheus.NewRegistry()
+	f := start(t, oneModel(Upstream{URL: s.URL}), Options{Registerer: registry})
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+"/v2/models/m/generate", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadFull(resp.Body, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	count := func(code string) float64 {
+		n, _ := value(t, registry, `flyball_batchproxy_requests_total{class="normal",code="`+code+`",model="m",protocol="oip"}`)
+		return n
+	}
+	until(t, "the client is counted", func() bool { return count("499")+count("error") > 0 })
+	if n := count("499"); n != 1 {
+		t.Errorf("%g clients are counted as gone", n)
 	}
 }
 

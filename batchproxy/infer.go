@@ -13,7 +13,7 @@ import (
 	"flyball/batchproxy/protocol"
 )
 
-// infer serves a request that may be batched, and returns the status of its answer, 0 where the client went first. It
+// infer serves a request that may be batched, and returns the status of its answer, clientGone where the client went first. It
 // reads and checks the request before it queues it, so that a slow client or a wrong body holds up nobody.
 func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand) int {
 	if encoding := strings.Join(r.Header["Content-Encoding"], ","); encoding != "" && !strings.EqualFold(encoding, "identity") {
@@ -76,7 +76,7 @@ func (m *model) laneKey(r *http.Request, p protocol.Protocol, parsed *protocol.R
 	return append(key, parsed.Key...)
 }
 
-// unread answers a request whose body could not be read, and returns the status, 0 where the client went.
+// unread answers a request whose body could not be read, and returns the status, clientGone where the client went.
 func (m *model) unread(w http.ResponseWriter, r *http.Request, err error) int {
 	_, cut := errors.AsType[*http.MaxBytesError](err)
 	switch {

@@ -57,7 +57,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		arrivals:      counter("arrivals_total", "Requests that clients sent, counted as they came, refused ones too: the demand.", "model", "protocol", "class"),
-		requests:      counter("requests_total", "Requests that were answered, by HTTP status; error where the client went first or the answer broke off.", "model", "protocol", "code", "class"),
+		requests:      counter("requests_total", "Requests that were answered, by HTTP status; 499 where the client went first, error where a replica's answer broke off.", "model", "protocol", "code", "class"),
 		duration:      histogram("request_duration_seconds", "From a request's arrival to its answer.", durationBuckets, "model", "protocol", "class"),
 		queueDuration: histogram("queue_duration_seconds", "How long requests waited to be sent in a batch.", durationBuckets, "model", "protocol", "class"),
 		running:       gauge("requests_running", "Requests that are with a replica.", "model", "protocol", "class"),
@@ -127,7 +127,7 @@ func (m *metrics) demand(model string, p protocol.Protocol) *demand {
 	}
 }
 
-// answered counts an answer; code 0 is a client that went first.
+// answered counts an answer; code 0 is one that broke off.
 func (d *demand) answered(code int, took time.Duration) {
 	switch code {
 	case 200:

@@ -50,7 +50,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "in_batch").Inc()
 		}
 		if rec.err == nil {
-			return 0
+			return clientGone
 		}
 		return writeGone(w)
 	case m.proxy.base.Err() != nil:

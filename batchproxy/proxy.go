@@ -353,7 +353,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	code := 0
 	if counted {
-		defer func() { d.answered(code, time.Since(start)) }()
+		defer func() {
+			// An answer that breaks off ends in a panic; one that its client does not take ends the context too.
+			if code == 0 && r.Context().Err() != nil {
+				code = clientGone
+			}
+			d.answered(code, time.Since(start))
+		}()
 	}
 	if !entered {
 		p.metrics.shed.WithLabelValues(m.config.Name, "draining").Inc()

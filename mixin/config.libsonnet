@@ -3,7 +3,7 @@
     // Which series are flyball's own. The job is the one that flyball gives itself when it scrapes itself.
     flyballSelector: 'job="flyball"',
 
-    // Which flyball_scale_* series are read. Rules write them to flyball's own store, where they have no job; in a
+    // Which flyball_scale_* and flyball_budget_* series are read. Rules write them to flyball's own store, where they have no job; in a
     // Prometheus that scrapes flyball they have one, and 'job="flyball"' may stand here.
     scaleSelector: '',
 
@@ -16,9 +16,10 @@
     grafanaURL: 'http://localhost:3000',
     runbookURLPattern: self.flyballURL + '/runbooks/%s',
 
-    // Answers that count against the error budget: the server's faults and what was refused because of load. Code
-    // "error", a client that went before its answer, is left out: most of those are the client's own doing.
-    errorCodes: '429|5..',
+    // Answers that count against the error budget, as in flyball's slo rules: what failed or was too late (5xx), what was
+    // refused because of load (429), and what a replica broke off ("error"). What clients do themselves is left out: their
+    // own 4xx, and 499, one that went before its answer.
+    errorCodes: '429|5..|error',
 
     SLOs: {
       availability: {

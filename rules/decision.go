@@ -42,7 +42,7 @@ const (
 	Observed  Result = "observed"  // it would have been done, but the rule only observes, or acting is not enabled
 	Failed    Result = "error"     // the target refused it, or could not be reached
 
-	Unrecorded Result = "unrecorded" // not tried, because it could not be written to the journal
+	Unrecorded Result = "unrecorded" // not in the journal, which could not be written, and so not tried
 )
 
 // Decision is the full record of one evaluation of a scale rule: every input, every stage, and why. Sizes are numbers

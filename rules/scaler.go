@@ -261,7 +261,9 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	case d.SameAs(recorded):
 		d.Annotations = recorded.Annotations
 	default:
-		err = s.record(ctx, i, &d)
+		if err = s.record(ctx, i, &d); err != nil {
+			d.Result, d.Error = Unrecorded, err.Error()
+		}
 	}
 	if obs.TargetError == "" && d.Result != Applied {
 		next.Replicas, next.Known = d.Replicas.Spec, true

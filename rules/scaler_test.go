@@ -277,6 +277,9 @@ func TestScalerFailures(t *testing.T) {
 		if n := len(b.fake.Changes()); n != 0 {
 			t.Error("changed what it could not record")
 		}
+		if d := b.scaler.Last(); d.Result != Unrecorded || d.Error != err.Error() {
+			t.Errorf("the decision is %s: %s", d.Result, d.Error)
+		}
 	})
 	t.Run("the journal is full for a while", func(t *testing.T) {
 		b := newBench(t, act, true, State{})
@@ -285,6 +288,9 @@ func TestScalerFailures(t *testing.T) {
 		for range 3 {
 			if _, err := b.scaler.Eval(t.Context(), time.Now()); err == nil {
 				t.Error("no error while the decision is not written")
+			}
+			if d := b.scaler.Last(); d.Action != Hold || d.Result != Unrecorded || d.Error == "" {
+				t.Errorf("a hold that is not written is %s %s: %s", d.Action, d.Result, d.Error)
 			}
 		}
 		b.journal.err = nil

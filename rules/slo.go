@@ -34,9 +34,17 @@ type SLO struct {
 	Annotation map[string]string  `yaml:"annotations"` // of the alerts, such as a runbook_url
 }
 
+// ErrorCodes is a regular expression for the codes of flyball_batchproxy_requests_total that are bad requests: 5xx, in which are
+// deadlines that were missed (503 in the queue, 504 with a replica); 429, which is load that was shed; and error, an answer that
+// a replica broke off. What a client does itself is none: its own 4xx, and 499, that it went before its answer. Clients that go
+// because they wait for too long are seen by the objective latency, which counts them with the time that they waited.
+//
+// It is the one meaning of an error: of the objective errors, of the mixin's alerts, the page and `flyball report`.
+const ErrorCodes = "429|5..|error"
+
 // Objective is a share of requests that must be good.
 type Objective struct {
-	// Name is errors (answered 429 or 5xx, or not at all: the code error) or latency, or any name with bad and total.
+	// Name is errors (ErrorCodes says which) or latency, or any name with bad and total.
 	Name   string  `yaml:"name"`
 	Target float64 `yaml:"target"` // the share that must be good, such as 0.999
 
@@ -217,7 +225,7 @@ func (s *SLO) ratio(o *Objective, window string) (ratio, requests string) {
 	case bad != "":
 	case o.Name == "errors":
 		// A model without a failure has no series of failures: none of its requests stand in.
-		bad = "(sum(rate(" + s.metric("requests_total", `code=~"429|5..|error"`) + "[$window])) or 0 * " + total + ")"
+		bad = "(sum(rate(" + s.metric("requests_total", `code=~"`+ErrorCodes+`"`) + "[$window])) or 0 * " + total + ")"
 	default:
 		total = "sum(rate(" + s.metric("request_duration_seconds_count", "") + "[$window]))"
 		bad = "(" + total + " - sum(rate(" + s.metric("request_duration_seconds_bucket", "le=~"+strconv.Quote(bound(time.Duration(o.Threshold)))) + "[$window])))"

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -200,6 +201,14 @@ func TestMeasuredStarts(t *testing.T) {
 	look(6, 6)
 	if len(st.starts) > 0 {
 		t.Errorf("measured over a restart: %s", st.starts)
+	}
+}
+
+// TestInstead: a change of which more is known later is still one.
+func TestInstead(t *testing.T) {
+	st := State{}.Applied(noon, 2, 3).Applied(noon.Add(time.Minute), 38, 50).instead(noon.Add(time.Minute), 38, 42)
+	if want := []change{{at: noon, from: 2, to: 3}, {at: noon.Add(time.Minute), from: 38, to: 42}}; !slices.Equal(st.changes, want) {
+		t.Errorf("%+v", st.changes)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -114,10 +116,50 @@ func (a *app) build(ctx context.Context) error {
 	return nil
 }
 
-func (a *app) openStore() (err error) {
+// storageError says what can be done about a data directory that cannot be used.
+func storageError(err error) error {
+	var hint string
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		hint = "mount its file system for writing"
+	case errors.Is(err, fs.ErrPermission):
+		hint = fmt.Sprintf("let user %d write there", os.Getuid())
+	case errors.Is(err, syscall.ENOTDIR):
+		hint = "remove the file that is there"
+	case errors.Is(err, syscall.ENOSPC):
+		hint = "free some room on its disk"
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: %s, or give another directory by storage.path or --storage.path", err, hint)
+}
+
+func (a *app) openStore() error {
 	if !a.opts.has(roleRules) {
 		return nil
 	}
+	if err := a.openStorage(); err != nil {
+		return storageError(err)
+	}
+	a.scales = rules.NewMetrics(a.metrics)
+	a.snapshot = &rules.Snapshot{
+		Path:   filepath.Join(a.live.Load().Config.Storage.Path, "state.json"),
+		Memory: &a.memory, Metrics: a.scales, Log: a.opts.log.With("component", "rules"),
+	}
+	a.snapshot.Load(time.Now())
+	a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "flyball_scale_paused", Help: "1 while acting is frozen: rules decide and record, and change nothing.",
+	}, func() float64 {
+		if _, frozen := a.brake.Frozen(); frozen {
+			return 1
+		}
+		return 0
+	}))
+	return nil
+}
+
+// openStorage opens what is in the data directory.
+func (a *app) openStorage() (err error) {
 	c := a.live.Load().Config
 	o := store.DefaultOptions()
 	o.Dir = filepath.Join(c.Storage.Path, "tsdb")
@@ -127,9 +169,6 @@ func (a *app) openStore() (err error) {
 	}
 	o.ExternalURL = a.pageURL()
 	o.Logger, o.Registerer, o.Metrics = a.opts.log.With("component", "store"), a.embedded, a.metrics
-	if err := os.MkdirAll(c.Storage.Path, 0o750); err != nil {
-		return fmt.Errorf("make the data directory (storage.path): %w", err)
-	}
 	if a.store, err = store.Open(o); err != nil {
 		return err
 	}
@@ -149,19 +188,6 @@ func (a *app) openStore() (err error) {
 	a.onClose(a.journal.Close)
 	a.journal.Replay(a.memory.Replay)
 	a.brake = rules.OpenBrake(filepath.Join(c.Storage.Path, "freeze.json"))
-	a.scales = rules.NewMetrics(a.metrics)
-	a.snapshot = &rules.Snapshot{
-		Path: filepath.Join(c.Storage.Path, "state.json"), Memory: &a.memory, Metrics: a.scales, Log: a.opts.log.With("component", "rules"),
-	}
-	a.snapshot.Load(time.Now())
-	a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "flyball_scale_paused", Help: "1 while acting is frozen: rules decide and record, and change nothing.",
-	}, func() float64 {
-		if _, frozen := a.brake.Frozen(); frozen {
-			return 1
-		}
-		return 0
-	}))
 	return nil
 }
 

@@ -108,7 +108,7 @@ func TestAppFails(t *testing.T) {
 	}
 	err = a.run(t.Context())
 	a.close()
-	if want := "make the data directory (storage.path): mkdir " + file + ": not a directory"; err == nil || err.Error() != want {
+	if want := "data directory " + file + "/tsdb cannot be made: not a directory: remove the file that is there, or give another directory by storage.path or --storage.path"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	_, err = newApp(l, &runOptions{roles: []string{roleBatchproxy}, webListen: []string{"127.0.0.1:0"}, log: slog.New(slog.DiscardHandler)})

@@ -719,7 +719,7 @@ func TestSecondInstance(t *testing.T) {
 		},
 		{
 			[]string{"--web.listen-address=" + free(), "--batchproxy.listen-address=" + free(), "--storage.path=" + i.state()},
-			"flyball: data directory " + dir + " is in use by another process (lock held): stop it, or give another directory; the lock is " + dir + "/lock\n",
+			"flyball: data directory " + dir + " is in use by another process (lock held): stop it, or give another directory by storage.path or --storage.path; the lock is " + dir + "/lock\n",
 		},
 	} {
 		if got := second(tt.args...); !strings.Contains("\n"+got, "\n"+tt.want) {

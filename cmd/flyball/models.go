@@ -47,10 +47,6 @@ const (
 	figuresAtOnce  = 4 // queries: a page takes as long as a few of them where each is a request to a Prometheus elsewhere
 )
 
-// errorCodes are the statuses of answers that failed or were refused because of load, the same as in the mixin: the page and
-// the dashboard show one share of errors.
-const errorCodes = "429|5.."
-
 // modelQueries are what is asked of each model, over a window.
 func modelQueries(window time.Duration) map[string]string {
 	w := model.Duration(window).String()
@@ -60,7 +56,7 @@ func modelQueries(window time.Duration) map[string]string {
 	sum := func(name string) string { return "sum by (model) (flyball_batchproxy_" + name + ")" }
 	return map[string]string{
 		"rate":    rate("requests_total", "model"),
-		"errors":  rate(`requests_total{code=~"`+errorCodes+`"}`, "model") + " / " + rate("requests_total", "model"),
+		"errors":  rate(`requests_total{code=~"`+rules.ErrorCodes+`"}`, "model") + " / " + rate("requests_total", "model"),
 		"p50":     "histogram_quantile(0.5, " + rate("request_duration_seconds_bucket", "model, le") + ")",
 		"p99":     "histogram_quantile(0.99, " + rate("request_duration_seconds_bucket", "model, le") + ")",
 		"batch":   rate("batch_size_sum", "model") + " / " + rate("batch_size_count", "model"),

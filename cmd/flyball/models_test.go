@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -12,10 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
 
 	"flyball/cmd/flyball/web"
 	"flyball/mixin"
 	"flyball/rules"
+	"flyball/rules/report"
 )
 
 // modelSeries answers what is asked of models by a part of the expression, and counts how often it is asked.
@@ -47,17 +50,91 @@ func (q *modelSeries) QueryRange(_ context.Context, _ string, start, end time.Ti
 	return []web.Series{{Labels: labels.FromStrings("model", "m"), Points: []web.Point{{Time: start, Value: float64(end.Sub(start) / step)}}}}, q.err
 }
 
-// TestErrorCodes: the page and the mixin's dashboard and alerts count the same answers as errors.
+// asked is a source of reports that keeps what it is asked and has an answer to nothing but the model's name.
+type asked struct {
+	mu    sync.Mutex // guards exprs
+	exprs []string
+}
+
+func (a *asked) QueryRange(_ context.Context, expr string, _, _ time.Time, _ time.Duration) (report.Answer, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.exprs = append(a.exprs, expr)
+	return report.Answer{}, nil
+}
+
+func (a *asked) LabelValues(context.Context, string, []string, time.Time, time.Time) ([]string, error) {
+	return []string{"digits"}, nil
+}
+
+// TestErrorCodes: slo rules, the mixin's alerts and dashboard, the page and a report mean the same answers by errors: what
+// failed, was too late, was refused because of load or broke off, and nothing that clients do themselves.
 func TestErrorCodes(t *testing.T) {
-	config, err := mixin.Source.ReadFile("config.libsonnet")
+	exprs := map[string][]string{"page": {modelQueries(time.Minute)["errors"]}}
+	f, err := (&rules.Reader{}).Parse("slo.yml", []byte("groups: [{name: a, rules: [{slo: digits, objectives: [{name: errors, target: 0.99}]}]}]"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "errorCodes: '" + errorCodes + "'"; !strings.Contains(string(config), want) {
-		t.Errorf("no %q in the mixin's settings", want)
+	for _, r := range f.Groups[0].Rules[0].Derived() {
+		if r.Record != nil {
+			exprs["slo"] = append(exprs["slo"], r.Record.Expr)
+		}
 	}
-	if expr := modelQueries(time.Minute)["errors"]; !strings.Contains(expr, `{code=~"429|5.."}`) {
-		t.Errorf("errors are %s", expr)
+	recorded, err := mixin.Source.ReadFile("out/rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err = (&rules.Reader{}).Parse("rules.yaml", recorded); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range f.Groups {
+		for _, r := range g.Rules {
+			exprs["mixin"] = append(exprs["mixin"], r.Record.Expr)
+		}
+	}
+	overview, err := mixin.Source.ReadFile("out/dashboards/flyball-overview.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`code=~\\"[^"]*\\"`).FindAllString(string(overview), -1) {
+		exprs["dashboard"] = append(exprs["dashboard"], "flyball_batchproxy_requests_total{"+strings.ReplaceAll(m, `\"`, `"`)+"}")
+	}
+	source, now := &asked{}, time.Now()
+	if _, err := report.Make(t.Context(), source, report.Options{Model: "digits", Start: now.Add(-time.Hour), End: now, Step: time.Minute}); err == nil {
+		t.Fatal("a report of nothing")
+	}
+	exprs["report"] = source.exprs
+
+	want := []string{"429", "500", "502", "503", "504", "error"}
+	codes := append([]string{"200", "204", "302", "400", "401", "404", "408", "413", "415", "422", "499"}, want...)
+	for _, user := range []string{"slo", "mixin", "dashboard", "page", "report"} {
+		found := 0
+		for _, expr := range exprs[user] {
+			parsed, err := parser.NewParser(parser.Options{}).ParseExpr(expr)
+			if err != nil {
+				t.Fatalf("%s: %s: %v", user, expr, err)
+			}
+			for _, selector := range parser.ExtractSelectors(parsed) {
+				for _, m := range selector {
+					if m.Name != "code" {
+						continue
+					}
+					found++
+					var got []string
+					for _, code := range codes {
+						if m.Matches(code) {
+							got = append(got, code)
+						}
+					}
+					if diff := cmp.Diff(want, got); diff != "" {
+						t.Errorf("%s: %s:\n%s", user, expr, diff)
+					}
+				}
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s: no codes in %q", user, exprs[user])
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 // TestRunbookNames: who is woken at night can copy what a runbook says: its queries, and those of the alerts, name metrics
 // that there are, its commands are taken by the command line, its keys by the configuration and by rule files.
 func TestRunbookNames(t *testing.T) {
-	metrics := append(rules.OutputMetrics(), "up", "scrape_duration_seconds",
+	metrics := append(rules.OutputMetrics(), "up", "scrape_duration_seconds", "ALERTS",
 		"flyball_notifications_errors_total") // with an Alertmanager
 	for _, name := range []string{"metrics.golden", "metrics_remote.golden"} {
 		for line := range strings.Lines(contents(t, filepath.Join("testdata", name))) {

@@ -23,8 +23,30 @@ func (a *app) page() web.Page {
 		page.Decisions, page.Queries, page.Brake = decisions{a}, queries{a}, brake{a}
 	}
 	f := &figures{queries: page.Queries}
+	page.Warnings = a.warnings
 	page.Status = func(ctx context.Context) web.Status { return a.status(ctx, f) }
 	return page
+}
+
+// warnings are what keeps this process from recording what it sees and decides.
+func (a *app) warnings() (all []string) {
+	var unrecorded *rules.Decision
+	for _, s := range a.live.Load().scalers {
+		for _, d := range s.Decisions() {
+			if d.Result == rules.Unrecorded {
+				unrecorded = d
+			}
+		}
+	}
+	if unrecorded != nil {
+		all = append(all, "decisions cannot be recorded, and what is not recorded is not done, so no size changes: "+unrecorded.Error)
+	}
+	if a.store != nil {
+		if err := a.store.Full(); err != nil {
+			all = append(all, err.Error()+"; scale rules hold what they cannot see")
+		}
+	}
+	return all
 }
 
 // brake is the brake that the page stops acting with.
@@ -81,27 +103,27 @@ func (q queries) QueryRange(ctx context.Context, expr string, start, end time.Ti
 type decisions struct{ *app }
 
 // Recent implements web.Decisions. A rule that has been quiet for so long that the journal's memory has passed it by
-// answers with its last decision.
+// answers with its last decision. One that could not be written to the journal is among them for as long as it is the last.
 func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
 	if f.Every {
 		return d.memory.Decisions(f.Rule, f.Since, f.Until, n)
 	}
 	found := d.journal.Recent(journal.Filter{ID: f.ID, Rule: f.Rule, Since: f.Since, Until: f.Until}, n)
-	if len(found) > 0 || f.Rule == "" {
-		return found
-	}
+	quiet := len(found) == 0 && f.Rule != ""
+	var others []*rules.Decision
 	for _, s := range d.live.Load().scalers {
-		if s.Name() != f.Rule {
+		if f.Rule != "" && s.Name() != f.Rule {
 			continue
 		}
 		for _, last := range s.Decisions() {
-			if len(found) < n && (f.ID == "" || f.ID == last.ID) &&
+			if (quiet || last.Result == rules.Unrecorded) && (f.ID == "" || f.ID == last.ID) &&
 				(f.Since.IsZero() || !last.Time.Before(f.Since)) && (f.Until.IsZero() || !last.Time.After(f.Until)) {
-				found = append(found, last)
+				others = append(others, last)
 			}
 		}
 	}
-	return found
+	found = append(others, found...) // they are newer than what could be written
+	return found[:min(len(found), n)]
 }
 
 // status gathers what the page shows besides decisions.

@@ -1,4 +1,6 @@
-// Alerts for what can go wrong, each with a runbook of its name. Labels never hold values; annotations may.
+// Alerts for what can go wrong, each with a runbook of its name. Labels never hold values; annotations may. There is none
+// where nobody has to act: a size that flaps is held by its rule's flap_budget, and a recommendation of an optimize rule
+// waits on the page for whoever looks.
 {
   local config = self._config,
   local q = import '../lib/promql.libsonnet',
@@ -141,6 +143,39 @@
             'Rule {{ $labels.rule }}%s: {{ $labels.target }} is at its max of {{ $value }} replicas; more demand than this is not served.' % onInstance,
           ),
           alert(
+            'FlyballScaleCapped',
+            'warning',
+            '15m',
+            'max %s (%s) > 0' % [byProcess(['rule', 'target']), scale('flyball_scale_blocked', ['reason="BudgetCap"'])],
+            'A budget that is used up keeps a scale rule from the size that it wants.',
+            'Rule {{ $labels.rule }}%s: {{ $labels.target }} is smaller than the demand asks for: the hard cap of a budget leaves no more (BudgetCap).' % onInstance,
+          ),
+          alert(
+            'FlyballBudgetUsedUp',
+            'warning',
+            '15m',
+            // A threshold that caps need not be at 1, and a budget need not have one. One whose own alert at 1 or above fires
+            // has been told already.
+            |||
+              (
+                max %(by)s (%(usedUp)s) == 1
+                or
+                max %(by)s (%(spend)s) >= max %(by)s (%(limit)s)
+              )
+              unless on (%(cluster)s, budget)
+              %(told)s
+            ||| % {
+              by: byProcess(['budget']),
+              cluster: cluster,
+              usedUp: scale('flyball_budget_used_up'),
+              spend: scale('flyball_budget_spend_usd'),
+              limit: scale('flyball_budget_limit_usd'),
+              told: 'ALERTS{alertstate="firing", budget!="", type="actual", at=~"[1-9].*"}',
+            },
+            'A budget is used up.',
+            'Budget {{ $labels.budget }}%s: as much has been spent as its limit, or the threshold that caps, allows for the period.' % onInstance,
+          ),
+          alert(
             'FlyballReplicasNotReady',
             'warning',
             '15m',
@@ -196,6 +231,14 @@
             '%s == 0' % own('up'),
             'A flyball process cannot be scraped.',
             'Process {{ $labels.instance }} of job {{ $labels.job }} does not answer scrapes.',
+          ),
+          alert(
+            'FlyballStoreFull',
+            'critical',
+            '2m',
+            '%s == 1' % own('flyball_store_full'),
+            'Nothing is written to the data directory: its disk is nearly full or read-only.',
+            'Process {{ $labels.instance }} stores no samples: the disk of storage.path has less than storage.min_free left, or cannot be written. Scale rules hold the size they have.',
           ),
           alert(
             'FlyballRuleEvaluationFailing',

@@ -27,7 +27,7 @@ type lineSpec struct {
 	queries []string // the first that has data is it
 }
 
-// bad are the codes of requests that went wrong, those of an slo rule's objective errors.
+// bad are the codes of requests that went wrong, those of an slo rule's objective errors: rules.ErrorCodes says why.
 const bad = `code=~"429|5..|error"`
 
 // metricSpecs are the metrics in the order of the report. What the client saw comes before what the engine says.

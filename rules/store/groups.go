@@ -205,6 +205,7 @@ func (s *Store) newRunner(spec Group, built []promrules.Rule) *runner {
 		}),
 		metrics: s.metrics,
 		logger:  s.logger,
+		clock:   s.clock,
 		failing: make([]bool, len(built)),
 	}
 }

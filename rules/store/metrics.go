@@ -23,7 +23,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}, []string{"group"}),
 		missed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flyball_rule_group_iterations_missed_total",
-			Help: "Evaluations of the group that were left out because the one before took too long.",
+			Help: "Evaluations of the group that were left out because the one before took too long, or the clock was set forward.",
 		}, []string{"group"}),
 		last: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "flyball_rule_group_last_evaluation_timestamp_seconds",

@@ -61,7 +61,7 @@ func TestRoom(t *testing.T) {
 			t.Errorf("got %q, want %q", got, tt.want)
 		}
 	}
-	if asked != 7 {
+	if asked != 7+2 { // when there is room again, it is seen whether it is enough to keep some
 		t.Errorf("asked %d times", asked)
 	}
 	if n := strings.Count(log.String(), "level=ERROR"); n != 3 || strings.Count(log.String(), "level=INFO") != 2 {
@@ -103,7 +103,8 @@ func TestFullDisk(t *testing.T) {
 		evaluated++
 		return []rules.Sample{{Labels: labels.FromStrings("__name__", "decided", "rule", "a"), Value: float64(evaluated), Time: at}}, nil
 	}}
-	setGroups(t, s, Group{Name: "g", Interval: time.Second, Rules: []Rule{record("one", "vector(1)"), {Evaluator: deciding}}})
+	silent := Rule{Alert: &Alert{Name: "Silent", Expr: "absent(last_over_time(one[1m]))", For: time.Minute}}
+	setGroups(t, s, Group{Name: "g", Interval: time.Second, Rules: []Rule{record("one", "vector(1)"), {Evaluator: deciding}, silent}})
 	at := t0
 	tick := func(n int) {
 		t.Helper()
@@ -150,6 +151,9 @@ func TestFullDisk(t *testing.T) {
 	if n, err := testutil.GatherAndCount(metrics, "flyball_store_full"); err != nil || n != 1 || !s.written.room.full() {
 		t.Errorf("metric: %d, %v", n, err)
 	}
+	if alerts := s.Alerts(); len(alerts) != 1 || alerts[0].State != "firing" {
+		t.Errorf("alerts on a full disk: %+v", alerts)
+	}
 	if got := ask(t, s, "count_over_time(one[10m])", at); got != "{} 300" {
 		t.Errorf("what was there before: %s", got)
 	}
@@ -181,5 +185,56 @@ func TestFullDisk(t *testing.T) {
 	again := open(t, dir, func(o *Options) { o.MinFree = 4 << 20 })
 	if got := ask(t, again, "count_over_time(one[20m])", at); got != "{} 320" {
 		t.Errorf("at the next start: %s", got)
+	}
+}
+
+// TestStartFull: a store whose process was killed, and whose disk has not a byte left, can be opened: it answers what there
+// is, writes nothing and says so, and goes on when there is room.
+func TestStartFull(t *testing.T) {
+	disk := tmpfs(t, 24<<20)
+	dir, other := filepath.Join(disk, "data"), filepath.Join(disk, "other")
+	was := open(t, t.TempDir(), func(o *Options) { o.MinFree = 4 << 20 })
+	group := Group{Name: "g", Interval: time.Second, Rules: []Rule{record("one", "vector(1)")}}
+	setGroups(t, was, group)
+	at := t0
+	tick := func(s *Store, n int) {
+		t.Helper()
+		for range n {
+			at = at.Add(time.Second)
+			if _, err := s.EvalGroups(t.Context(), at); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	tick(was, 300) // chunks of the head are full, and only in the log
+	if err := os.CopyFS(dir, os.DirFS(was.opts.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	fill, err := os.Create(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := make([]byte, 4<<10)
+	for err = nil; err == nil; {
+		_, err = fill.Write(block)
+	}
+	fill.Close()
+
+	s := open(t, dir, func(o *Options) { o.MinFree = 4 << 20 })
+	setGroups(t, s, group)
+	tick(s, 10)
+	if err := s.Full(); err == nil || !strings.Contains(err.Error(), " free, and 4MiB must be") {
+		t.Errorf("a full disk is said to be %v", err)
+	}
+	if got := ask(t, s, "count_over_time(one[10m])", at); got != "{} 300" {
+		t.Errorf("what was there before: %s", got)
+	}
+	if err := os.Remove(other); err != nil {
+		t.Fatal(err)
+	}
+	s.written.room.next = time.Time{}
+	tick(s, 10)
+	if got := ask(t, s, "count_over_time(one[10m])", at); got != "{} 310" {
+		t.Errorf("after: %s", got)
 	}
 }

@@ -25,6 +25,7 @@ type runner struct {
 	group   *promrules.Group
 	metrics *metrics
 	logger  *slog.Logger
+	clock   *clock
 
 	cancel context.CancelFunc // ends the loop; nil where there is none
 	done   chan struct{}      // closed when the loop has ended
@@ -51,8 +52,10 @@ func (r *runner) loop(ctx context.Context) {
 	})
 	defer stop()
 
-	slot := r.group.EvalTimestamp(time.Now().UnixNano()).Add(r.spec.Interval)
-	timer := time.NewTimer(time.Until(slot))
+	slot := r.group.EvalTimestamp(r.clock.read().UnixNano()).Add(r.spec.Interval)
+	// Never more than an interval, whatever the time of day is said to be: it may be set back during an evaluation.
+	wait := func() time.Duration { return min(slot.Sub(r.clock.read()), r.spec.Interval) }
+	timer := time.NewTimer(wait())
 	defer timer.Stop()
 	for {
 		select {
@@ -63,7 +66,7 @@ func (r *runner) loop(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		now := time.Now()
+		now := r.clock.read()
 		at, missed := skip(slot, now, r.spec.Interval)
 		r.metrics.missed.WithLabelValues(r.key).Add(float64(missed))
 		slot = at
@@ -71,8 +74,39 @@ func (r *runner) loop(ctx context.Context) {
 			r.iterate(graceful, at)
 			slot = at.Add(r.spec.Interval)
 		}
-		timer.Reset(time.Until(slot))
+		timer.Reset(wait())
 	}
+}
+
+// clock is the time of day, by which groups are evaluated. It says in the log when it was set.
+type clock struct {
+	now    func() time.Time // time.Now but in tests
+	began  time.Time        // time since then passes evenly
+	logger *slog.Logger
+
+	mu   sync.Mutex // guards what follows
+	wall time.Time  // of the last reading
+	even time.Duration
+}
+
+// clockSteps is by how much the time of day must differ from the time that has passed since the last reading to be told.
+// Corrections of less are what clocks are kept right by.
+const clockSteps = 2 * time.Second
+
+// read returns the time of day, without what makes Sub go by another clock.
+func (c *clock) read() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wall, even := c.now().Round(0), time.Since(c.began)
+	if jump := wall.Sub(c.wall) - (even - c.even); !c.wall.IsZero() && jump.Abs() > clockSteps {
+		words := "the clock was set forward, or the machine slept: evaluations go on now, and those in between are left out"
+		if jump < 0 {
+			words = "the clock was set back: evaluations go on, and what they write is refused until the clock has caught up"
+		}
+		c.logger.Warn(words, "by", jump.Round(time.Millisecond))
+	}
+	c.wall, c.even = wall, even
+	return wall
 }
 
 // skip returns the slot to evaluate at now, when slot was to be next, and how many were missed before it. It is slot

@@ -1,8 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,12 +136,97 @@ func TestMissed(t *testing.T) {
 		}
 	})
 	const metrics = `
-# HELP flyball_rule_group_iterations_missed_total Evaluations of the group that were left out because the one before took too long.
+# HELP flyball_rule_group_iterations_missed_total Evaluations of the group that were left out because the one before took too long, or the clock was set forward.
 # TYPE flyball_rule_group_iterations_missed_total counter
 flyball_rule_group_iterations_missed_total{group="slow"} 1
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(metrics), "flyball_rule_group_iterations_missed_total"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestClockSet has the engine evaluate a group under a clock that is set an hour forward, and an hour back, between two
+// evaluations and during one: it goes on within an interval, at its slots, as often as before; the slots that there never
+// were are counted as missed; the log says it once.
+func TestClockSet(t *testing.T) {
+	const interval = 10 * time.Second
+	for _, tt := range []struct {
+		name   string
+		by     time.Duration
+		during bool // an evaluation
+		missed float64
+		log    string
+	}{
+		{name: "forward", by: time.Hour, missed: 360, log: "the clock was set forward"},
+		{name: "forward, not by whole intervals", by: time.Hour + 4*time.Second, missed: 360, log: "the clock was set forward"},
+		{name: "forward during an evaluation", by: time.Hour, during: true, missed: 359, log: "the clock was set forward"},
+		{name: "back", by: -time.Hour, log: "the clock was set back"},
+		{name: "back, not by whole intervals", by: -time.Hour + 4*time.Second, log: "the clock was set back"},
+		{name: "back during an evaluation", by: -time.Hour, during: true, log: "the clock was set back"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			inBubble(t, nil, func(t *testing.T, s *Store) {
+				var log bytes.Buffer
+				var set atomic.Int64
+				s.clock.now = func() time.Time { return time.Now().Add(time.Duration(set.Load())) }
+				s.clock.logger = slog.New(slog.NewTextHandler(&log, nil))
+				began := time.Now()
+				type evaluation struct {
+					passed time.Duration // that passes evenly
+					at     time.Time     // the slot
+				}
+				var all []evaluation
+				setGroups(t, s,
+					Group{Name: "g", Interval: interval, Rules: []Rule{record("r", "vector(1)"), {Evaluator: &evaluator{name: "e", eval: func(_ context.Context, at time.Time) ([]rules.Sample, error) {
+						all = append(all, evaluation{time.Since(began), at})
+						if late := s.clock.now().Sub(at); late < 0 || late >= interval {
+							t.Errorf("evaluated %s after its slot", late)
+						}
+						if tt.during && len(all) == 6 {
+							set.Store(int64(tt.by))
+						}
+						return nil, nil
+					}}}}},
+					Group{Name: "other", Interval: time.Minute, Rules: []Rule{record("o", "vector(1)")}}) // the log says it once for all
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- s.Run(ctx) }()
+				time.Sleep(61 * time.Second)
+				if !tt.during {
+					set.Store(int64(tt.by))
+				}
+				time.Sleep(2 * time.Minute)
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+
+				if n := len(all); n < 17 || n > 20 {
+					t.Errorf("%d evaluations in 3 minutes", n)
+				}
+				slow := 0
+				for i, e := range all[1:] {
+					before := all[i]
+					if gap := e.passed - before.passed; gap > 2*interval {
+						t.Errorf("evaluated %s after the one before", gap)
+					} else if gap != interval {
+						slow++
+					}
+					if off := e.at.Sub(before.at) % interval; off != 0 {
+						t.Errorf("%s is no slot of the group", e.at)
+					}
+				}
+				if slow > 1 {
+					t.Errorf("%d intervals are not what they should be", slow)
+				}
+				if n := strings.Count(log.String(), tt.log); n != 1 || strings.Count(log.String(), "clock was set") != 1 || !strings.Contains(log.String(), "by="+tt.by.String()) {
+					t.Errorf("the log is %s", log.String())
+				}
+				if missed := testutil.ToFloat64(s.metrics.missed.WithLabelValues("g")); missed != tt.missed {
+					t.Errorf("%g are counted as missed, want %g", missed, tt.missed)
+				}
+			})
+		})
 	}
 }
 

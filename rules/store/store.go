@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/discovery"
@@ -35,6 +36,7 @@ type Store struct {
 	parser      parser.Parser
 	ruleOptions *promrules.ManagerOptions
 	metrics     *metrics
+	clock       *clock
 	scraper     *scraper
 	sender      *sender
 	alerter     *alerter
@@ -75,12 +77,18 @@ func Open(opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	disk := &room{dir: opts.Dir, least: opts.MinFree, logger: opts.Logger, free: freeBytes}
+	disk.release()
 	db, err := tsdb.Open(opts.Dir, slog.New(quietHandler{opts.Logger.With("component", "tsdb").Handler()}), opts.Registerer, opts.tsdbOptions(), nil)
 	if err != nil {
 		return nil, openError(opts.Dir, err)
 	}
 	p := parser.NewParser(parser.Options{})
-	written := guarded{db, &room{dir: opts.Dir, least: opts.MinFree, logger: opts.Logger, free: freeBytes}}
+	disk.flush = db.ForceHeadMMap
+	if !opts.scratch {
+		disk.reserve()
+	}
+	written := guarded{db, disk}
 	if err := m.watch(opts.Metrics, written.room); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -91,6 +99,7 @@ func Open(opts Options) (*Store, error) {
 		written: written,
 		parser:  p,
 		metrics: m,
+		clock:   &clock{now: time.Now, began: time.Now(), logger: opts.Logger},
 		places:  make(chan struct{}, opts.APIConcurrency),
 		empty:   db.Head().NumSeries() == 0 && len(db.Blocks()) == 0,
 	}
@@ -275,7 +284,7 @@ func pathCause(err error) error {
 func openError(dir string, err error) error {
 	var pe *fs.PathError
 	if strings.HasPrefix(err.Error(), "lock DB directory: ") && !errors.As(err, &pe) {
-		return fmt.Errorf("data directory %s is in use by another process (lock held): stop it, or give another directory; the lock is %s", dir, filepath.Join(dir, "lock"))
+		return fmt.Errorf("data directory %s is in use by another process (lock held): stop it, or give another directory by storage.path or --storage.path; the lock is %s", dir, filepath.Join(dir, "lock"))
 	}
 	return fmt.Errorf("open the data directory %s: %w", dir, err)
 }

@@ -19,6 +19,20 @@ type answer struct {
 	Data      any    `json:"data,omitempty"`
 	ErrorType string `json:"errorType,omitempty"`
 	Error     string `json:"error,omitempty"`
+
+	Warnings []string `json:"warnings,omitempty"` // as in Prometheus's API: the data is there, and something is wrong
+}
+
+func (p Page) warnings() []string {
+	if p.Warnings == nil {
+		return nil
+	}
+	return p.Warnings()
+}
+
+// success is the answer with that data.
+func (p Page) success(w http.ResponseWriter, data any) {
+	respond(w, http.StatusOK, answer{Status: "success", Data: data, Warnings: p.warnings()})
 }
 
 func (p Page) listDecisions(w http.ResponseWriter, r *http.Request) {
@@ -57,14 +71,14 @@ func (p Page) listDecisions(w http.ResponseWriter, r *http.Request) {
 	if found == nil {
 		found = []*rules.Decision{}
 	}
-	respond(w, http.StatusOK, answer{Status: "success", Data: found})
+	p.success(w, found)
 }
 
 func (p Page) oneDecision(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	if p.Decisions != nil {
 		if found := p.Decisions.Recent(Filter{ID: id}, 1); len(found) > 0 {
-			respond(w, http.StatusOK, answer{Status: "success", Data: found[0]})
+			p.success(w, found[0])
 			return
 		}
 	}

@@ -53,6 +53,15 @@ func TestAPI(t *testing.T) {
 			t.Errorf("%s: %d %s", tt.url, w.Code, diff)
 		}
 	}
+	p.Warnings = func() []string { return []string{"decisions cannot be recorded: <no space>"} }
+	for _, path := range []string{"decisions", "decisions/abc", "models", "rules", "targets", "budgets"} {
+		if w := get(t, p, "/api/v1/flyball/"+path); w.Code != 200 || !strings.Contains(w.Body.String(), `,"warnings":["decisions cannot be recorded: \u003cno space\u003e"]}`) {
+			t.Errorf("%s has no warning: %d %s", path, w.Code, w.Body)
+		}
+	}
+	if page := get(t, p, "/").Body.String(); !strings.Contains(page, `<ul class="faults" role="alert"><li>decisions cannot be recorded: &lt;no space&gt;</li></ul>`) {
+		t.Error("the page has no warning")
+	}
 	get(t, p, "/api/v1/flyball/decisions?rule=digits&since=1763812800.5&until=2026-11-22T13:00:00%2B01:00&limit=7")
 	want := Filter{Rule: "digits", Since: time.Unix(1763812800, 5e8), Until: noon}
 	if k.n != 7 || k.filter.Rule != want.Rule || !k.filter.Since.Equal(want.Since) || !k.filter.Until.Equal(want.Until) {

@@ -20,6 +20,7 @@ type overview struct {
 	state
 	Status
 	Faults    []string // what is wrong with the query string
+	Warnings  []string // what keeps this process from its work
 	HasRules  bool
 	Decisions []*rules.Decision
 	Charts    chartView
@@ -62,7 +63,7 @@ func (s *site) overview(w http.ResponseWriter, r *http.Request) {
 	}
 	v := &overview{
 		frame: s.frame(), state: st, Status: s.Status(r.Context()), Faults: faults, HasRules: s.Decisions != nil,
-		CanFreeze: s.Brake != nil, Lifecycle: s.Lifecycle, Token: s.tokens.issue(),
+		Warnings: s.warnings(), CanFreeze: s.Brake != nil, Lifecycle: s.Lifecycle, Token: s.tokens.issue(),
 	}
 	v.Tiles = v.tiles()
 	v.filter()

@@ -25,6 +25,10 @@ type Page struct {
 	Decisions  Decisions                    // nil where this process has no rules
 	Queries    Queries                      // nil where it has no store: then there are no charts and no /graph
 	Brake      Brake                        // nil where nothing acts
+
+	// Warnings say what keeps this process from its work, such as a journal that cannot be written: on top of the page, and in
+	// each answer of the API. nil: nothing does.
+	Warnings func() []string
 }
 
 // Decisions is where decisions are read.
@@ -82,7 +86,7 @@ type Model struct {
 	MaxBatch               int      // rows; 0 when it is not known
 	// What the store has; NaN where it has nothing.
 	Rate      float64 // answers a second
-	Errors    float64 // share of them with status 429 or 5xx, 0 to 1
+	Errors    float64 // share of them with a code of rules.ErrorCodes, 0 to 1
 	P50, P99  float64 // seconds from a request's arrival to its answer
 	BatchSize float64 // rows in a batch, on average
 	Demand    []Point // arrivals a second over the last minutes

@@ -53,7 +53,7 @@ func (p Page) listModels(w http.ResponseWriter, r *http.Request) {
 	for _, m := range p.Status(r.Context()).Models {
 		all = append(all, modelState{Name: m.Name, Queued: m.Queued, Running: m.Running, Ready: m.Ready})
 	}
-	respond(w, http.StatusOK, answer{Status: "success", Data: all})
+	p.success(w, all)
 }
 
 // listScaleRules lists the rules that decide. Record and alert rules are in Prometheus's API, whose clients know no other.
@@ -66,7 +66,7 @@ func (p Page) listScaleRules(w http.ResponseWriter, r *http.Request) {
 		}
 		all = append(all, state)
 	}
-	respond(w, http.StatusOK, answer{Status: "success", Data: all})
+	p.success(w, all)
 }
 
 func (p Page) listBudgets(w http.ResponseWriter, r *http.Request) {
@@ -87,7 +87,7 @@ func (p Page) listBudgets(w http.ResponseWriter, r *http.Request) {
 			ForecastUSD: known(b.ForecastUSD), UsedUp: b.UsedUp, PeriodEnd: b.PeriodEnd,
 		})
 	}
-	respond(w, http.StatusOK, answer{Status: "success", Data: all})
+	p.success(w, all)
 }
 
 // listActuatorTargets lists what is scaled, with its replicas. Scrape targets are in Prometheus's API.
@@ -106,5 +106,5 @@ func (p Page) listActuatorTargets(w http.ResponseWriter, r *http.Request) {
 			Restarts: replica.Restarts, LastExit: replica.LastExit,
 		})
 	}
-	respond(w, http.StatusOK, answer{Status: "success", Data: all})
+	p.success(w, all)
 }

@@ -85,7 +85,7 @@ func outcome(d *rules.Decision) string {
 	case rules.Recommended:
 		return "recommended; nothing is changed"
 	case rules.Unrecorded:
-		return "not tried: it could not be written to the journal"
+		return "it could not be written to the journal: what is not recorded is not done"
 	}
 	return ""
 }
