@@ -241,7 +241,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err)
 	}
-	settled := s.settle(ctx, i, obs)
+	unsettled := s.settle(ctx, i, obs)
 	i.mu.Lock()
 	state, shadow, recorded := i.state, i.shadow, i.recorded
 	i.mu.Unlock()
@@ -270,7 +270,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	}
 	s.opts.Metrics.decided(&d)
 
-	err = errors.Join(settled, err)
+	err = errors.Join(unsettled, err)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.state, i.shadow, i.last, i.output = next, shadow, &d, s.samples(&d, next)
@@ -336,20 +336,24 @@ func (s *Scaler) settle(ctx context.Context, i *instance, obs Observation) error
 	if d.Result == Applied { // in part
 		from = d.To
 	}
-	took := *d
-	took.Unanswered = nil
+	taken := is != from && direction(from, is) == direction(from, to)
+	settled := *d
+	settled.Unanswered = nil
 	i.mu.Lock()
 	i.unsettled = nil
-	if direction(from, is) == direction(from, to) && is != from {
-		took.Result, took.To = Applied, is
-		took.Text += fmt.Sprintf(", to %d: the target took what it had answered with an error", is)
+	if taken {
+		settled.Result, settled.To = Applied, is
+		settled.Text += fmt.Sprintf(", to %d: the target took what it had answered with an error", is)
 		i.state = i.state.instead(d.Time, d.From, is)
 	}
 	i.mu.Unlock()
-	if took.Result == Applied {
+	if taken {
 		s.log.Warn("a change that ended in an error was carried out all the same", "target", d.Target, "from", from, "to", is, "decision", d.ID)
 	}
-	return s.record(ctx, i, &took)
+	if settled.Result == Failed {
+		return nil // as the journal has it: what is decided next finds the size as it was
+	}
+	return s.record(ctx, i, &settled)
 }
 
 // apply changes one target.

@@ -241,7 +241,6 @@ func TestScalerFailures(t *testing.T) {
 		b.evalAt(t, noon.Add(45*time.Second))
 		want := []string{
 			"12:00:00 applying 1 -> 4 AboveTarget", "12:00:00 error 1 -> 4 AboveTarget, ActuatorError",
-			"12:00:00 error 1 -> 4 AboveTarget, ActuatorError", // it was not taken
 			"12:00:15 applying 1 -> 4 AboveTarget", "12:00:15 error 1 -> 4 AboveTarget, ActuatorError",
 			"12:00:30 unchanged 1 -> 1 ActuatorError",
 			"12:00:15 applied 1 -> 4 AboveTarget, ActuatorError",
