@@ -31,19 +31,19 @@ func TestShadowIsWhatActingWouldBe(t *testing.T) {
 		text += fmt.Sprintf("    combine: %s\n    flap_budget: {reversals: %d, window: 10m}\n    behavior: {up: %s, down: %s}\n", pick(r, "max", "weighted"), 2+r.IntN(4), r.direction(), r.direction())
 		rule := parseScale(t, text)
 
-		at, acting, real := noon, State{}, actuators.State{Spec: 4, Ready: 4}
+		at, acting, there := noon, State{}, actuators.State{Spec: 4, Ready: 4}
 		sizes := []int{0, 1} // of the variants, that come to 4
 		var shadow *shadowState
 		for range 120 {
 			at = at.Add(15 * time.Second)
-			obs := observed(at, real.Spec, named("a", float64(r.IntN(60))), named("b", float64(r.IntN(40))))
+			obs := observed(at, there.Spec, named("a", float64(r.IntN(60))), named("b", float64(r.IntN(40))))
 			if r.IntN(6) == 0 {
 				obs.Answers[r.IntN(2)].Fault = MetricStale
 			}
 			obs.Answers[1].Optional = true
 			place := func(sizes []int) Observation {
 				placed := obs
-				placed.Replicas = real
+				placed.Replicas = there
 				if variants {
 					placed.Replicas = actuators.State{}
 					for i, n := range sizes {
@@ -67,7 +67,7 @@ func TestShadowIsWhatActingWouldBe(t *testing.T) {
 			if d.Action != Hold {
 				changes++
 			}
-			acting, real.Spec, real.Ready = state.Applied(at, d.From, d.To), d.To, d.To
+			acting, there.Spec, there.Ready = state.Applied(at, d.From, d.To), d.To, d.To
 			for i, v := range d.Variants {
 				sizes[i] = v.To
 			}

@@ -147,12 +147,11 @@ func (s *savedShadow) fault() error {
 // later one is as high as, or as low as. The last is one of them.
 func decisive(all []recommendation) (kept []recommendation) {
 	lowest, highest := math.MaxInt, math.MinInt
-	for i := len(all) - 1; i >= 0; i-- {
-		n := all[i].replicas
-		if n < lowest || n > highest {
-			kept = append(kept, all[i])
+	for _, r := range slices.Backward(all) {
+		if r.replicas < lowest || r.replicas > highest {
+			kept = append(kept, r)
 		}
-		lowest, highest = min(lowest, n), max(highest, n)
+		lowest, highest = min(lowest, r.replicas), max(highest, r.replicas)
 	}
 	slices.Reverse(kept)
 	return kept

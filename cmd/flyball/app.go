@@ -143,7 +143,7 @@ func (a *app) openStore() error {
 	}
 	a.scales = rules.NewMetrics(a.metrics)
 	a.snapshot = &rules.Snapshot{
-		Path:   filepath.Join(a.live.Load().Config.Storage.Path, "state.json"),
+		Path:   filepath.Join(a.live.Load().Storage.Path, "state.json"),
 		Memory: &a.memory, Metrics: a.scales, Log: a.opts.log.With("component", "rules"),
 	}
 	a.snapshot.Load(time.Now())
