@@ -163,7 +163,7 @@ var schemaKeys = map[string]schemaKey{
 	"Objective.bad":       {says: "PromQL for bad requests a second over $window."},
 	"Objective.total":     {says: "PromQL for all requests a second over $window."},
 
-	"MonitorThreshold.name":     {says: "throughput, latency, queue or cost, or any name with expr.", required: true},
+	"MonitorThreshold.name":     {says: "throughput, latency, utilization, queue or cost, or any name with expr.", required: true},
 	"MonitorThreshold.expr":     {says: "PromQL for the value.", with: promQLText},
 	"MonitorThreshold.above":    {says: "The alert fires above it."},
 	"MonitorThreshold.below":    {says: "The alert fires below it."},

@@ -57,9 +57,12 @@ type Objective struct {
 	Total string `yaml:"total"`
 }
 
-// MonitorThreshold is a bound of a value, beyond which an alert fires.
+// MonitorThreshold is a bound of a value, beyond which an alert fires. Known without an expression are, each over five minutes:
+// throughput, answers with 2xx a second; latency, its 99th percentile in seconds; utilization, how many batches a ready replica
+// has in service at a mean, which of one that serves one at a time is the share of the time that it is busy; queue, the requests
+// that wait now; and cost, USD an hour, by the scale rule.
 type MonitorThreshold struct {
-	Name     string         `yaml:"name"` // throughput, latency, queue or cost, or any name with expr
+	Name     string         `yaml:"name"` // throughput, latency, utilization, queue or cost, or any name with expr
 	Expr     string         `yaml:"expr"`
 	Above    *float64       `yaml:"above"`
 	Below    *float64       `yaml:"below"`
@@ -164,7 +167,7 @@ func (s *SLO) validateObjective(d *source.Decoder, path string, i int) {
 }
 
 // known are the thresholds that need no expression, each with its unit.
-var knownThresholds = map[string]string{"throughput": "requests/s", "latency": "s", "queue": "requests", "cost": "USD/h"}
+var knownThresholds = map[string]string{"throughput": "requests/s", "latency": "s", "utilization": "batches a replica", "queue": "requests", "cost": "USD/h"}
 
 func (s *SLO) validateThreshold(d *source.Decoder, path string, i int) {
 	t := &s.Thresholds[i]
@@ -379,6 +382,8 @@ func (s *SLO) expr(t *MonitorThreshold) string {
 		return "sum(rate(" + s.metric("requests_total", `code=~"2.."`) + "[5m])) or 0 * sum(rate(" + s.metric("requests_total", "") + "[5m]))"
 	case t.Name == "latency":
 		return "histogram_quantile(0.99, sum by (le) (rate(" + s.metric("request_duration_seconds_bucket", "") + "[5m])))"
+	case t.Name == "utilization":
+		return "sum(rate(" + s.metric("upstream_duration_seconds_sum", "") + "[5m])) / (sum(avg_over_time(" + s.metric("replicas_ready", "") + "[5m])) > 0)"
 	case t.Name == "queue":
 		return "sum(" + s.metric("requests_waiting", "") + ")"
 	}

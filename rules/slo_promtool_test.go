@@ -21,6 +21,7 @@ const watched = `groups:
     thresholds:
     - {name: throughput, below: 9.5, for: 10m, severity: info}
     - {name: throughput, below: 2, for: 5m, severity: critical}
+    - {name: utilization, above: 0.9, severity: info}
     - {name: utilization, expr: avg(busy) - 0.1, above: 0.8, unit: of the time}
 `
 
