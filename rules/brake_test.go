@@ -8,6 +8,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flyball/actuators"
 )
 
 func TestBrake(t *testing.T) {
@@ -83,6 +87,132 @@ func TestFrozen(t *testing.T) {
 		}
 		if d := b.eval(t); d.Result != Applied || d.To != 4 {
 			t.Errorf("after the release: %s %s", d.Result, story(d))
+		}
+	})
+}
+
+// TestPauseOfTarget: a pause of one target ends by itself, is not touched by a freeze of all, and outlives the process.
+func TestPauseOfTarget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "freeze.json")
+		b := OpenBrake(path)
+		start := time.Now()
+		for target, until := range map[string]time.Time{"process/a": start.Add(time.Hour), "process/b": {}} {
+			if err := b.Pause(target, until, "ops", "maintenance"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stopped := func(want string) {
+			t.Helper()
+			for what, b := range map[string]*Brake{"itself": b, "after a restart": OpenBrake(path)} {
+				var got []string
+				for _, target := range []string{"process/a", "process/b", "process/c"} {
+					got = append(got, b.stopped(time.Now(), target))
+				}
+				if diff := cmp.Diff(want, strings.Join(got, "; ")); diff != "" {
+					t.Errorf("%s: %s", what, diff)
+				}
+			}
+		}
+		until := start.Add(time.Hour).UTC().Format(time.RFC3339)
+		stopped("paused by ops until " + until + "; paused by ops; ")
+		if got := b.stopped(time.Now(), "variants/x", "process/b"); got != "paused by ops" {
+			t.Errorf("one of the targets of a rule: %q", got)
+		}
+		if err := b.Freeze("ada", ""); err != nil {
+			t.Fatal(err)
+		}
+		stopped("frozen by ada; frozen by ada; frozen by ada")
+		if err := b.Release(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		stopped("; paused by ops; ")
+		if p := b.Paused(time.Now()); len(p) != 1 || p["process/b"].Why != "maintenance" || !p["process/b"].At.Equal(start) {
+			t.Errorf("%+v", p)
+		}
+		if err := b.Resume("process/b"); err != nil {
+			t.Fatal(err)
+		}
+		stopped("; ; ")
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("nothing is stopped, and the file is there: %v", err)
+		}
+	})
+	b := OpenBrake(filepath.Join(t.TempDir(), "no", "folder", "freeze.json"))
+	if err := b.Pause("process/a", time.Time{}, "ops", ""); err == nil || b.stopped(time.Now(), "process/a") == "" {
+		t.Errorf("a pause that cannot be kept: %v", err)
+	}
+	b.held.Paused["process/a"] = Freeze{}
+	b.path = t.TempDir() + "/folder/x"
+	if err := os.WriteFile(filepath.Dir(b.path), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Resume("process/a"); err == nil || b.stopped(time.Now(), "process/a") == "" {
+		t.Errorf("a pause whose end cannot be kept: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "freeze.json")
+	if err := os.WriteFile(path, []byte(`{"pause": {"process/a": {}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, frozen := OpenBrake(path).Frozen(); !frozen {
+		t.Error("a file that nobody understands stops nothing")
+	}
+}
+
+// TestStopped: what keeps a decision from being carried out, besides a freeze, and that it is said.
+func TestStopped(t *testing.T) {
+	act := rule("max: 8", "max: 20\n    mode: act\n    behavior: {up: {policies: []}, down: {window: 0s, policies: []}}")
+	told := func(b *bench, at time.Time) string {
+		b.evalAt(t, at)
+		d := b.scaler.Last()
+		return fmt.Sprintf("%s %s", d.Result, story(*d))
+	}
+	t.Run("a pause", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.data.set(0, nil, 400)
+		if err := b.brake.Pause(digits.String(), noon.Add(time.Minute), "ops", ""); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := told(b, noon), "observed 1 -> 4 AboveTarget, Paused: load 400 at 130 a replica needs 4, paused by ops until 2026-11-22T12:01:00Z"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if got := told(b, noon.Add(time.Minute)); !strings.HasPrefix(got, "applied 1 -> 4") {
+			t.Errorf("after it: %s", got)
+		}
+	})
+	t.Run("not one of those that may be changed", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.scaler.opts.May = func(target actuators.Target) bool { return target.String() != digits.String() }
+		b.data.set(0, nil, 400)
+		if got, want := told(b, noon), "observed 1 -> 4 AboveTarget, DryRun: load 400 at 130 a replica needs 4"; got != want || b.scaler.Acts() {
+			t.Errorf("got %s, want %s, acts: %t", got, want, b.scaler.Acts())
+		}
+		if b.scaler.Last().Shadow == nil {
+			t.Error("it has no shadow")
+		}
+	})
+	t.Run("too many at once", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.scaler.opts.Limit = NewRateLimit(4)
+		b.data.set(0, nil, 400)
+		b.evalAt(t, noon) // one of four
+		b.scaler.opts.Limit.take(noon, false)
+		b.data.set(0, nil, 130)
+		if got, want := told(b, noon.Add(time.Second)), "observed 4 -> 1 BelowTarget, ScaleDownRate: load 130 at 130 a replica needs 1, the limit of 4 changes a minute over all targets is reached"; got != want {
+			t.Errorf("down:\n got %s\nwant %s", got, want)
+		}
+		b.data.set(0, nil, 650)
+		if got := told(b, noon.Add(2*time.Second)); !strings.HasPrefix(got, "applied 4 -> 5") {
+			t.Errorf("up has the other half: %s", got)
+		}
+		b.scaler.opts.Limit.take(noon.Add(2*time.Second), true)
+		b.data.set(0, nil, 800)
+		if got := told(b, noon.Add(3*time.Second)); !strings.HasPrefix(got, "observed 5 -> 7 AboveTarget, ScaleUpRate") {
+			t.Errorf("all are used up: %s", got)
+		}
+		if got := told(b, noon.Add(18*time.Second)); !strings.HasPrefix(got, "applied 5 -> 7") {
+			t.Errorf("a quarter of a minute later: %s", got)
 		}
 	})
 }

@@ -44,7 +44,7 @@ type instance struct {
 	*remembered // of the target
 }
 
-// ScalerOptions are what a Scaler works with. All but Log, Brake, Expand and Clock are required.
+// ScalerOptions are what a Scaler works with. The first six are required.
 type ScalerOptions struct {
 	Querier   Querier
 	Actuators map[string]actuators.Actuator // by their kind
@@ -54,6 +54,10 @@ type ScalerOptions struct {
 	Memory    *Memory      // what is known of the targets; the rules of a process share one
 	Acting    bool         // acting is enabled on the command line; the rule must say act as well
 	Brake     *Brake       // stops acting at once; nil: nothing does
+	Limit     *RateLimit   // of changes over all targets, shared by the rules of a process; nil: none
+
+	// May says on which targets acting is allowed. nil: on all.
+	May func(actuators.Target) bool
 
 	// Claim says why a target that for_each finds may not be scaled by the rule, such as that another rule does. nil: any may.
 	Claim func(rule *Scale, target actuators.Target) error
@@ -114,8 +118,13 @@ func (s *Scaler) Rule() *Scale { return s.rule }
 // Writes returns the metrics that Eval gives, for a store that must know which series are its own.
 func (s *Scaler) Writes() []string { return OutputMetrics() }
 
-// Acts says whether decisions are carried out.
-func (s *Scaler) Acts() bool { return s.opts.Acting && s.rule.Mode == Act }
+// Acts says whether decisions are carried out: of a rule for many targets, for those on which acting is allowed.
+func (s *Scaler) Acts() bool {
+	if s.rule.ForEach != nil {
+		return s.opts.Acting && s.rule.Mode == Act
+	}
+	return s.actsOn(s.order[0])
+}
 
 // Last returns the last decision, nil before the first; of a rule for many targets, that of the first by name.
 func (s *Scaler) Last() *Decision {
@@ -247,7 +256,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	i.mu.Unlock()
 
 	d, next := Decide(s.rule, obs, state)
-	if s.Acts() {
+	if s.actsOn(i) {
 		shadow = nil
 	} else {
 		d.Shadow, shadow = s.rule.shadow(obs, shadow, next)
@@ -284,16 +293,16 @@ func (s *Scaler) carryOut(ctx context.Context, i *instance, d *Decision, obs Obs
 	if !d.changes() {
 		return nil
 	}
-	if !s.Acts() {
+	if !s.actsOn(i) {
 		d.Result = Observed
 		d.because(DryRun)
 		return nil
 	}
-	if freeze, frozen := s.frozen(); frozen {
+	if reason, words := s.stopped(i, d); reason != "" {
 		d.Result = Observed
-		d.because(Paused)
-		d.LimitedBy = append(d.LimitedBy, Paused)
-		d.Text += ", frozen by " + freeze.By
+		d.because(reason)
+		d.LimitedBy = append(d.LimitedBy, reason)
+		d.Text += ", " + words
 		return nil
 	}
 	d.Result = Applying
@@ -432,11 +441,55 @@ func (d *Decision) changes() bool {
 	return d.Action != Hold || slices.ContainsFunc(d.Variants, func(v Placement) bool { return v.From != v.To })
 }
 
-func (s *Scaler) frozen() (Freeze, bool) {
-	if s.opts.Brake == nil {
-		return Freeze{}, false
+// stopped says what keeps a change from being carried out now, if something does.
+func (s *Scaler) stopped(i *instance, d *Decision) (r Reason, words string) {
+	if s.opts.Brake != nil {
+		if words := s.opts.Brake.stopped(d.Time, s.keys(i)...); words != "" {
+			return Paused, words
+		}
 	}
-	return s.opts.Brake.Frozen()
+	if s.opts.Limit == nil || s.opts.Limit.take(d.Time, d.To > d.From) {
+		return "", ""
+	}
+	if r = ScaleUpRate; d.To < d.From {
+		r = ScaleDownRate
+	}
+	return r, fmt.Sprintf("the limit of %d changes a minute over all targets is reached", s.opts.Limit.perMinute)
+}
+
+// keys are the names by which a target can be paused: with variants those of each, and that of all of them.
+func (s *Scaler) keys(i *instance) []string {
+	all := []string{i.key}
+	for _, v := range s.rule.Variants {
+		all = append(all, v.Target.String())
+	}
+	return all
+}
+
+// Keys are the names of the targets that the rule has now, by which each can be paused.
+func (s *Scaler) Keys() (all []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, i := range s.order {
+		if s.rule.ForEach == nil || i.values != "" {
+			all = append(all, s.keys(i)...)
+		}
+	}
+	return all
+}
+
+// actsOn says whether decisions for a target are carried out.
+func (s *Scaler) actsOn(i *instance) bool {
+	if !s.opts.Acting || s.rule.Mode != Act {
+		return false
+	}
+	if s.opts.May == nil {
+		return true
+	}
+	if len(s.rule.Variants) == 0 {
+		return s.opts.May(i.target)
+	}
+	return !slices.ContainsFunc(s.rule.Variants, func(v Variant) bool { return !s.opts.May(v.Target) })
 }
 
 func (s *Scaler) record(ctx context.Context, i *instance, d *Decision) error {

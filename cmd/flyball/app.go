@@ -49,6 +49,7 @@ type app struct {
 	memory        rules.Memory
 	snapshot      *rules.Snapshot // of the memory
 	brake         *rules.Brake
+	limit         *rules.RateLimit // of changes; nil: none
 	scales        *rules.Metrics
 	began         time.Time
 	remotes       *remote.Metrics // nil before there is a Prometheus elsewhere
@@ -142,6 +143,9 @@ func (a *app) openStore() error {
 		return storageError(err)
 	}
 	a.scales = rules.NewMetrics(a.metrics)
+	if a.opts.actLimit > 0 {
+		a.limit = rules.NewRateLimit(a.opts.actLimit)
+	}
 	a.snapshot = &rules.Snapshot{
 		Path:   filepath.Join(a.live.Load().Storage.Path, "state.json"),
 		Memory: &a.memory, Metrics: a.scales, Log: a.opts.log.With("component", "rules"),
@@ -282,7 +286,7 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 	before := a.live.Load().deciders
 	options := rules.ScalerOptions{
 		Querier: a.store.Router(), Actuators: a.actuators(), Journal: a.journal, Metrics: a.scales,
-		Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, Brake: a.brake,
+		Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, May: a.opts.mayAct, Brake: a.brake, Limit: a.limit,
 		Claim: a.claim, Clock: a.clock, Expand: a.store.ExpandAnnotation,
 	}
 	for _, f := range l.rules {

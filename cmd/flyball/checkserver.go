@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -52,9 +53,17 @@ func (s *server) client() (*http.Client, error) {
 
 // get asks for a path below the server's URL. The caller closes the answer's body.
 func (s *server) get(ctx context.Context, path string) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base()+path, nil)
+	return s.do(ctx, http.MethodGet, path, nil)
+}
+
+// do sends a form, if there is one, to a path below the server's URL. The caller closes the answer's body.
+func (s *server) do(ctx context.Context, method, path string, form url.Values) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, s.base()+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, exitError{exitUsage, fmt.Errorf("--url: %w", err)}
+	}
+	if form != nil {
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	client, err := s.client()
 	if err != nil {

@@ -39,7 +39,7 @@ func TestComplete(t *testing.T) {
 		{"run --role ex", "exporter"},
 		{"run --role=", "--role=all --role=exporter --role=batchproxy --role=rules"},
 		{"run --role=all --ro", "--role"}, // repeatable
-		{"run --act.enabled --act", ""},
+		{"run --act.enabled --act", "--act.targets --act.max-changes-per-minute"},
 		{"run --web.config.file=w", ":files"},
 		{"run --web.config.file ", ":files"},
 		{"run --storage.path=", ":directories"},

@@ -832,10 +832,43 @@ func TestFreeze(t *testing.T) {
 		t.Errorf("it went %d -> %d at %s", up.From, up.To, up.Time)
 	}
 	serves(3)
-	i.stop(syscall.SIGTERM)
-	i.start("--web.enable-lifecycle")
+
+	// One target alone, by the commands.
+	command := func(want string, args ...string) {
+		t.Helper()
+		out, err := exec.Command(built.path("flyball"), append(args, "--url="+i.web)...).CombinedOutput()
+		if !strings.Contains(string(out), want) {
+			t.Errorf("flyball %v: %v: %s, want %s", args, err, out, want)
+		}
+	}
+	command(`target "digist": no scale rule has it (did you mean "digits"?)`, "pause", "digist")
+	command("paused: nothing acts on process/digits until 2", "pause", "digits", "--for=2h", "--why=a move")
+	d.value.Store(35)
+	i.eventually(30*time.Second, "a decision that is not carried out", func() bool {
+		return slices.ContainsFunc(i.decisions(), func(d rules.Decision) bool {
+			return d.To == 4 && d.Result == rules.Observed && strings.Contains(d.Text, ", paused by 127.0.0.1 until ")
+		})
+	})
+	if code, text := i.send("GET", "/api/v1/flyball/rules", nil); code != http.StatusOK || !strings.Contains(text, `"why":"a move"`) {
+		t.Errorf("the API does not say that it is paused: %d %s", code, text)
+	}
+	command("resumed: rules act on process/digits again", "resume", "process/digits")
+	i.eventually(30*time.Second, "it grows", func() bool { return len(i.applied(rules.Up)) == 2 })
+	command("frozen: nothing acts", "freeze", "--why=a bad rollout")
+	paused(1)
+	command("released: rules act again", "resume")
 	paused(0)
-	serves(3)
+	i.stop(syscall.SIGTERM)
+
+	i.start("--web.enable-lifecycle", "--act.targets=process/other|aws/.*")
+	paused(0)
+	serves(4)
+	d.value.Store(45)
+	i.eventually(30*time.Second, "a decision that is not carried out", func() bool {
+		return slices.ContainsFunc(i.decisions(), func(d rules.Decision) bool {
+			return d.To == 5 && d.Result == rules.Observed && slices.Contains(d.Reasons, rules.DryRun)
+		})
+	})
 	i.stop(syscall.SIGTERM)
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	promslogflag "github.com/prometheus/common/promslog/flag"
 	"github.com/prometheus/common/version"
 
+	"flyball/actuators"
 	"flyball/rules"
 	"flyball/rules/source"
 )
@@ -42,6 +44,9 @@ type runOptions struct {
 	lifecycle    bool // POST /-/reload, /-/quit and /-/freeze
 	roles        []string
 	act          bool
+	actTargets   []string       // regular expressions of kind/name; none: all
+	actOn        *regexp.Regexp // of them together; nil: all
+	actLimit     int            // changes a minute over all targets; 0: no limit
 	print        bool
 	log          *slog.Logger
 	stdout       io.Writer
@@ -54,6 +59,8 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c.Flag("storage.path", "Where samples and decisions are kept, instead of storage.path in the configuration.").StringVar(&o.storagePath)
 	c.Flag("role", "What this process does: all, exporter, batchproxy or rules; repeatable.").Default(roleAll).EnumsVar(&o.roles, roleAll, roleExporter, roleBatchproxy, roleRules)
 	c.Flag("act.enabled", "Carry out the decisions of rules whose mode is act. Without it every rule only observes.").BoolVar(&o.act)
+	c.Flag("act.targets", "Act on targets alone whose kind/name this regular expression matches as a whole, such as process/llama-.*; repeatable. Rules decide for the others, and change nothing.").PlaceHolder("REGEX").StringsVar(&o.actTargets)
+	c.Flag("act.max-changes-per-minute", "How many changes are made in a minute, over all targets; half of them are kept for changes up. 0: no limit.").Default("100").IntVar(&o.actLimit)
 	c.Flag("web.listen-address", "Of the page, /metrics and the API. Default: 127.0.0.1:9838, for the exporter alone 127.0.0.1:9839, for the proxy alone 127.0.0.1:9840. Repeatable.").StringsVar(&o.webListen)
 	c.Flag("web.systemd-socket", "Listen on the sockets that systemd hands over: one named batchproxy is the proxy's, the others are the page's (Linux).").BoolVar(&o.sockets)
 	c.Flag("web.config.file", "TLS, client certificates, passwords and headers of the page, in the format that Prometheus and its exporters share. flyball check web-config checks it.").StringVar(&o.webSecured)
@@ -68,6 +75,28 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 		o.log, o.stdout = promslog.New(&logging), stdout
 		return o.run(ctx)
 	}}
+}
+
+// checkActing reads the flags that say what may be changed.
+func (o *runOptions) checkActing() error {
+	if o.actLimit < 0 {
+		return fmt.Errorf("--act.max-changes-per-minute is %d: expected 0 or more", o.actLimit)
+	}
+	if len(o.actTargets) == 0 {
+		return nil
+	}
+	for _, text := range o.actTargets {
+		if _, err := regexp.Compile(text); err != nil {
+			return fmt.Errorf("--act.targets: %w", err)
+		}
+	}
+	o.actOn = regexp.MustCompile("^(?:" + strings.Join(o.actTargets, "|") + ")$")
+	return nil
+}
+
+// mayAct says whether --act.targets names a target.
+func (o *runOptions) mayAct(t actuators.Target) bool {
+	return o.actOn == nil || o.actOn.MatchString(t.String())
 }
 
 func (o *runOptions) has(role string) bool {
@@ -88,6 +117,9 @@ func (o *runOptions) webAddresses() []string {
 }
 
 func (o *runOptions) run(ctx context.Context) error {
+	if err := o.checkActing(); err != nil {
+		return exitError{exitUsage, err}
+	}
 	l, err := o.load(nil)
 	if err != nil {
 		return err

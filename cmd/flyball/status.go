@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"flyball/cmd/flyball/web"
 	"flyball/rules"
 	"flyball/rules/journal"
+	"flyball/rules/source"
 	"flyball/rules/store"
 )
 
@@ -75,6 +78,46 @@ func (b brake) Release() error {
 	return err
 }
 
+// Pause implements web.Brake.
+func (b brake) Pause(name string, until time.Time, by, why string) ([]string, error) {
+	return b.each(name, func(target string) error {
+		b.opts.log.Warn("acting on a target is paused", "target", target, "until", until, "by", by, "why", why)
+		return b.brake.Pause(target, until, by, why)
+	})
+}
+
+// Resume implements web.Brake.
+func (b brake) Resume(name string) ([]string, error) {
+	return b.each(name, func(target string) error {
+		b.opts.log.Warn("acting on a target is resumed", "target", target)
+		return b.brake.Resume(target)
+	})
+}
+
+// each does something with each target of a name: its own, as kind/name, or that of the rule which scales it.
+func (b brake) each(name string, do func(target string) error) (targets []string, err error) {
+	var known []string
+	for _, s := range b.live.Load().scalers {
+		keys := s.Keys()
+		known = append(append(known, s.Name()), keys...)
+		if s.Name() == name {
+			targets = keys
+		} else if slices.Contains(keys, name) {
+			targets = []string{name}
+		}
+	}
+	if _, paused := b.brake.Paused(time.Now())[name]; paused && len(targets) == 0 { // of a rule that is gone
+		targets = []string{name}
+	}
+	if len(targets) == 0 {
+		return nil, fmt.Errorf("target %q: %w%s", name, web.ErrUnknownTarget, source.DidYouMean(name, known))
+	}
+	for _, target := range targets {
+		err = errors.Join(err, do(target))
+	}
+	return targets, err
+}
+
 // queries adapts the store, and the Prometheus elsewhere, to what the page asks of them.
 type queries struct{ *app }
 
@@ -130,8 +173,12 @@ func (d decisions) Recent(f web.Filter, n int) []*rules.Decision {
 func (a *app) status(ctx context.Context, f *figures) web.Status {
 	now := a.live.Load()
 	s := now.models(ctx, f)
+	var paused map[string]rules.Freeze
+	if a.brake != nil {
+		paused = a.brake.Paused(time.Now())
+	}
 	for _, sc := range now.scalers {
-		s.Rules = append(s.Rules, scaleRules(sc)...)
+		s.Rules = append(s.Rules, scaleRules(sc, paused)...)
 	}
 	for _, b := range now.accountants {
 		s.Budgets = append(s.Budgets, web.Budget{
@@ -156,12 +203,19 @@ func (a *app) status(ctx context.Context, f *figures) web.Status {
 }
 
 // scaleRules are a rule as the page lists it: once for each of its targets, and once where it has none yet.
-func scaleRules(s *rules.Scaler) (all []web.Rule) {
+func scaleRules(s *rules.Scaler, paused map[string]rules.Freeze) (all []web.Rule) {
+	add := func(target string, last *rules.Decision) {
+		r := web.Rule{Name: s.Name(), Target: target, Acts: s.Acts(), Last: last}
+		if pause, is := paused[target]; is {
+			r.Paused = &pause
+		}
+		all = append(all, r)
+	}
 	for _, last := range s.Decisions() {
-		all = append(all, web.Rule{Name: s.Name(), Target: last.Target, Acts: s.Acts(), Last: last})
+		add(last.Target, last)
 	}
 	if len(all) == 0 {
-		all = append(all, web.Rule{Name: s.Name(), Target: s.Rule().Key(), Acts: s.Acts()})
+		add(s.Rule().Key(), nil)
 	}
 	return all
 }

@@ -49,7 +49,28 @@ func (k *kept) add(d *rules.Decision) {
 type brake struct {
 	mu     sync.Mutex
 	freeze *rules.Freeze
+	paused map[string]rules.Freeze
 	err    error
+}
+
+func (b *brake) Pause(target string, until time.Time, by, why string) ([]string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if target != "digits" {
+		return nil, fmt.Errorf("target %q: %w", target, ErrUnknownTarget)
+	}
+	b.paused = map[string]rules.Freeze{"process/digits": {At: noon, Until: until, By: by, Why: why}}
+	return []string{"process/digits"}, b.err
+}
+
+func (b *brake) Resume(target string) ([]string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if target != "digits" {
+		return nil, fmt.Errorf("target %q: %w", target, ErrUnknownTarget)
+	}
+	b.paused = map[string]rules.Freeze{}
+	return []string{"process/digits"}, b.err
 }
 
 func (b *brake) Frozen() (rules.Freeze, bool) {

@@ -5,12 +5,16 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 	"unicode"
+
+	"github.com/prometheus/common/model"
 
 	"flyball/rules"
 )
@@ -23,7 +27,15 @@ type Brake interface {
 	Freeze(by, why string) error
 	// Release lets rules act again.
 	Release() error
+	// Pause stops acting on one target, named as kind/name or by its rule, until a time; zero: until it is resumed. It returns
+	// the targets' names, and an error that is ErrUnknownTarget where there is none of that name.
+	Pause(target string, until time.Time, by, why string) ([]string, error)
+	// Resume lets rules act on a target again. It returns what Pause does.
+	Resume(target string) ([]string, error)
 }
+
+// ErrUnknownTarget says that no rule scales what is to be paused.
+var ErrUnknownTarget = errors.New("no scale rule has it")
 
 const (
 	lifecycleOff = "Lifecycle API is not enabled: start flyball with --web.enable-lifecycle.\n"
@@ -32,7 +44,8 @@ const (
 )
 
 // freeze answers POST /-/freeze: with the form field release=1 it releases, else it freezes, for the reason in the field
-// why. A browser is sent back to the page, others get a line of text.
+// why. The field target names one target to pause instead, for the duration in the field for, an hour without it. A browser is
+// sent back to the page, others get a line of text.
 func (s *site) freeze(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	switch {
@@ -56,20 +69,9 @@ func (s *site) freeze(w http.ResponseWriter, r *http.Request) {
 		Text(w, http.StatusForbidden, "the request does not come from this page, or from before a restart: load the page again.\n")
 		return
 	}
-	var err error
-	answer := "frozen: nothing acts until POST /-/freeze with release=1.\n"
-	switch release := r.Form.Get("release"); release {
-	case "", "0":
-		err = s.Brake.Freeze(who(r), line(r.Form.Get("why"), maxWhy))
-	case "1":
-		answer = "released: rules act again.\n"
-		err = s.Brake.Release()
-	default:
-		Text(w, http.StatusBadRequest, fmt.Sprintf("release is %q: expected 1, or no such field to freeze.\n", line(release, 20)))
-		return
-	}
+	answer, code, err := s.brake(r)
 	if err != nil {
-		Text(w, http.StatusInternalServerError, fmt.Sprintf("freeze: %s\n", err))
+		Text(w, code, err.Error()+"\n")
 		return
 	}
 	if !strings.Contains(r.Header.Get("Accept"), "text/html") {
@@ -82,6 +84,50 @@ func (s *site) freeze(w http.ResponseWriter, r *http.Request) {
 		back += "?" + q.Encode()
 	}
 	http.Redirect(w, r, back, http.StatusSeeOther)
+}
+
+// brake does what the form of a request asks for, and says so; with an error it returns the status.
+func (s *site) brake(r *http.Request) (answer string, code int, err error) {
+	release, target, length := r.Form.Get("release"), line(r.Form.Get("target"), maxWhy), r.Form.Get("for")
+	if release != "" && release != "0" && release != "1" {
+		return "", http.StatusBadRequest, fmt.Errorf("release is %q: expected 1, or no such field to freeze", line(release, 20))
+	}
+	releases, why := release == "1", line(r.Form.Get("why"), maxWhy)
+	pause := time.Hour
+	if length != "" {
+		d, err := model.ParseDuration(length)
+		if err != nil || target == "" || releases {
+			return "", http.StatusBadRequest, fmt.Errorf("for is %q: expected how long a target is paused, such as 2h, or 0s until it is resumed", line(length, 20))
+		}
+		pause = time.Duration(d)
+	}
+	var until time.Time
+	if pause > 0 {
+		until = s.now().Add(pause).Round(time.Second)
+	}
+	var targets []string
+	switch {
+	case target == "" && releases:
+		answer, err = "released: rules act again.\n", s.Brake.Release()
+	case target == "":
+		answer, err = "frozen: nothing acts until POST /-/freeze with release=1.\n", s.Brake.Freeze(who(r), why)
+	case releases:
+		targets, err = s.Brake.Resume(target)
+		answer = "resumed: rules act on " + strings.Join(targets, ", ") + " again.\n"
+	default:
+		targets, err = s.Brake.Pause(target, until, who(r), why)
+		answer = "paused: nothing acts on " + strings.Join(targets, ", ") + " until it is resumed.\n"
+		if pause > 0 {
+			answer = "paused: nothing acts on " + strings.Join(targets, ", ") + " until " + until.UTC().Format(time.RFC3339) + ".\n"
+		}
+	}
+	switch {
+	case errors.Is(err, ErrUnknownTarget):
+		return "", http.StatusNotFound, err
+	case err != nil:
+		return "", http.StatusInternalServerError, fmt.Errorf("freeze: %w", err)
+	}
+	return answer, http.StatusOK, nil
 }
 
 // unproven says that a request comes from a browser too old to say from which site: only the page's token tells it from one

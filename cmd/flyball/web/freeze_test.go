@@ -88,6 +88,36 @@ func TestFreeze(t *testing.T) {
 			}
 		})
 	}
+	for _, tt := range []struct {
+		form   url.Values
+		code   int
+		body   string
+		paused map[string]rules.Freeze
+	}{
+		{url.Values{"target": {"digits"}, "why": {"a move"}}, 200, "paused: nothing acts on process/digits until 2026-11-22T13:00:00Z.\n", map[string]rules.Freeze{"process/digits": {At: noon, Until: noon.Add(time.Hour), By: "192.0.2.1", Why: "a move"}}},
+		{url.Values{"target": {"digits"}, "for": {"1d"}}, 200, "until 2026-11-23T12:00:00Z.\n", map[string]rules.Freeze{"process/digits": {At: noon, Until: noon.Add(24 * time.Hour), By: "192.0.2.1"}}},
+		{url.Values{"target": {"digits"}, "for": {"0s"}}, 200, "paused: nothing acts on process/digits until it is resumed.\n", map[string]rules.Freeze{"process/digits": {At: noon, By: "192.0.2.1"}}},
+		{url.Values{"target": {"digits"}, "release": {"1"}}, 200, "resumed: rules act on process/digits again.\n", map[string]rules.Freeze{}},
+		{url.Values{"target": {"digist"}}, 404, `target "digist": no scale rule has it`, nil},
+		{url.Values{"target": {"digits"}, "for": {"soon"}}, 400, `for is "soon": expected how long a target is paused, such as 2h`, nil},
+		{url.Values{"target": {"digits"}, "for": {"1h"}, "release": {"1"}}, 400, `for is "1h": expected`, nil},
+		{url.Values{"for": {"1h"}}, 400, `for is "1h": expected`, nil},
+	} {
+		b := &brake{}
+		p := fullPage()
+		p.Brake, p.Lifecycle = b, true
+		mux := http.NewServeMux()
+		p.register(mux, func() time.Time { return noon })
+		r := httptest.NewRequest(http.MethodPost, "/-/freeze", strings.NewReader(tt.form.Encode()))
+		r.Header = curl.Clone()
+		w := httptest.NewRecorder()
+		if mux.ServeHTTP(w, r); w.Code != tt.code || !strings.Contains(w.Body.String(), tt.body) {
+			t.Errorf("%v: %d %q", tt.form, w.Code, w.Body)
+		}
+		if diff := cmp.Diff(tt.paused, b.paused); diff != "" || b.freeze != nil {
+			t.Errorf("%v: %s, frozen %+v", tt.form, diff, b.freeze)
+		}
+	}
 	t.Run("tokens", func(t *testing.T) {
 		one, other := token(), token()
 		if one == other {
@@ -108,7 +138,7 @@ func TestFreeze(t *testing.T) {
 		}
 	})
 	t.Run("an error", func(t *testing.T) {
-		p.Brake = &brake{err: errors.New("acting is frozen, but a restart will not know of it: disk full")}
+		p.Brake = &brake{err: errors.New("acting is stopped, but a restart will not know of it: disk full")}
 		if w := answerOf(p, httptest.NewRequest(http.MethodPost, "/-/freeze", nil)); w.Code != 500 || !strings.Contains(w.Body.String(), "disk full") {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}

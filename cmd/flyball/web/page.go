@@ -96,6 +96,7 @@ type Model struct {
 type Rule struct {
 	Name, Target string
 	Acts         bool
+	Paused       *rules.Freeze // nil: it is not
 	Last         *rules.Decision
 }
 

@@ -20,6 +20,7 @@ type (
 		Name   string          `json:"name"`
 		Target string          `json:"target"`
 		Mode   string          `json:"mode"` // act or observe: what it does in this process
+		Paused *rules.Freeze   `json:"paused,omitempty"`
 		Last   *rules.Decision `json:"last"` // null before the first
 	}
 	budgetState struct {
@@ -60,7 +61,7 @@ func (p Page) listModels(w http.ResponseWriter, r *http.Request) {
 func (p Page) listScaleRules(w http.ResponseWriter, r *http.Request) {
 	all := []ruleState{}
 	for _, rule := range p.Status(r.Context()).Rules {
-		state := ruleState{Name: rule.Name, Target: rule.Target, Mode: rules.Observe, Last: rule.Last}
+		state := ruleState{Name: rule.Name, Target: rule.Target, Mode: rules.Observe, Paused: rule.Paused, Last: rule.Last}
 		if rule.Acts {
 			state.Mode = rules.Act
 		}
