@@ -16,6 +16,7 @@ func TestImports(t *testing.T) {
 		"flyball/actuators":                     {},
 		"flyball/actuators/actuatortest":        {"flyball/actuators"},
 		"flyball/actuators/process":             {"flyball/actuators"},
+		"flyball/actuators/kubernetes":          {"flyball/actuators"},
 		"flyball/actuators/kubernetes/kubetest": {"flyball/rules/peertest"},
 		"flyball/batchproxy":                    {"flyball/batchproxy/protocol"},
 		"flyball/batchproxy/loadgen":            {},
@@ -46,7 +47,7 @@ func TestImports(t *testing.T) {
 		"github.com/prometheus/prometheus/tsdb":   {"flyball/rules/store", "flyball/cmd/flyball"},
 		"github.com/prometheus/prometheus/promql": {"flyball/rules/store", "flyball/cmd/flyball"},
 		"github.com/NVIDIA/go-nvml/pkg/nvml":      {"flyball/exporter/gpu", "flyball/cmd/flyball"},
-		"k8s.io/client-go/dynamic":                {"flyball/actuators/kubernetes/kubetest"},
+		"k8s.io/client-go/dynamic":                {"flyball/actuators/kubernetes", "flyball/actuators/kubernetes/kubetest", "flyball/cmd/flyball"},
 	}
 	forbidden := []string{"github.com/prometheus/prometheus/web/api/v1", "github.com/prometheus/prometheus/plugins"}
 
