@@ -66,10 +66,11 @@ type Resource struct {
 // DefaultConfig returns what holds where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		// A look at a target is two requests. 50 a second are 375 targets each 15 s; the apiserver's own fairness protects
-		// it from more. client-go's default of 5 would make the 40th target of a tick wait for 15 s.
-		QPS:   50,
-		Burst: 100,
+		// A look at a target is two requests, so 200 a second are 1,500 targets each 15 s, and of 500 that change at once the
+		// last is asked to within 2 s. As many at once are what an apiserver has seats for by default (changes: 200); its own
+		// fairness protects it from more. With client-go's default of 5 the 500th would wait for a minute and a half.
+		QPS:   200,
+		Burst: 200,
 		// Less than the interval of rules, so that an apiserver that hangs costs one evaluation.
 		Timeout: model.Duration(10 * time.Second),
 		// More than most clusters have accelerators: more is rather a rule gone wrong.
@@ -130,7 +131,7 @@ func (c *Config) Validate() error {
 		fault("context: it is one of a kubeconfig: give kubeconfig as well")
 	}
 	if c.QPS <= 0 {
-		fault("qps: %g sends nothing: give more than 0, such as 50", c.QPS)
+		fault("qps: %g sends nothing: give more than 0, such as 200", c.QPS)
 	}
 	if c.Burst < 1 {
 		fault("burst: %d sends nothing: give 1 or more", c.Burst)

@@ -125,7 +125,7 @@ func TestKubernetes(t *testing.T) {
 		for _, edit := range [][2]string{
 			{kubeconfig, kubeconfig + ".gone"},
 			{"max_replicas: 100", "max_replicas: 7"}, // the rule's max is 8
-			{"qps: 50", "qps: -1"},
+			{"qps: 200", "qps: -1"},
 		} {
 			reload(bytes.Replace(text, []byte(edit[0]), []byte(edit[1]), 1), 0)
 		}
