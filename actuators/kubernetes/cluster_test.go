@@ -807,7 +807,7 @@ spec: {replicas: 3}
 
 // testAway: an apiserver that is away is an error, and none any more when it is back. It comes last: it ends connections.
 func testAway(t *testing.T, c *kubetest.Cluster) {
-	k := newKubernetes(t, c.Kubeconfig(), func(config *Config) { config.Timeout = config.Timeout / 2 })
+	k := newKubernetes(t, c.Kubeconfig(), func(config *Config) { config.Timeout /= 2 })
 	before := observe(t, k, llama)
 	c.APIServer.Kill()
 	change := actuators.Change{From: before.Spec, To: before.Spec + 1, IfVersion: before.Version, DecisionID: "away"}

@@ -65,7 +65,7 @@ func TestKubernetes(t *testing.T) {
 		"global: {scrape_interval: 200ms, evaluation_interval: 200ms}\nscrape_configs:\n- {job_name: vllm, static_configs: [{targets: ["+
 			strings.TrimPrefix(vllm.URL, "http://")+"]}]}\n",
 		"    # kubeconfig: /etc/flyball/kubeconfig ", "    kubeconfig: "+kubeconfig+" # ",
-		"interval: 15s", "interval: 200ms", "mode: observe", "mode: act", "min: 1", "min: 0",
+		"interval: 15s", "interval: 200ms", "min: 1", "min: 0",
 		"    startup: auto", "    behavior: {up: {policies: [{replicas: 10, period: 1s}]}, down: {window: 0s, policies: [{percent: 100, period: 1s}], cooldown: 0s}}\n"+
 			"    flap_budget: {reversals: 100, window: 1m}\n    startup: auto",
 	)
@@ -88,6 +88,39 @@ func TestKubernetes(t *testing.T) {
 			return spec == n && ready == n && metric(i.web, "flyball_scale_ready_replicas", `target="kubernetes/ml/deployments.apps/llama"`) == float64(n)
 		})
 	}
+	// While the rule observes, the apiserver checks what it would do, and does nothing.
+	user := "system:serviceaccount:ml:flyball"
+	i.eventually(30*time.Second, "the apiserver was asked for 3 replicas in a dry run", func() bool {
+		return slices.ContainsFunc(c.Writes(t, user), func(w kubetest.Write) bool {
+			return w.DryRun && w.Code == http.StatusOK && w.Resource == "deployments.apps/scale" && strings.Contains(w.Body, `"replicas":3`)
+		})
+	})
+	if spec, _ := sizes(); spec != 1 {
+		t.Errorf("%d replicas while the rule observes, want 1", spec)
+	}
+	observed := i.decisions()
+	if last := observed[len(observed)-1]; last.Result != rules.Observed || last.Error != "" || last.To != 3 {
+		t.Errorf("the last decision is %s, to %d, with the error %q; want observed, to 3, without", last.Result, last.To, last.Error)
+	}
+	reload := func(file string, text []byte, successful float64) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(i.dir, file), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := strings.Count(i.out.String(), "reloaded")
+		if err := i.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		i.eventually(10*time.Second, "the hangup was answered", func() bool { return strings.Count(i.out.String(), "reloaded") > before })
+		if got := metric(i.web, "flyball_config_last_reload_successful"); got != successful {
+			t.Errorf("flyball_config_last_reload_successful %v, want %v", got, successful)
+		}
+	}
+	file, err := os.ReadFile(filepath.Join(i.dir, "rules.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reload("rules.yml", bytes.Replace(file, []byte("mode: observe"), []byte("mode: act"), 1), 1)
 	becomes(3) // 60 at 24 each
 	demand.Store(20)
 	becomes(1)
@@ -103,41 +136,26 @@ func TestKubernetes(t *testing.T) {
 	becomes(5)
 
 	t.Run("reload", func(t *testing.T) {
-		path := filepath.Join(i.dir, "flyball.yml")
-		text, err := os.ReadFile(path)
+		text, err := os.ReadFile(filepath.Join(i.dir, "flyball.yml"))
 		if err != nil {
 			t.Fatal(err)
-		}
-		reload := func(text []byte, successful float64) {
-			t.Helper()
-			if err := os.WriteFile(path, text, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			before := strings.Count(i.out.String(), "reloaded")
-			if err := i.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-				t.Fatal(err)
-			}
-			i.eventually(10*time.Second, "the hangup was answered", func() bool { return strings.Count(i.out.String(), "reloaded") > before })
-			if got := metric(i.web, "flyball_config_last_reload_successful"); got != successful {
-				t.Errorf("flyball_config_last_reload_successful %v, want %v", got, successful)
-			}
 		}
 		for _, edit := range [][2]string{
 			{kubeconfig, kubeconfig + ".gone"},
 			{"max_replicas: 100", "max_replicas: 7"}, // the rule's max is 8
 			{"qps: 200", "qps: -1"},
 		} {
-			reload(bytes.Replace(text, []byte(edit[0]), []byte(edit[1]), 1), 0)
+			reload("flyball.yml", bytes.Replace(text, []byte(edit[0]), []byte(edit[1]), 1), 0)
 		}
 		demand.Store(40)
 		becomes(2)
-		reload(bytes.Replace(text, []byte("max_replicas: 100"), []byte("max_replicas: 9"), 1), 1)
+		reload("flyball.yml", bytes.Replace(text, []byte("max_replicas: 100"), []byte("max_replicas: 9"), 1), 1)
 		demand.Store(60)
 		becomes(3)
 	})
 
 	t.Run("writes", func(t *testing.T) {
-		writes := c.Writes(t, "system:serviceaccount:ml:flyball")
+		writes := c.Writes(t, user)
 		if len(writes) == 0 {
 			t.Fatal("no writes")
 		}

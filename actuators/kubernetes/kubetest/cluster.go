@@ -86,7 +86,7 @@ rules:
 func (c *Cluster) startAPIServer(t testing.TB) *peertest.Server {
 	t.Helper()
 	key := c.write(t, "sa.key", signingKey(t))
-	tokens := c.write(t, "tokens.csv", fmt.Sprintf("%s,admin,1,\"system:masters\"\n", c.token))
+	tokens := c.write(t, "tokens.csv", c.token+",admin,1,\"system:masters\"\n")
 	policy := c.write(t, "audit.yml", auditPolicy)
 	return peertest.Start(t, peertest.Spec{
 		Name: "kube-apiserver", Grace: time.Minute,
