@@ -28,11 +28,11 @@ build: ## build bin/flyball, its manual page, the example model server and the q
 	@bin/flyball --help-man >bin/flyball.1
 
 .PHONY: test
-test: ## build everything and run every test (race detector on all that does not link the TSDB)
+test: ## build everything and run every test (race detector on all that does not link the TSDB); the first time see components
 	@.ci/test
 
 .PHONY: components
-components: ## get the real programs that tests run flyball beside (make test does it too)
+components: ## get the real programs that tests run flyball beside (make test does it too; the first time it builds a kube-apiserver: ten minutes)
 	@.ci/components
 
 .PHONY: race

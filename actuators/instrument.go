@@ -23,7 +23,7 @@ type call struct {
 
 // Instrument wraps an actuator so that each call to it is timed in flyball_actuator_request_duration_seconds and each
 // call that fails is counted in flyball_actuator_errors_total, with the labels actuator (the kind, such as process) and
-// op (observe or apply). A refusal such as ErrConflict counts as an error.
+// op (observe or apply). A refusal such as ErrConflict counts as an error, but not that of a dry run, which is its answer.
 //
 // All kinds share the two metrics: wrapping several actuators with one registerer is fine, a nil registerer keeps the
 // figures to itself. It panics when the registerer already has another metric by one of these names.
@@ -72,7 +72,11 @@ func (i *instrumented) Observe(ctx context.Context, target Target) (State, error
 func (i *instrumented) Apply(ctx context.Context, target Target, change Change) (Receipt, error) {
 	began := time.Now()
 	receipt, err := i.next.Apply(ctx, target, change)
-	i.apply.record(began, err)
+	if change.DryRun {
+		i.apply.record(began, nil)
+	} else {
+		i.apply.record(began, err)
+	}
 	return receipt, err
 }
 

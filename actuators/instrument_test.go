@@ -37,6 +37,9 @@ func TestInstrument(t *testing.T) {
 		if _, err := a.Apply(t.Context(), target, actuators.Change{To: 4, DecisionID: "2"}); err == nil {
 			t.Error("the error of the actuator was lost")
 		}
+		if _, err := a.Apply(t.Context(), target, actuators.Change{To: 4, DecisionID: "3", DryRun: true}); err == nil {
+			t.Error("the error of a dry run was lost")
+		}
 		if _, err := b.Observe(t.Context(), target); err != nil {
 			t.Fatal(err)
 		}
@@ -64,8 +67,8 @@ flyball_actuator_errors_total{actuator="process",op="observe"} 0
 			for _, m := range family.GetMetric() {
 				if m.GetLabel()[0].GetValue() == "process" && m.GetLabel()[1].GetValue() == "apply" {
 					seen = true
-					if count, sum := m.GetHistogram().GetSampleCount(), m.GetHistogram().GetSampleSum(); count != 2 || sum != 0.04 {
-						t.Errorf("apply: %d calls in %v s, want 2 in 0.04 s", count, sum)
+					if count, sum := m.GetHistogram().GetSampleCount(), m.GetHistogram().GetSampleSum(); count != 3 || sum != 0.06 {
+						t.Errorf("apply: %d calls in %v s, want 3 in 0.06 s", count, sum)
 					}
 				}
 			}

@@ -296,6 +296,7 @@ func (s *Scaler) carryOut(ctx context.Context, i *instance, d *Decision, obs Obs
 	if !s.actsOn(i) {
 		d.Result = Observed
 		d.because(DryRun)
+		s.rehearse(ctx, i, d, obs)
 		return nil
 	}
 	if reason, words := s.stopped(i, d); reason != "" {
@@ -363,6 +364,30 @@ func (s *Scaler) settle(ctx context.Context, i *instance, obs Observation) error
 		return nil // as the journal has it: what is decided next finds the size as it was
 	}
 	return s.record(ctx, i, &settled)
+}
+
+// rehearse has a target check a change that is not carried out; that it would refuse it is the decision's error. The same
+// change is not asked about at each evaluation.
+func (s *Scaler) rehearse(ctx context.Context, i *instance, d *Decision, obs Observation) {
+	if len(d.Variants) > 0 {
+		return // they may each be changed in part, one after the other
+	}
+	i.mu.Lock()
+	last := i.recorded
+	i.mu.Unlock()
+	if last != nil && last.Result == Observed && last.From == d.From && last.To == d.To {
+		d.Error = last.Error
+		return
+	}
+	actuator := s.opts.Actuators[i.target.Kind]
+	if actuator == nil {
+		return
+	}
+	if _, err := actuator.Apply(ctx, i.target, actuators.Change{
+		From: d.From, To: d.To, IfVersion: obs.Replicas.Version, DecisionID: d.ID, Reason: d.ReasonText(), DryRun: true,
+	}); err != nil {
+		d.Error = "dry run: " + err.Error()
+	}
 }
 
 // apply changes one target.

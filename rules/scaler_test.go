@@ -196,6 +196,30 @@ func TestScalerObservesUntilToldToAct(t *testing.T) {
 	}
 }
 
+// TestScalerRehearses: a target checks what a rule that observes would do, once for each change, and changes nothing.
+func TestScalerRehearses(t *testing.T) {
+	b := newBench(t, rule("max: 8", "max: 8\n    mode: observe"), true, State{})
+	b.fake.Max = 2
+	b.data.set(0, nil, 400)
+	for range 3 {
+		d := b.eval(t)
+		if d.Result != Observed || !strings.HasPrefix(d.Error, "dry run: ") || !strings.Contains(d.Error, "out of range") {
+			t.Errorf("%s with the error %q, want observed, and that the target would refuse it", d.Result, d.Error)
+		}
+	}
+	if n := len(b.journal.kept); n != 1 {
+		t.Errorf("%d entries for the same decision, want 1", n)
+	}
+	b.fake.Max = 8
+	b.data.set(0, nil, 300)
+	if d := b.eval(t); d.To != 3 || d.Error != "" {
+		t.Errorf("to %d with the error %q, want another change, which the target takes", d.To, d.Error)
+	}
+	if n := len(b.fake.Changes()); n != 0 {
+		t.Errorf("%d changes", n)
+	}
+}
+
 func TestScalerFailures(t *testing.T) {
 	act := rule("max: 8", "max: 8\n    mode: act\n    behavior: {up: {policies: []}}")
 	t.Run("the target refuses", func(t *testing.T) {

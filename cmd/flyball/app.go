@@ -54,6 +54,7 @@ type app struct {
 	began         time.Time
 	remotes       *remote.Metrics // nil before there is a Prometheus elsewhere
 	processes     *process.Processes
+	kubernetes    *kubernetesActuator // nil where there are no rules, or no Kubernetes in this binary
 	exporter      currentExporter
 	proxySlot     *slot
 	gpuSlot       *slot
@@ -95,7 +96,7 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 
 // build opens what stays for the life of the process, then takes the configuration over as a reload does.
 func (a *app) build(ctx context.Context) error {
-	for _, step := range []func() error{a.openStore, a.buildProcesses} {
+	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildKubernetes} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -330,6 +331,9 @@ func (a *app) actuators() map[string]actuators.Actuator {
 	byKind := map[string]actuators.Actuator{}
 	if a.processes != nil {
 		byKind[process.Kind] = actuators.Instrument(a.metrics, process.Kind, a.processes)
+	}
+	if a.kubernetes != nil {
+		byKind[kubernetesKind] = actuators.Instrument(a.metrics, kubernetesKind, a.kubernetes)
 	}
 	return byKind
 }

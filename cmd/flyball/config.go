@@ -53,7 +53,8 @@ type Storage struct {
 
 // Actuators are the targets of each kind.
 type Actuators struct {
-	Process process.Config `yaml:"process"`
+	Process    process.Config    `yaml:"process"`
+	Kubernetes *kubernetesConfig `yaml:"kubernetes"` // nil: no cluster
 }
 
 // DefaultConfig returns what holds where the file says nothing.
@@ -141,6 +142,7 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 	d.Faults("exporter", l.Exporter.Validate())
 	d.Faults("batchproxy", l.Batchproxy.Validate())
 	d.Faults("actuators.process", l.Actuators.Process.Validate())
+	l.validateKubernetes(d, dir)
 	for i, m := range l.Batchproxy.Models {
 		for j, u := range m.Upstreams {
 			if _, known := l.Actuators.Process[u.Target]; u.Target != "" && !known {

@@ -65,10 +65,16 @@ func (o *output) String() string {
 // none of them fails the test: it would go on with another configuration than it says.
 func newInstance(t *testing.T, edits ...string) *instance {
 	t.Helper()
+	return newInstanceOf(t, "quickstart", edits...)
+}
+
+// newInstanceOf does the same with the files of any example.
+func newInstanceOf(t *testing.T, example string, edits ...string) *instance {
+	t.Helper()
 	i := &instance{t: t, dir: t.TempDir(), web: freePort(t), proxy: freePort(t)}
 	edited := make([]bool, len(edits)/2)
 	for _, name := range []string{"flyball.yml", "rules.yml"} {
-		text, err := os.ReadFile(filepath.Join("../../examples/quickstart", name))
+		text, err := os.ReadFile(filepath.Join("../../examples", example, name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +90,7 @@ func newInstance(t *testing.T, edits ...string) *instance {
 	}
 	for e, done := range edited {
 		if !done {
-			t.Fatalf("the quickstart's configuration has no %q, which was to become %q", edits[2*e], edits[2*e+1])
+			t.Fatalf("the configuration of examples/%s has no %q, which was to become %q", example, edits[2*e], edits[2*e+1])
 		}
 	}
 	return i

@@ -13,15 +13,16 @@ import (
 )
 
 // actuatorKinds is the one list of the kinds of targets that this binary has.
-var actuatorKinds = []string{process.Kind}
+func actuatorKinds() []string { return append([]string{process.Kind}, withKubernetes()...) }
 
 // checkKind says what is wrong with the kind of a target.
 func checkKind(t actuators.Target) error {
-	if slices.Contains(actuatorKinds, t.Kind) {
+	kinds := actuatorKinds()
+	if slices.Contains(kinds, t.Kind) {
 		return nil
 	}
-	return fmt.Errorf("target.kind: no actuator of kind %q: this version has %s%s", t.Kind, strings.Join(actuatorKinds, ", "),
-		source.DidYouMean(t.Kind, actuatorKinds))
+	return fmt.Errorf("target.kind: no actuator of kind %q: this version has %s%s%s", t.Kind, strings.Join(kinds, ", "),
+		missingKind(t.Kind), source.DidYouMean(t.Kind, kinds))
 }
 
 // checkKinds says what is wrong with the kinds of a rule's targets.
@@ -69,6 +70,9 @@ func (l *loaded) checkScale(s *rules.Scale) error {
 func (l *loaded) checkTarget(t actuators.Target, most int) error {
 	if err := checkKind(t); err != nil {
 		return err
+	}
+	if t.Kind == kubernetesKind {
+		return l.checkKubernetes(t.Name, most)
 	}
 	p, known := l.Actuators.Process[t.Name]
 	if !known {

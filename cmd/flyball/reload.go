@@ -35,6 +35,7 @@ type live struct {
 type next struct {
 	live
 	processes *process.Update
+	cluster   *kubernetesUpdate  // nil where this process has no Kubernetes
 	store     *store.Prepared    // nil where this process has no store
 	exporter  *exporter.Exporter // nil: it stays as it is
 	proxied   bool               // the proxy is to be another one
@@ -101,6 +102,11 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 			return nil, fmt.Errorf("actuators.process: %w", err)
 		}
 	}
+	if a.kubernetes != nil {
+		if n.cluster, err = a.kubernetes.Prepare(l.Actuators.Kubernetes); err != nil {
+			return nil, fmt.Errorf("actuators.kubernetes: %w", err)
+		}
+	}
 	if a.opts.has(roleExporter) && (a.exporter.Load() == nil || !reflect.DeepEqual(l.Exporter, now.Exporter)) {
 		if n.exporter, n.gpus, err = a.newExporter(l.Exporter); err != nil {
 			return nil, fmt.Errorf("exporter: %w", err)
@@ -152,6 +158,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 	if n.store != nil {
 		err := n.store.Commit(func() {
 			n.processes.Commit()
+			if n.cluster != nil {
+				n.cluster.Commit()
+			}
 			a.restore(ctx, n.loaded, n.scalers)
 			now.release(n.deciders)
 			a.scales.Show(n.scalers, n.outputs()...)

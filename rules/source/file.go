@@ -373,16 +373,19 @@ func (f *File) find(path string) (key, value *yaml.Node, whole bool) {
 			key, value = nil, value.Content[i]
 			continue
 		}
-		end := strings.IndexAny(rest, ".[")
+		end := strings.IndexByte(rest, '[')
 		if end < 0 {
 			end = len(rest)
 		}
-		step, rest = rest[:end], strings.TrimPrefix(rest[end:], ".")
-		k, v := entry(value, step)
+		k, v := entry(value, rest[:end])
+		for k == nil && strings.Contains(rest[:end], ".") { // a key may have dots itself, so the longest comes first
+			end = strings.LastIndexByte(rest[:end], '.')
+			k, v = entry(value, rest[:end])
+		}
 		if k == nil {
 			return key, value, false
 		}
-		key, value = k, v
+		key, value, rest = k, v, strings.TrimPrefix(rest[end:], ".")
 	}
 	return key, value, true
 }

@@ -221,6 +221,31 @@ func TestMergedKeysAreThere(t *testing.T) {
 	}
 }
 
+// TestKeysWithDots: a key that has dots itself, such as the name of a resource with its group, is found in a path.
+func TestKeysWithDots(t *testing.T) {
+	f, err := Parse("f", []byte("pets:\n- tags:\n    a: {}\n    a.b.example: {c: [0, {d: 1}]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := f.Decoder()
+	for path, want := range map[string]bool{
+		"pets[0].tags.a":                  true,
+		"pets[0].tags.a.b.example":        true,
+		"pets[0].tags.a.b.example.c":      true,
+		"pets[0].tags.a.b.example.c[1].d": true,
+		"pets[0].tags.b.example":          false,
+		"pets[0].tags.a.b.example.c[1].e": false,
+	} {
+		if got := d.Has(path); got != want {
+			t.Errorf("%s is there: %v", path, got)
+		}
+	}
+	d.FaultAt("pets[0].tags.a.b.example.c[1].d", 0, "no")
+	if got, want := d.Err().Error(), "f:4:30: no\n"; !strings.HasPrefix(got, want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestNodeNeedsNothingOutside(t *testing.T) {
 	f, err := Parse("f", []byte("pets:\n- &base {name: rex}\nnode: {a: *base, b: [*base]}\n"))
 	if err != nil {

@@ -1,0 +1,165 @@
+package kubernetes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"flyball/actuators"
+)
+
+// Reasons of Events.
+const (
+	reasonScaled  = "FlyballScaled"
+	reasonBlocked = "FlyballBlocked"
+)
+
+// LastDecision is the annotation with the last change that was carried out.
+const LastDecision = "flyball/last-decision"
+
+// told is what was told last on a target's object. What happens again is told by the same Event, as one more of a series.
+type told struct {
+	what   string    // the reason and what was the matter
+	event  string    // the name of the Event
+	first  time.Time // when it was made
+	count  int32     // how often it has happened
+	latest time.Time // when the Event said so last
+}
+
+const (
+	// retold is how often at most an Event says that what it tells goes on: a rule tries again at each evaluation.
+	retold = 5 * time.Minute
+	// eventLife is how long the apiserver keeps Events, as it is usually set.
+	eventLife = time.Hour
+	// tellTimeout keeps Events from delaying what follows a change. They are worth no more.
+	tellTimeout = 2 * time.Second
+)
+
+// tell has a change, or why there was none, told on the object. known.mu is held. That it cannot be told is in the log, once.
+// It returns the object as it is then, where that was written to.
+func (k *Kubernetes) tell(ctx context.Context, c *client, known *target, t actuators.Target, r ref, before *object, change actuators.Change, receipt actuators.Receipt, err error) *object {
+	if before == nil || err == nil && !receipt.Changed || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	defer cancel()
+	complain := func(what string, err error) {
+		if !c.complained.Swap(true) {
+			k.log.Warn("what was done cannot be told on its object; further ones are not logged", "what", what, "target", t.String(), "err", err)
+		}
+	}
+	if c.config.Events {
+		if err := k.event(ctx, c, known, r, before, change, err); err != nil {
+			complain("Event", c.explainEvent(err, r))
+		}
+	}
+	if c.config.Annotate && err == nil {
+		now, err := c.annotate(ctx, r, known.seen, before.spec, change)
+		if err == nil {
+			return now
+		}
+		complain("annotation", c.explain(err, "patch", r, ""))
+	}
+	return nil
+}
+
+// event makes an Event, or has that of before say that it happened again.
+func (k *Kubernetes) event(ctx context.Context, c *client, known *target, r ref, before *object, change actuators.Change, failure error) error {
+	now := time.Now()
+	reason, kind := reasonScaled, "Normal"
+	note := fmt.Sprintf("%d to %d replicas: %s", before.spec, change.To, change.Reason)
+	what := note
+	if failure != nil {
+		reason, kind = reasonBlocked, "Warning"
+		note = fmt.Sprintf("not from %d to %d replicas (%s): %v", before.spec, change.To, change.Reason, failure)
+		what = classOf(failure)
+	}
+	what = reason + " " + what
+	events := c.objects.Resource(eventsv1.SchemeGroupVersion.WithResource("events")).Namespace(r.namespace)
+	last := &known.told
+	if last.what == what && now.Sub(last.first) < eventLife {
+		last.count++
+		if now.Sub(last.latest) < retold {
+			return nil
+		}
+		patch, err := json.Marshal(map[string]any{"series": eventsv1.EventSeries{Count: last.count, LastObservedTime: metav1.NewMicroTime(now)}})
+		if err != nil {
+			return err
+		}
+		if _, err = events.Patch(ctx, last.event, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}); err == nil {
+			last.latest = now
+		}
+		if !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	const longest = 1024 // of a note
+	if len(note) > longest {
+		note = note[:longest-3] + "..."
+	}
+	event := &eventsv1.Event{
+		TypeMeta:   metav1.TypeMeta{APIVersion: eventsv1.SchemeGroupVersion.String(), Kind: "Event"},
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", r.name, now.UnixNano()), Namespace: r.namespace},
+		EventTime:  metav1.NewMicroTime(now), ReportingController: fieldManager, ReportingInstance: k.opts.Instance,
+		Action: "Scale", Reason: reason, Type: kind, Note: note,
+	}
+	event.Regarding.APIVersion, event.Regarding.Kind = before.resource.kind.ToAPIVersionAndKind()
+	event.Regarding.Namespace, event.Regarding.Name, event.Regarding.UID = r.namespace, r.name, before.uid
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(event)
+	if err != nil {
+		return err
+	}
+	if _, err := events.Create(ctx, &unstructured.Unstructured{Object: fields}, metav1.CreateOptions{FieldManager: fieldManager}); err != nil {
+		return err
+	}
+	*last = told{what: what, event: event.Name, first: now, count: 1, latest: now}
+	return nil
+}
+
+// classOf is what was the matter, without the numbers that differ from one time to the next.
+func classOf(err error) string {
+	for _, class := range []error{actuators.ErrConflict, errStale, actuators.ErrOutOfRange, actuators.ErrUnknownTarget, context.DeadlineExceeded} {
+		if errors.Is(err, class) {
+			return class.Error()
+		}
+	}
+	return err.Error()
+}
+
+func (c *client) explainEvent(err error, r ref) error {
+	return c.explain(err, "create", ref{namespace: r.namespace, resource: "events.events.k8s.io"}, "")
+}
+
+// annotate writes down a change on its object, and returns that as it is then: an annotation counts as another generation.
+func (c *client) annotate(ctx context.Context, r ref, now *object, from int, change actuators.Change) (*object, error) {
+	text, err := json.Marshal(map[string]any{
+		"id": change.DecisionID, "from": from, "to": change.To, "reason": change.Reason, "time": time.Now().UTC().Format(time.RFC3339),
+	})
+	if err != nil {
+		return nil, err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{LastDecision: string(text)}}})
+	if err != nil {
+		return nil, err
+	}
+	whole, err := c.objects.Resource(now.resource.GroupVersionResource).Namespace(r.namespace).
+		Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	if err != nil {
+		return nil, err
+	}
+	annotated := *now
+	annotated.resourceVersion = whole.GetResourceVersion()
+	if now.generation != 0 {
+		annotated.generation = whole.GetGeneration()
+	}
+	return &annotated, nil
+}

@@ -1,0 +1,71 @@
+//go:build !nokubernetes
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+
+	"github.com/prometheus/common/version"
+
+	"flyball/actuators/kubernetes"
+	"flyball/rules/source"
+)
+
+// What this binary has of Kubernetes. The build tag nokubernetes leaves it out, and client-go with it.
+type (
+	kubernetesConfig   = kubernetes.Config
+	kubernetesActuator = kubernetes.Kubernetes
+	kubernetesUpdate   = kubernetes.Update
+)
+
+const kubernetesKind = kubernetes.Kind
+
+// withKubernetes are the kinds of targets that come with it.
+func withKubernetes() []string { return []string{kubernetesKind} }
+
+// missingKind says why a kind that flyball can have is not in this binary.
+func missingKind(string) string { return "" }
+
+func (a *app) buildKubernetes() error {
+	if !a.opts.has(roleRules) {
+		return nil
+	}
+	instance, _ := os.Hostname() // the name of the pod, where there is one
+	a.kubernetes = kubernetes.New(kubernetes.Options{
+		Logger: a.opts.log.With("component", "kubernetes"), UserAgent: "flyball/" + version.Version, Instance: instance,
+	})
+	a.onClose(func() error {
+		a.kubernetes.Close()
+		return nil
+	})
+	return nil
+}
+
+func (l *loaded) validateKubernetes(d *source.Decoder, dir string) {
+	c := l.Actuators.Kubernetes
+	if c == nil {
+		return
+	}
+	if reflect.ValueOf(*c).IsZero() { // a key without a value
+		c.SetDefaults()
+	}
+	c.SetDirectory(dir)
+	d.Faults("actuators.kubernetes", c.Validate())
+}
+
+// checkKubernetes says why a rule cannot scale a target of the cluster to so many replicas.
+func (l *loaded) checkKubernetes(name string, most int) error {
+	c := l.Actuators.Kubernetes
+	if c == nil {
+		return fmt.Errorf("target.kind: actuators.kubernetes is not in the configuration: \"kubernetes: {}\" is the cluster that flyball runs in")
+	}
+	if err := c.CheckTarget(name); err != nil {
+		return fmt.Errorf("target.name: %w", err)
+	}
+	if most > c.MaxReplicas {
+		return fmt.Errorf("max: %d, above actuators.kubernetes.max_replicas, which is %d", most, c.MaxReplicas)
+	}
+	return nil
+}

@@ -1,0 +1,48 @@
+//go:build nokubernetes
+
+package main
+
+import (
+	"errors"
+
+	"gopkg.in/yaml.v3"
+
+	"flyball/actuators"
+	"flyball/rules/source"
+)
+
+// What a binary without Kubernetes has of it: enough to say so.
+type (
+	kubernetesConfig   = yaml.Node
+	kubernetesActuator struct{ actuators.Actuator }
+	kubernetesUpdate   struct{}
+)
+
+const kubernetesKind = "kubernetes"
+
+func withKubernetes() []string { return nil }
+
+func missingKind(kind string) string {
+	if kind == kubernetesKind {
+		return ": it was built without Kubernetes (-tags nokubernetes)"
+	}
+	return ""
+}
+
+func (*app) buildKubernetes() error { return nil }
+
+func (l *loaded) validateKubernetes(d *source.Decoder, _ string) {
+	if l.Actuators.Kubernetes != nil {
+		d.FaultAt("actuators.kubernetes", 0, "actuators.kubernetes: this flyball was built without Kubernetes (-tags nokubernetes)")
+	}
+}
+
+func (*loaded) checkKubernetes(string, int) error {
+	return errors.New("target.kind: there is no Kubernetes here")
+}
+
+func (*kubernetesActuator) Prepare(*kubernetesConfig) (*kubernetesUpdate, error) {
+	return &kubernetesUpdate{}, nil
+}
+
+func (*kubernetesUpdate) Commit() {}
