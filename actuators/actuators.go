@@ -53,8 +53,8 @@ type Actuator interface {
 	Observe(ctx context.Context, target Target) (State, error)
 
 	// Apply asks for another size and returns once the platform has taken the request, not once the replicas are ready.
-	// The error wraps ErrUnknownTarget, ErrConflict or ErrOutOfRange where one of those is the cause; on any error
-	// nothing was changed.
+	// The error wraps ErrUnknownTarget, ErrConflict, ErrOutOfRange or ErrRefused where one of those is the cause, and then
+	// nothing was changed. After any other, such as a call that timed out, Observe tells.
 	Apply(ctx context.Context, target Target, change Change) (Receipt, error)
 }
 
@@ -63,4 +63,5 @@ var (
 	ErrUnknownTarget = errors.New("unknown target")
 	ErrConflict      = errors.New("the target changed since it was observed")
 	ErrOutOfRange    = errors.New("size out of range")
+	ErrRefused       = errors.New("refused") // such as for want of a permission
 )

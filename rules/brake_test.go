@@ -217,6 +217,75 @@ func TestStopped(t *testing.T) {
 	})
 }
 
+// TestNoticed: a change by somebody else is said, and the windows hold what was found; one by the flyball that leads counts as
+// the rule's own.
+func TestNoticed(t *testing.T) {
+	text := rule("max: 8", "max: 20\n    mode: act\n    behavior: {up: {policies: [], cooldown: 2m}, down: {window: 1m, policies: []}}")
+	told := func(b *bench, after time.Duration) string {
+		t.Helper()
+		for at := noon; ; at = at.Add(15 * time.Second) {
+			if last := b.scaler.Last(); last != nil && !at.After(last.Time) {
+				continue
+			}
+			at = earliest(at, noon.Add(after))
+			b.evalAt(t, at)
+			if at.Equal(noon.Add(after)) {
+				break
+			}
+		}
+		d := b.scaler.Last()
+		return fmt.Sprintf("%s %s", d.Result, story(*d))
+	}
+	look := func(b *bench, what string, after time.Duration, want string) {
+		t.Helper()
+		if diff := cmp.Diff(want, told(b, after)); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+	}
+	t.Run("somebody", func(t *testing.T) {
+		b := newBench(t, text, true, State{})
+		b.data.set(0, nil, 130)
+		look(b, "at first", 0, "unchanged 1 -> 1 WithinTolerance: load 130 at 130 a replica needs 1")
+		told(b, 90*time.Second)
+		b.fake.Resize(digits, 6)
+		look(b, "a change", 105*time.Second, "unchanged 6 -> 6 BelowTarget, ExternalChange, Stabilized: load 130 at 130 a replica needs 1, somebody else made it 6, from 1, the last 1m needed 6")
+		look(b, "within the window", 164*time.Second, "unchanged 6 -> 6 BelowTarget, Stabilized: load 130 at 130 a replica needs 1, the last 1m needed 6")
+		look(b, "after it", 165*time.Second, "applied 6 -> 1 BelowTarget: load 130 at 130 a replica needs 1")
+		look(b, "its own", 180*time.Second, "unchanged 1 -> 1 WithinTolerance: load 130 at 130 a replica needs 1")
+		b.fake.Resize(digits, 0)
+		look(b, "down, and it is needed", 195*time.Second, "applied 0 -> 1 AboveTarget, ExternalChange: load 130 at 130 a replica needs 1, somebody else made it 0, from 1")
+	})
+	t.Run("one that only observes", func(t *testing.T) {
+		b := newBench(t, text, false, State{})
+		b.data.set(0, nil, 130)
+		b.evalAt(t, noon)
+		b.fake.Resize(digits, 6)
+		if got := told(b, 15*time.Second); strings.Contains(got, "ExternalChange") {
+			t.Error(got)
+		}
+	})
+	t.Run("the one that leads", func(t *testing.T) {
+		b := newBench(t, text, true, State{})
+		leads := false
+		b.scaler.opts.Leads = func() bool { return leads }
+		b.data.set(0, nil, 400)
+		look(b, "a follower", 0, "observed 1 -> 4 AboveTarget, NotLeader: load 400 at 130 a replica needs 4, another flyball leads")
+		b.fake.Resize(digits, 4)
+		look(b, "which sees the leader's change", 15*time.Second, "unchanged 4 -> 4 WithinTolerance: load 400 at 130 a replica needs 4")
+		leads = true
+		b.data.set(0, nil, 800)
+		look(b, "and leads", 30*time.Second, "unchanged 4 -> 4 AboveTarget, Cooldown: load 800 at 130 a replica needs 7, up again in 1m45s")
+		look(b, "after the cooldown", 135*time.Second, "applied 4 -> 7 AboveTarget: load 800 at 130 a replica needs 7")
+		b.journal.after = func() { leads = false }
+		b.data.set(0, nil, 130)
+		told(b, 180*time.Second)
+		look(b, "and no more, at the last moment", 195*time.Second, "error 7 -> 1 BelowTarget, ActuatorError: load 130 at 130 a replica needs 1")
+		if n := len(b.fake.Changes()); n != 1 {
+			t.Errorf("%d changes", n)
+		}
+	})
+}
+
 // TestMemory: a rule that takes the place of another of the same target goes on with its windows and cooldowns.
 func TestMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

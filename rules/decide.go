@@ -49,6 +49,10 @@ func Decide(rule *Scale, obs Observation, st State) (Decision, State) {
 	p.placements()
 	p.quality()
 	d.Combined = p.propose()
+	if st.foreign {
+		p.note(ExternalChange, fmt.Sprintf("somebody else made it %d, from %d", p.current, st.Replicas))
+		st.foreign = false
+	}
 	d.Gated = p.gate(d.Combined)
 	d.Costed = p.cost(d.Gated)
 	d.Stabilized = p.stabilize(d.Costed)

@@ -75,6 +75,9 @@ func (r *remembered) replay(d *Decision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.state = r.state.Replay(d)
+	if r.unsettled = nil; d.Unanswered != nil {
+		r.unsettled = d
+	}
 }
 
 // sized notes how large the target was at a time, unless it is known for a later one.

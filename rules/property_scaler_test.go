@@ -347,7 +347,7 @@ func (m *machine) step() {
 
 	before, was := m.sizes()
 	obs := look(m.t, m.scaler, m.now)
-	d, next := Decide(m.rule, obs, m.scaler.order[0].state)
+	d, next := Decide(m.rule, obs, m.scaler.noticed(m.scaler.order[0], obs, m.scaler.order[0].state))
 	m.check(obs, d, next)
 	m.asked, m.failed, m.hands.meddled, m.hands.lost = nil, false, map[string]bool{}, false
 	alive := m.eval()

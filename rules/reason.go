@@ -33,6 +33,7 @@ const (
 	MetricStale         Reason = "MetricStale"         // its newest sample is too old
 	MetricNaN           Reason = "MetricNaN"           // its value is not a finite number
 	Paused              Reason = "Paused"              // acting is frozen
+	NotLeader           Reason = "NotLeader"           // another process is the one that acts
 	DryRun              Reason = "DryRun"              // the rule observes, or acting is not enabled
 	ExternalChange      Reason = "ExternalChange"      // somebody else changed the target since it was observed
 	ActuatorError       Reason = "ActuatorError"       // the target could not be observed or changed
@@ -43,6 +44,6 @@ func Reasons() []Reason {
 	return []Reason{
 		AboveTarget, BelowTarget, WithinTolerance, StepRule, ForecastFloor, Panicked, Scheduled, MinReplicas, MaxReplicas,
 		ScaleUpRate, ScaleDownRate, Stabilized, Cooldown, FlapBudgetSpent, ProjectionWouldFlap, MetricMissing, MetricStale,
-		MetricNaN, LowConfidence, BudgetCap, InFlight, Paused, ExternalChange, Restored, DryRun, ActuatorError,
+		MetricNaN, LowConfidence, BudgetCap, InFlight, Paused, NotLeader, ExternalChange, Restored, DryRun, ActuatorError,
 	}
 }

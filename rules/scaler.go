@@ -56,6 +56,10 @@ type ScalerOptions struct {
 	Brake     *Brake       // stops acting at once; nil: nothing does
 	Limit     *RateLimit   // of changes over all targets, shared by the rules of a process; nil: none
 
+	// Leads says whether this process is the one that acts, of several that could; the others decide as it does, follow its
+	// changes as theirs, and are ready to take its place. nil: it is.
+	Leads func() bool
+
 	// May says on which targets acting is allowed. nil: on all.
 	May func(actuators.Target) bool
 
@@ -255,7 +259,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	state, shadow, recorded := i.state, i.shadow, i.recorded
 	i.mu.Unlock()
 
-	d, next := Decide(s.rule, obs, state)
+	d, next := Decide(s.rule, obs, s.noticed(i, obs, state))
 	if s.actsOn(i) {
 		shadow = nil
 	} else {
@@ -321,9 +325,6 @@ func (s *Scaler) carryOut(ctx context.Context, i *instance, d *Decision, obs Obs
 	if err != nil {
 		s.log.Error("change refused", "target", d.Target, "from", d.From, "to", asked, "err", err)
 	}
-	if d.Unanswered != nil {
-		d.Unanswered = &asked
-	}
 	i.mu.Lock()
 	if i.unsettled = nil; d.Unanswered != nil {
 		unsettled := *d
@@ -342,23 +343,24 @@ func (s *Scaler) settle(ctx context.Context, i *instance, obs Observation) error
 	if d == nil || obs.TargetError != "" {
 		return nil
 	}
-	from, is, to := d.From, obs.Replicas.Spec, *d.Unanswered
+	known := d.From
 	if d.Result == Applied { // in part
-		from = d.To
+		known = d.To
 	}
-	taken := is != from && direction(from, is) == direction(from, to)
 	settled := *d
 	settled.Unanswered = nil
-	i.mu.Lock()
-	i.unsettled = nil
+	is := s.became(&settled, known, *d.Unanswered, obs)
+	taken := is != known
 	if taken {
 		settled.Result, settled.To = Applied, is
 		settled.Text += fmt.Sprintf(", to %d: the target took what it had answered with an error", is)
-		i.state = i.state.instead(d.Time, d.From, is)
 	}
+	i.mu.Lock()
+	i.unsettled = nil
+	i.state = i.state.instead(d.Time, d.From, is) // in the place of what the journal made it be
 	i.mu.Unlock()
 	if taken {
-		s.log.Warn("a change that ended in an error was carried out all the same", "target", d.Target, "from", from, "to", is, "decision", d.ID)
+		s.log.Warn("a change that ended in an error was carried out all the same", "target", d.Target, "from", d.From, "to", is, "decision", d.ID)
 	}
 	if settled.Result == Failed {
 		return nil // as the journal has it: what is decided next finds the size as it was
@@ -392,7 +394,7 @@ func (s *Scaler) rehearse(ctx context.Context, i *instance, d *Decision, obs Obs
 
 // apply changes one target.
 func (s *Scaler) apply(ctx context.Context, target actuators.Target, d *Decision, version string) error {
-	receipt, err := s.opts.Actuators[target.Kind].Apply(ctx, target, actuators.Change{
+	receipt, err := s.change(ctx, target, actuators.Change{
 		From: d.From, To: d.To, IfVersion: version, DecisionID: d.ID, Reason: d.ReasonText(),
 	})
 	if err != nil {
@@ -404,6 +406,36 @@ func (s *Scaler) apply(ctx context.Context, target actuators.Target, d *Decision
 	return nil
 }
 
+// became is the size that a change led to whose answer was lost, in whole or in part; it was known to have led to another. The
+// variants of the decision are then as they became.
+func (s *Scaler) became(d *Decision, known, asked int, obs Observation) int {
+	if len(d.Variants) == 0 {
+		if is := obs.Replicas.Spec; direction(known, is) == direction(known, asked) {
+			return is
+		}
+		return known
+	}
+	d.Variants = slices.Clone(d.Variants)
+	for n := range d.Variants {
+		v := &d.Variants[n]
+		i := slices.IndexFunc(s.rule.Variants, func(o Variant) bool { return o.Target.String() == v.Target })
+		if v.Unanswered != nil && i >= 0 && obs.Variants[i].Spec == *v.Unanswered {
+			known += (*v.Unanswered - v.To) * v.Capacity
+			v.To = *v.Unanswered
+		}
+		v.Unanswered = nil
+	}
+	return known
+}
+
+// change asks a target for another size, if this process still is the one to: writing to the journal takes a moment.
+func (s *Scaler) change(ctx context.Context, target actuators.Target, c actuators.Change) (actuators.Receipt, error) {
+	if !s.leads() {
+		return actuators.Receipt{}, fmt.Errorf("%w: another flyball leads", actuators.ErrRefused)
+	}
+	return s.opts.Actuators[target.Kind].Apply(ctx, target, c)
+}
+
 // applyVariants changes each variant that is to have another size: those that grow first, so that capacity is there before
 // any goes. Where one refuses, the others are changed all the same, but none made smaller where one did not grow.
 func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
@@ -411,14 +443,16 @@ func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
 	d.Variants = slices.Clone(d.Variants) // the journal's stays as it was recorded
 	changed, short := false, false
 	apply := func(v *Placement) {
-		receipt, err := s.opts.Actuators[v.variant.Target.Kind].Apply(ctx, v.variant.Target, actuators.Change{
+		receipt, err := s.change(ctx, v.variant.Target, actuators.Change{
 			From: v.From, To: v.To, IfVersion: v.state.Version, DecisionID: d.ID + "/" + v.Name, Reason: d.ReasonText(),
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", v.Name, err))
 			short = short || v.To > v.From
-			v.To = v.From
-			d.refused(err)
+			asked := v.To
+			if v.To = v.From; d.refused(err) {
+				v.Unanswered = &asked
+			}
 			return
 		}
 		changed, v.To = true, receipt.Spec
@@ -448,17 +482,22 @@ func (s *Scaler) applyVariants(ctx context.Context, d *Decision) error {
 	return err
 }
 
-// refused notes that a target refused a change.
-func (d *Decision) refused(err error) {
+// refused notes that a target refused a change, and says whether it may have taken it all the same.
+func (d *Decision) refused(err error) (unanswered bool) {
 	d.Error = err.Error()
-	if !slices.ContainsFunc([]error{actuators.ErrConflict, actuators.ErrOutOfRange, actuators.ErrUnknownTarget}, func(no error) bool { return errors.Is(err, no) }) {
-		d.Unanswered = new(int) // how much is said by who asked
-	}
 	if errors.Is(err, actuators.ErrConflict) {
 		d.because(ExternalChange)
-		return
+		return false
 	}
 	d.because(ActuatorError)
+	for _, no := range []error{actuators.ErrOutOfRange, actuators.ErrUnknownTarget, actuators.ErrRefused} {
+		if errors.Is(err, no) {
+			return false
+		}
+	}
+	to := d.To
+	d.Unanswered = &to
+	return true
 }
 
 // changes says that the decision asks for another size of something.
@@ -468,6 +507,9 @@ func (d *Decision) changes() bool {
 
 // stopped says what keeps a change from being carried out now, if something does.
 func (s *Scaler) stopped(i *instance, d *Decision) (r Reason, words string) {
+	if !s.leads() {
+		return NotLeader, "another flyball leads"
+	}
 	if s.opts.Brake != nil {
 		if words := s.opts.Brake.stopped(d.Time, s.keys(i)...); words != "" {
 			return Paused, words
@@ -480,6 +522,21 @@ func (s *Scaler) stopped(i *instance, d *Decision) (r Reason, words string) {
 		r = ScaleDownRate
 	}
 	return r, fmt.Sprintf("the limit of %d changes a minute over all targets is reached", s.opts.Limit.perMinute)
+}
+
+func (s *Scaler) leads() bool { return s.opts.Leads == nil || s.opts.Leads() }
+
+// noticed returns the state with a change of the size that was not this process's own. One by the process that leads counts as
+// a change of the rule. Any other is somebody's who may know better: the windows begin anew with the size that was found.
+func (s *Scaler) noticed(i *instance, obs Observation, st State) State {
+	if !s.actsOn(i) || obs.TargetError != "" || !st.Known || st.evaluated.IsZero() || obs.Replicas.Spec == st.Replicas {
+		return st
+	}
+	if !s.leads() {
+		return st.Applied(obs.At, st.Replicas, obs.Replicas.Spec)
+	}
+	st.unsure, st.foreign = true, true
+	return st
 }
 
 // keys are the names by which a target can be paused: with variants those of each, and that of all of them.

@@ -56,8 +56,9 @@ func (a *answers) Query(_ context.Context, expr string, at time.Time, _ time.Dur
 
 // pages is a Journal in memory.
 type pages struct {
-	err  error
-	kept []Decision
+	err   error
+	kept  []Decision
+	after func() // after each entry
 }
 
 func (p *pages) Append(d *Decision) error {
@@ -65,6 +66,9 @@ func (p *pages) Append(d *Decision) error {
 		return p.err
 	}
 	p.kept = append(p.kept, *d)
+	if p.after != nil && d.Result == Applying {
+		p.after()
+	}
 	return nil
 }
 

@@ -56,7 +56,7 @@ func TestSnapshotDecidesAlike(t *testing.T) {
 			w.now = w.now.Add(15 * time.Second)
 			obs := w.observe()
 			d, next := Decide(w.rule, obs, w.st)
-			if !w.st.evaluated.IsZero() {
+			if w.st.evaluated.Equal(before) { // else the target was not seen last, and the time since is time away
 				again, _ := Decide(w.rule, obs, through(t, w.st, before, true))
 				if diff := cmp.Diff(written(t, d), written(t, again)); diff != "" {
 					w.fail("after a restart: %s", diff)
@@ -221,6 +221,25 @@ func TestMeasuredStarts(t *testing.T) {
 	look(6, 6)
 	if len(st.starts) > 0 {
 		t.Errorf("measured over a restart: %s", st.starts)
+	}
+}
+
+// TestReversals: a change of which nobody knows hides no turn.
+func TestReversals(t *testing.T) {
+	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
+	down, up, unsure := change{at(-40), 14, 10, false}, change{at(-28), 10, 14, false}, change{at(-30), 10, 14, true}
+	for _, tt := range []struct {
+		changes []change
+		want    int
+	}{
+		{[]change{down, up}, 1},
+		{[]change{down, unsure, up}, 1},
+		{[]change{{at(-29), 2, 3, true}, {at(-29), 3, 1, true}, {at(-20), 9, 4, false}, up}, 2},
+		{[]change{up, {at(-20), 14, 10, true}, {at(-10), 14, 16, false}}, 2},
+	} {
+		if got := (&State{changes: tt.changes}).reversals(at(-30)); got != tt.want {
+			t.Errorf("%+v: %d", tt.changes, got)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ type State struct {
 
 	changes         []change
 	recommendations []recommendation
+	foreign         bool                 // somebody else changed the size since
 	unsure          bool                 // there were recommendations since which are not known
 	asked           time.Time            // a change up was, whose replicas have not all been seen ready; zero when there is none
 	evaluated       time.Time            // when it last was
@@ -63,7 +64,7 @@ func (s State) Applied(at time.Time, from, to int) State {
 
 // instead returns the state after a change that was carried out, in the place of what was known of it before.
 func (s State) instead(at time.Time, from, to int) State {
-	if n := len(s.changes); n > 0 && s.changes[n-1].at.Equal(at) {
+	for n := len(s.changes); n > 0 && s.changes[n-1].at.Equal(at); n-- {
 		s.changes = s.changes[:n-1]
 	}
 	return s.Applied(at, from, to)
@@ -82,13 +83,27 @@ func (s State) Replay(d *Decision) State {
 		if d.Unanswered != nil {
 			to = *d.Unanswered
 		}
-		s = s.Applied(d.Time, d.From, to)
+		sure := d.Result == Applied && d.Unanswered == nil
+		known := len(s.changes)
+		if grown := d.From + growth(d.Variants); !sure && grown > d.From && grown != to { // of variants those that grow come first
+			s = s.Applied(d.Time, d.From, grown).Applied(d.Time, grown, to)
+		} else {
+			s = s.Applied(d.Time, d.From, to)
+		}
 		s.asked = time.Time{} // nobody has looked meanwhile
-		if n := len(s.changes); n > 0 && d.From != to {
-			s.changes[n-1].unsure = d.Result == Applying || d.Unanswered != nil
+		for i := range s.changes[known:] {
+			s.changes[known+i].unsure = !sure
 		}
 	}
 	return s
+}
+
+// growth is how much is added to the variants that grow, in units of capacity.
+func growth(all []Placement) (n int) {
+	for _, v := range all {
+		n += max(0, v.To-v.From) * v.Capacity
+	}
+	return n
 }
 
 // Changes are the decisions that a target's state is made of, by [State.Replay], after one more: those that changed its size, or
@@ -223,13 +238,26 @@ func (s *State) startup(rule Startup) time.Duration {
 	return sorted[(len(sorted)*9+9)/10-1] // the 90th percentile
 }
 
-// reversals is how often the size has turned round since a time.
-func (s *State) reversals(since time.Time) (n int) {
-	for i := 1; i < len(s.changes); i++ {
-		a, b := s.changes[i-1], s.changes[i]
-		if b.at.After(since) && (a.to > a.from) != (b.to > b.from) {
-			n++
+// reversals is how often the size has turned round since a time: as often as it may have, by those of the changes of which
+// nobody knows that make for most turns.
+func (s *State) reversals(since time.Time) int {
+	most := map[Action]int{Hold: 0} // by the way of the last change that was made
+	for _, c := range s.changes {
+		way, turns := direction(c.from, c.to), 0
+		for last, n := range most {
+			if last != Hold && last != way && c.at.After(since) {
+				n++
+			}
+			turns = max(turns, n)
 		}
+		if !c.unsure {
+			clear(most)
+		}
+		most[way] = max(most[way], turns)
+	}
+	n := 0
+	for _, turns := range most {
+		n = max(n, turns)
 	}
 	return n
 }
@@ -261,14 +289,14 @@ func (s State) moved(since time.Time, up bool) (added, removed int) {
 
 // forget drops what no longer counts.
 func (s *State) forget(changesBefore, recommendationsBefore time.Time) {
-	kept := make([]change, 0, len(s.changes))
-	for i, c := range s.changes {
-		// The last of those that no longer count tells whether the one after it was a turn.
-		if c.at.After(changesBefore) || i+1 == len(s.changes) || s.changes[i+1].at.After(changesBefore) {
-			kept = append(kept, c)
-		}
+	first := slices.IndexFunc(s.changes, func(c change) bool { return c.at.After(changesBefore) })
+	if first < 0 {
+		first = len(s.changes)
 	}
-	s.changes = kept
+	// The last of those that no longer count tells whether the one after it was a turn, the last that was surely made.
+	for first--; first > 0 && s.changes[first].unsure; first-- {
+	}
+	s.changes = slices.Clone(s.changes[max(first, 0):])
 	recommended := make([]recommendation, 0, len(s.recommendations)+1)
 	for _, r := range s.recommendations {
 		if r.at.After(recommendationsBefore) {

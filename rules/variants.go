@@ -92,7 +92,8 @@ type Placement struct {
 	Target          string  `json:"target"` // kind/name
 	From            int     `json:"from"`   // replicas asked for before
 	Ready           int     `json:"ready"`
-	To              int     `json:"to"` // and by this decision
+	To              int     `json:"to"`                   // and by this decision
+	Unanswered      *int    `json:"unanswered,omitempty"` // the size that it may have taken all the same
 	Capacity        int     `json:"capacity"`
 	PriceUSDPerHour float64 `json:"price_usd_per_hour,omitempty"` // 0 where it is not known
 

@@ -137,6 +137,8 @@ func meaning(r rules.Reason) string {
 		return "the newest sample is too old"
 	case rules.MetricNaN:
 		return "a value is not a finite number"
+	case rules.NotLeader:
+		return "another flyball is the one that acts"
 	case rules.DryRun:
 		return "the rule observes, or acting is not enabled"
 	case rules.ExternalChange:
