@@ -188,6 +188,38 @@ func testReadiness(t *testing.T, c *kubetest.Cluster) {
 	pools := schema.GroupVersionResource{Group: "example.com", Version: "v1", Resource: "pools"}
 	set, pool := named("ml/leaderworkersets.leaderworkerset.x-k8s.io/llama-405b"), named("ml/pools.example.com/plain")
 
+	t.Run("pods that start", func(t *testing.T) {
+		k := newKubernetes(t, c.Kubeconfig())
+		to := func(n int) {
+			t.Helper()
+			before := observe(t, k, llama)
+			if _, err := k.Apply(t.Context(), llama, actuators.Change{From: before.Spec, To: n, IfVersion: before.Version, DecisionID: fmt.Sprint("p", n)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settles := func(ready, pending int) {
+			t.Helper()
+			eventually(t, fmt.Sprintf("%d ready and %d pending", ready, pending), func() bool {
+				s := observe(t, k, llama)
+				return s.Spec == ready+pending && s.Ready == ready && s.Pending == pending
+			})
+		}
+		to(1)
+		settles(1, 0)
+		c.HoldPods()
+		to(4)
+		eventually(t, "the Deployment has 4 pods", func() bool {
+			live, err := c.Admin.Resource(deployments).Namespace("ml").Get(t.Context(), "llama", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, _, _ := unstructured.NestedInt64(live.Object, "status", "replicas")
+			return n == 4
+		})
+		settles(1, 3)
+		c.ReleasePods()
+		settles(4, 0)
+	})
 	t.Run("counted", func(t *testing.T) {
 		var log lines
 		k := newLogged(t, slog.New(slog.NewTextHandler(&log, nil)), c.Kubeconfig())

@@ -37,6 +37,7 @@ type Cluster struct {
 	etcd       *peertest.Server
 	kubeconfig string
 	token      string
+	kubelet    kubelet
 }
 
 // Start runs a control plane until the test ends, and returns when it serves.

@@ -2,6 +2,7 @@ package kubetest
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,33 @@ import (
 const readyStatus = `{"status":{"phase":"Running","conditions":[
  {"type":"PodScheduled","status":"True"},{"type":"Initialized","status":"True"},
  {"type":"ContainersReady","status":"True"},{"type":"Ready","status":"True"}]}}`
+
+// kubelet is what a test has of it in hand.
+type kubelet struct {
+	mu    sync.Mutex // guards what follows
+	held  bool       // pods that are new do not get ready
+	again func()     // ends the present watch; the next begins with all pods
+}
+
+// HoldPods keeps pods that are new from getting ready, as if their images were large, until ReleasePods.
+func (c *Cluster) HoldPods() { c.kubelet.hold(true) }
+
+// ReleasePods lets pods get ready.
+func (c *Cluster) ReleasePods() { c.kubelet.hold(false) }
+
+func (k *kubelet) hold(held bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.held = held; !held && k.again != nil {
+		k.again()
+	}
+}
+
+func (k *kubelet) holds() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.held
+}
 
 // startKubelet makes pods of the node ready, and removes those that were deleted, until the test ends.
 func (c *Cluster) startKubelet(t testing.TB) {
@@ -46,8 +74,24 @@ func (c *Cluster) startKubelet(t testing.TB) {
 
 // keepPods follows the pods of the node until the apiserver ends the watch.
 func (c *Cluster) keepPods(ctx context.Context) error {
+	ctx, again := context.WithCancel(ctx)
+	defer again()
+	c.kubelet.mu.Lock()
+	c.kubelet.again = again
+	c.kubelet.mu.Unlock()
 	resource := c.Admin.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"})
-	watch, err := resource.Watch(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + Node})
+	mine := metav1.ListOptions{FieldSelector: "spec.nodeName=" + Node}
+	list, err := resource.List(ctx, mine)
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		if err := c.keepPod(ctx, &list.Items[i]); err != nil {
+			return err
+		}
+	}
+	mine.ResourceVersion = list.GetResourceVersion()
+	watch, err := resource.Watch(ctx, mine)
 	if err != nil {
 		return err
 	}
@@ -57,18 +101,25 @@ func (c *Cluster) keepPods(ctx context.Context) error {
 		if !ok || event.Type != "ADDED" && event.Type != "MODIFIED" {
 			continue
 		}
-		pods := resource.Namespace(pod.GetNamespace())
-		phase, _, _ := unstructured.NestedString(pod.Object, "status", "phase")
-		switch {
-		case pod.GetDeletionTimestamp() != nil:
-			now := int64(0)
-			err = pods.Delete(ctx, pod.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now})
-		case phase != "Running":
-			_, err = pods.Patch(ctx, pod.GetName(), types.MergePatchType, []byte(readyStatus), metav1.PatchOptions{}, "status")
-		}
-		if err != nil && !apierrors.IsNotFound(err) {
+		if err := c.keepPod(ctx, pod); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *Cluster) keepPod(ctx context.Context, pod *unstructured.Unstructured) (err error) {
+	pods := c.Admin.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace(pod.GetNamespace())
+	phase, _, _ := unstructured.NestedString(pod.Object, "status", "phase")
+	switch {
+	case pod.GetDeletionTimestamp() != nil:
+		now := int64(0)
+		err = pods.Delete(ctx, pod.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now})
+	case phase != "Running" && !c.kubelet.holds():
+		_, err = pods.Patch(ctx, pod.GetName(), types.MergePatchType, []byte(readyStatus), metav1.PatchOptions{}, "status")
+	}
+	if apierrors.IsNotFound(err) || ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
