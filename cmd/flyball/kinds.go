@@ -7,13 +7,15 @@ import (
 	"strings"
 
 	"flyball/actuators"
+	"flyball/actuators/keda"
+	"flyball/actuators/none"
 	"flyball/actuators/process"
 	"flyball/rules"
 	"flyball/rules/source"
 )
 
 // actuatorKinds is the one list of the kinds of targets that this binary has.
-var actuatorKinds = []string{process.Kind}
+var actuatorKinds = []string{process.Kind, keda.Kind, none.Kind}
 
 // checkKind says what is wrong with the kind of a target.
 func checkKind(t actuators.Target) error {
@@ -69,6 +71,9 @@ func (l *loaded) checkScale(s *rules.Scale) error {
 func (l *loaded) checkTarget(t actuators.Target, most int) error {
 	if err := checkKind(t); err != nil {
 		return err
+	}
+	if c, others := l.elsewhere()[t.Kind]; others {
+		return checkElsewhere(t, c)
 	}
 	p, known := l.Actuators.Process[t.Name]
 	if !known {
