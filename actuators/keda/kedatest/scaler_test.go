@@ -51,6 +51,9 @@ func TestPull(t *testing.T) {
 		})
 	}
 	f.becomes("each", "model-llama", 8, 1)
+	f.eventually("the series for an adapter", func() bool {
+		return strings.Contains(f.metrics(), `flyball_scale_desired_replicas{rule="plain",target="none/plain"} 8`)
+	})
 	spec, err := f.GetMetricSpec(t.Context(), trigger("llama", ""))
 	if err != nil || spec.GetMetricSpecs()[0].GetTargetSizeFloat() != 1 || spec.GetMetricSpecs()[0].GetMetricName() != metric {
 		t.Errorf("%v %v, want a target of 1 for %s", spec, err, metric)
