@@ -31,6 +31,7 @@ type remembered struct {
 	recorded  *Decision // the last one that the journal has
 	output    []Sample
 	owner     string      // the rule that scales it
+	observed  bool        // the target was, since the process began
 	sizedAt   time.Time   // when the journal last said how large it is
 	every     []*Decision // the newest, oldest first
 }

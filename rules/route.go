@@ -101,6 +101,19 @@ func own(files []*File) Own {
 	return o
 }
 
+// CheckExpr notes the faults of PromQL that is at a path of another file than one of rules: of its text and, with Remote, that
+// no side can answer it. It is called when all rule files have been read.
+func (r *Reader) CheckExpr(d *source.Decoder, path, expr string) {
+	parsed := checkPromQL(d, path, expr)
+	if parsed == nil || !r.Remote {
+		return
+	}
+	_, err := own(r.files).Remote(parsed)
+	if mix, ok := errors.AsType[*MixError](err); ok {
+		d.FaultAt(path, mix.Offset, "PromQL: %s", mix)
+	}
+}
+
 // Finish says what is wrong with the files together, when all have been read: budgets that apply to rules which there are
 // not and, with Remote, queries that no side can answer. The error is of type source.Errors.
 func (r *Reader) Finish() error {

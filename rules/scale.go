@@ -340,6 +340,9 @@ func (s Startup) String() string {
 	return model.Duration(s.Given).String()
 }
 
+// Interval is that of the rule's group: how often it is evaluated.
+func (s *Scale) Interval() time.Duration { return s.interval }
+
 // Equal says whether two rules that Reader has read decide alike. What they were traced through counts too: a recording rule
 // that changed makes the age of a query another one.
 func (s *Scale) Equal(o *Scale) bool {

@@ -69,6 +69,9 @@ type ScalerOptions struct {
 	// Expand fills in an annotation of a decision, as of an alert with the value: with Prometheus's functions. nil: as it is.
 	Expand func(ctx context.Context, name, text string, d *Decision) string
 
+	// Decided is told of each decision once it counts, whether or not it changed anything; it must not block. nil: nobody is.
+	Decided func(d *Decision)
+
 	// Ask gives the Querier of one of the rule's queries, by its name: for tests in which one fails. nil: Querier, for all.
 	Ask func(query string) Querier
 
@@ -152,6 +155,31 @@ func (s *Scaler) Decisions() []*Decision {
 		i.mu.Unlock()
 	}
 	return last
+}
+
+// Decision returns the last decision for one of the rule's targets, by its key: [Scale.Key] or, of for_each, kind/name. It is
+// nil before the first since the process began, and that of another rule where a reload has only just given it the target.
+func (s *Scaler) Decision(key string) *Decision {
+	s.mu.Lock()
+	i := s.instances[key]
+	s.mu.Unlock()
+	if i == nil {
+		return nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.last
+}
+
+// Scales says whether a target is one of the rule's.
+func (s *Scaler) Scales(t actuators.Target) bool {
+	if s.rule.ForEach == nil {
+		targets, _ := s.rule.Targets()
+		return slices.Contains(targets, t)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.instances[t.String()] != nil
 }
 
 // Eval implements Evaluator. A failure to act is part of the decision, not an error: the rule did its work. The error is
@@ -283,12 +311,16 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 	}
 	s.opts.Metrics.decided(&d)
 
-	err = errors.Join(unsettled, err)
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.state, i.shadow, i.last, i.output = next, shadow, &d, s.samples(&d, next)
+	i.observed = i.observed || obs.TargetError == ""
+	output := s.samples(&d, next, i.observed)
+	i.state, i.shadow, i.last, i.output = next, shadow, &d, output
 	s.opts.Memory.keep(i.remembered, &d)
-	return i.output, err
+	i.mu.Unlock()
+	if s.opts.Decided != nil {
+		s.opts.Decided(&d)
+	}
+	return output, errors.Join(unsettled, err)
 }
 
 // carryOut applies a decision that changes the size, if the rule may. It is in the journal before the target is asked, so
@@ -664,8 +696,9 @@ func (s *Scaler) restore(ctx context.Context, at time.Time, i *instance, target 
 	return d, s.record(ctx, i, d)
 }
 
-// samples are what a decision writes to the store.
-func (s *Scaler) samples(d *Decision, st State) []Sample {
+// samples are what a decision writes to the store. Before a target was first observed nothing is known to be desired: what reads
+// that, such as an HPA, would go by a size that is a guess, or 0.
+func (s *Scaler) samples(d *Decision, st State, known bool) []Sample {
 	out := make([]Sample, 0, 8+3*len(d.Signals)+5*len(d.Variants))
 	b := labels.NewScratchBuilder(6)
 	add := func(target, name string, v float64, more ...string) {
@@ -685,7 +718,9 @@ func (s *Scaler) samples(d *Decision, st State) []Sample {
 			add(target, "flyball_scale_current_replicas", float64(current))
 			add(target, "flyball_scale_ready_replicas", float64(ready))
 		}
-		add(target, "flyball_scale_desired_replicas", float64(desired))
+		if known {
+			add(target, "flyball_scale_desired_replicas", float64(desired))
+		}
 		add(target, "flyball_scale_min_replicas", float64(least))
 		add(target, "flyball_scale_max_replicas", float64(most))
 	}

@@ -633,3 +633,61 @@ func TestScalerAnnotations(t *testing.T) {
 		t.Errorf("%d times filled in, journal %v", expanded, b.journal.told())
 	}
 }
+
+// TestDecided: who follows a rule's decisions is told of each when it can be asked for, and of targets that the rule has.
+func TestDecided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, rule("max: 8", "max: 8\n    mode: act"), true, State{})
+		var told []string
+		b.scaler.opts.Decided = func(d *Decision) {
+			told = append(told, fmt.Sprintf("%s %d %v", d.Result, d.To, b.scaler.Decision(digits.String()) == d))
+		}
+		if b.scaler.Decision(digits.String()) != nil || b.scaler.Decision("process/other") != nil {
+			t.Error("there is a decision before the first")
+		}
+		b.data.set(0, nil, 100)
+		b.eval(t)
+		b.journal.err = errors.New("disk full")
+		b.data.set(0, nil, 4000)
+		time.Sleep(2 * time.Minute)
+		_, _ = b.scaler.Eval(t.Context(), time.Now())
+		want := []string{"unchanged 1 true", "unrecorded 5 true"}
+		if diff := cmp.Diff(want, told); diff != "" {
+			t.Error(diff)
+		}
+		for target, want := range map[actuators.Target]bool{digits: true, {Kind: "keda", Name: "digits"}: false} {
+			if got := b.scaler.Scales(target); got != want {
+				t.Errorf("scales %s: %v, want %v", target, got, want)
+			}
+		}
+		if got := b.scaler.Rule().Interval(); got != 15*time.Second {
+			t.Errorf("interval %s, want the group's 15s", got)
+		}
+	})
+}
+
+// TestDesiredOfTheUnknown: before a target was first observed there is no size that is desired; later the last one stands.
+func TestDesiredOfTheUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, rule("max: 8", "max: 8\n    mode: act"), true, State{Replicas: 3, Known: true})
+		b.data.set(0, nil, 130)
+		desired := func() (values []float64) {
+			b.eval(t)
+			for _, s := range b.scaler.Output() {
+				if s.Labels.Get(labels.MetricName) == "flyball_scale_desired_replicas" {
+					values = append(values, s.Value)
+				}
+			}
+			return values
+		}
+		var got [][]float64
+		for _, err := range []error{errors.New("unreachable"), nil, errors.New("unreachable")} {
+			b.fake.FailWith(err)
+			got = append(got, desired())
+			time.Sleep(15 * time.Second)
+		}
+		if diff := cmp.Diff([][]float64{nil, {1}, {1}}, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+}

@@ -20,6 +20,8 @@ import (
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 
 	"flyball/actuators"
+	"flyball/actuators/keda"
+	"flyball/actuators/none"
 	"flyball/actuators/process"
 	"flyball/batchproxy"
 	"flyball/exporter"
@@ -54,7 +56,12 @@ type app struct {
 	began         time.Time
 	remotes       *remote.Metrics // nil before there is a Prometheus elsewhere
 	processes     *process.Processes
-	kubernetes    *kubernetesActuator // nil where there are no rules, or no Kubernetes in this binary
+	kubernetes    *kubernetesActuator      // nil where there are no rules, or no Kubernetes in this binary
+	elsewhere     map[string]*none.Targets // by kind: what something else scales
+	kedaListener  net.Listener             // nil: KEDA has nothing to ask for here
+	kedaSecured   *webConfig
+	keda          *keda.Server
+	kedaSizes     *kedaSizes
 	exporter      currentExporter
 	proxySlot     *slot
 	gpuSlot       *slot
@@ -91,12 +98,13 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 		a.close()
 		return nil, err
 	}
+	a.buildKeda()
 	return a, nil
 }
 
 // build opens what stays for the life of the process, then takes the configuration over as a reload does.
 func (a *app) build(ctx context.Context) error {
-	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildKubernetes} {
+	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildKubernetes, a.buildElsewhere} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -288,7 +296,7 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 	options := rules.ScalerOptions{
 		Querier: a.store.Router(), Actuators: a.actuators(), Journal: a.journal, Metrics: a.scales,
 		Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, May: a.opts.mayAct, Brake: a.brake, Limit: a.limit,
-		Claim: a.claim, Clock: a.clock, Expand: a.store.ExpandAnnotation,
+		Claim: a.claim, Decided: a.decided, Clock: a.clock, Expand: a.store.ExpandAnnotation,
 	}
 	for _, f := range l.rules {
 		for i := range f.Groups {
@@ -335,6 +343,9 @@ func (a *app) actuators() map[string]actuators.Actuator {
 	if a.kubernetes != nil {
 		byKind[kubernetesKind] = actuators.Instrument(a.metrics, kubernetesKind, a.kubernetes)
 	}
+	for kind, targets := range a.elsewhere {
+		byKind[kind] = actuators.Instrument(a.metrics, kind, targets)
+	}
 	return byKind
 }
 
@@ -345,13 +356,17 @@ type part struct {
 }
 
 // run serves the page while the parts are built, which takes as long as the store has to read, then runs them. They are
-// stopped in an order when ctx ends or one of them fails: the rules first, so that nobody decides on a load that is being
-// turned away; then the proxy, which finishes what it has while replicas still answer; then the replicas. The page is
+// stopped in an order when ctx ends or one of them fails: what KEDA asks first, which would be told of decisions that nobody
+// makes any more; the rules, so that nobody decides on a load that is being turned away; then the proxy, which finishes what it has while replicas still answer; then the replicas. The page is
 // there to the end.
 func (a *app) run(ctx context.Context) error {
 	ctx, a.quit = context.WithCancel(ctx)
 	defer a.quit()
-	return runParts(ctx, []part{{"web", a.servePage}, {"", a.runBuilt}}, a.isStopping)
+	parts := []part{{"web", a.servePage}, {"", a.runBuilt}}
+	if a.keda != nil {
+		parts = append(parts, part{"keda", func(ctx context.Context) error { return a.keda.Serve(ctx, a.kedaListener) }})
+	}
+	return runParts(ctx, parts, a.isStopping)
 }
 
 func (a *app) runBuilt(ctx context.Context) error {

@@ -199,7 +199,7 @@ func (named) Eval(context.Context, time.Time) ([]rules.Sample, error) {
 func (l *loaded) summary() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s, %s, %s, %s", plural(len(l.rules), "rule file"), countRules(l.rules),
-		plural(len(l.Batchproxy.Models), "model"), plural(len(l.targets()), "target"))
+		plural(len(l.Batchproxy.Models), "model"), plural(len(l.targets())+len(l.Actuators.None)+len(l.Actuators.Keda), "target"))
 	if l.Prometheus.Remote() {
 		text.WriteString(", queries to " + l.Prometheus.URL)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/common/model"
 	"gopkg.in/yaml.v3"
 
+	"flyball/actuators/none"
 	"flyball/actuators/process"
 	"flyball/batchproxy"
 	"flyball/exporter"
@@ -55,6 +56,8 @@ type Storage struct {
 type Actuators struct {
 	Process    process.Config    `yaml:"process"`
 	Kubernetes *kubernetesConfig `yaml:"kubernetes"` // nil: no cluster
+	None       none.Config       `yaml:"none"`
+	Keda       none.Config       `yaml:"keda"`
 }
 
 // DefaultConfig returns what holds where the file says nothing.
@@ -119,6 +122,7 @@ func load(path string, more ...func(*loaded, *source.Decoder)) (*loaded, error) 
 			d.FaultAt(file.at, 0, "%s", err)
 		}
 	}
+	l.checkElsewhereQueries(d, &reader)
 	if ruleFaults == nil { // else a file that could not be read may write what the others ask for
 		ruleFaults = append(ruleFaults, reader.Finish())
 	}
@@ -143,6 +147,9 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 	d.Faults("batchproxy", l.Batchproxy.Validate())
 	d.Faults("actuators.process", l.Actuators.Process.Validate())
 	l.validateKubernetes(d, dir)
+	for kind, c := range l.elsewhere() {
+		d.Faults("actuators."+kind, c.Validate())
+	}
 	for i, m := range l.Batchproxy.Models {
 		for j, u := range m.Upstreams {
 			if _, known := l.Actuators.Process[u.Target]; u.Target != "" && !known {

@@ -15,9 +15,12 @@ func TestImports(t *testing.T) {
 	allowed := map[string][]string{
 		"flyball/actuators":                     {},
 		"flyball/actuators/actuatortest":        {"flyball/actuators"},
-		"flyball/actuators/process":             {"flyball/actuators"},
+		"flyball/actuators/keda":                {"flyball/actuators/keda/externalscaler"},
+		"flyball/actuators/keda/externalscaler": {},
 		"flyball/actuators/kubernetes":          {"flyball/actuators"},
 		"flyball/actuators/kubernetes/kubetest": {"flyball/rules/peertest"},
+		"flyball/actuators/none":                {"flyball/actuators"},
+		"flyball/actuators/process":             {"flyball/actuators"},
 		"flyball/batchproxy":                    {"flyball/batchproxy/protocol"},
 		"flyball/batchproxy/loadgen":            {},
 		"flyball/batchproxy/protocol":           {},

@@ -7,13 +7,17 @@ import (
 	"strings"
 
 	"flyball/actuators"
+	"flyball/actuators/keda"
+	"flyball/actuators/none"
 	"flyball/actuators/process"
 	"flyball/rules"
 	"flyball/rules/source"
 )
 
 // actuatorKinds is the one list of the kinds of targets that this binary has.
-func actuatorKinds() []string { return append([]string{process.Kind}, withKubernetes()...) }
+func actuatorKinds() []string {
+	return append([]string{process.Kind, keda.Kind, none.Kind}, withKubernetes()...)
+}
 
 // checkKind says what is wrong with the kind of a target.
 func checkKind(t actuators.Target) error {
@@ -73,6 +77,9 @@ func (l *loaded) checkTarget(t actuators.Target, most int) error {
 	}
 	if t.Kind == kubernetesKind {
 		return l.checkKubernetes(t.Name, most)
+	}
+	if c, others := l.elsewhere()[t.Kind]; others {
+		return checkElsewhere(t, c)
 	}
 	p, known := l.Actuators.Process[t.Name]
 	if !known {

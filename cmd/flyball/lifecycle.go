@@ -93,6 +93,9 @@ func (a *app) onHangups(ctx context.Context, hangups <-chan os.Signal) {
 func (a *app) isReady() {
 	if a.phase.CompareAndSwap(starting, ready) {
 		close(a.begun)
+		if a.keda != nil {
+			a.keda.ChangedAll()
+		}
 		a.notify(daemon.SdNotifyReady)
 	}
 }

@@ -29,6 +29,9 @@ func (a *app) listen() (err error) {
 	if a.proxySecured, err = secured(a.opts.proxySecured, "batchproxy.web.config.file"); err != nil {
 		return err
 	}
+	if a.kedaSecured, err = kedaSecured(a.opts.kedaSecured); err != nil {
+		return err
+	}
 	if err := checkExternalURL(a.opts.externalURL); err != nil {
 		return err
 	}
@@ -47,7 +50,10 @@ func (a *app) listen() (err error) {
 		}
 	}
 	a.webListener = a.webListeners[0]
-	return a.listenProxy()
+	if err := a.listenProxy(); err != nil {
+		return err
+	}
+	return a.listenKeda()
 }
 
 func (a *app) listenProxy() (err error) {
@@ -138,6 +144,7 @@ func (a *app) checkSecured() error {
 	}{
 		{"web.config.file", a.opts.webSecured, a.webSecured},
 		{"batchproxy.web.config.file", a.opts.proxySecured, a.proxySecured},
+		{kedaSecuredFlag, a.opts.kedaSecured, a.kedaSecured},
 	} {
 		c, err := secured(s.path, s.flag)
 		if err != nil {
@@ -147,7 +154,8 @@ func (a *app) checkSecured() error {
 			return fmt.Errorf("--%s: %s: it is now for %s, where %s is served: to change it takes a restart", s.flag, s.path, c.scheme(), s.running.scheme())
 		}
 	}
-	return nil
+	_, err := kedaSecured(a.opts.kedaSecured)
+	return err
 }
 
 func checkExternalURL(text string) error {

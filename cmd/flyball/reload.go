@@ -123,6 +123,9 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 	case a.opts.has(roleBatchproxy) && len(l.Batchproxy.Models) > 0:
 		return nil, errors.New("batchproxy.models: there were none when flyball started, so nothing listens for them: that takes a restart")
 	}
+	if a.opts.has(roleRules) && a.keda == nil && len(l.Actuators.Keda) > 0 {
+		return nil, errors.New("actuators.keda: there were none when flyball started, so nothing listens for KEDA: that takes a restart")
+	}
 	if a.store != nil {
 		c := store.Config{
 			Global: store.Global{
@@ -161,6 +164,7 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 			if n.cluster != nil {
 				n.cluster.Commit()
 			}
+			a.setElsewhere(n.loaded)
 			a.restore(ctx, n.loaded, n.scalers)
 			now.release(n.deciders)
 			a.scales.Show(n.scalers, n.outputs()...)
@@ -191,6 +195,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		}
 	}
 	a.live.Store(&n.live)
+	if a.keda != nil {
+		a.keda.ChangedAll()
+	}
 	if now.remote != nil && now.remote != n.remote {
 		now.remote.Close()
 	}

@@ -39,6 +39,8 @@ type runOptions struct {
 	proxyListen  string
 	webSecured   string // a web configuration file; "": plain HTTP
 	proxySecured string // the same for the proxy
+	kedaListen   string
+	kedaSecured  string // the same for the external scaler
 	sockets      bool   // listen on what systemd hands over
 	externalURL  string
 	lifecycle    bool // POST /-/reload, /-/quit and /-/freeze
@@ -68,6 +70,8 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c.Flag("web.enable-lifecycle", "Let POST /-/reload reload this process, POST /-/quit end it and POST /-/freeze stop it acting; the page gets a button for the last.").BoolVar(&o.lifecycle)
 	c.Flag("batchproxy.listen-address", "Where the batching proxy takes requests.").Default("127.0.0.1:8090").StringVar(&o.proxyListen)
 	c.Flag("batchproxy.web.config.file", "TLS, client certificates and passwords of the proxy, as --web.config.file has them for the page.").StringVar(&o.proxySecured)
+	c.Flag("keda.listen-address", "Where KEDA's external scaler is asked (gRPC), if the configuration has actuators.keda.").Default("127.0.0.1:9841").StringVar(&o.kedaListen)
+	c.Flag(kedaSecuredFlag, "TLS and client certificates of the external scaler, as --web.config.file has them for the page.").StringVar(&o.kedaSecured)
 	c.Flag("decisions.print", "Print each decision as a line for a person, instead of logging it.").BoolVar(&o.print)
 	logging := promslog.Config{Writer: stderr}
 	promslogflag.AddFlags(app, &logging)
