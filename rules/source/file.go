@@ -39,7 +39,12 @@ func Read(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	return ReadFrom(name, f)
+}
+
+// ReadFrom reads what Read does of a file from a stream of that name.
+func ReadFrom(name string, r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
 	if err == nil && len(text) > maxBytes {
 		err = fmt.Errorf("read %s: larger than %d MiB", name, maxBytes>>20)
 	}
