@@ -165,12 +165,14 @@ func TestDecidesAsTheCommentsSay(t *testing.T) {
 		{
 			"an HPA of more than 100 % of what is requested",
 			"{apiVersion: autoscaling/v1, kind: HorizontalPodAutoscaler, metadata: {name: a}, spec: {scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: a}, maxReplicas: 9, targetCPUUtilizationPercentage: 150}}",
-			4, 1, until("cpu", 15*time.Second, 2.25, 1.5), []string{"0:00 6"},
+			4, 1, until("cpu", 15*time.Second, 2.25, 1.5),
+			[]string{"0:00 6"},
 		},
 		{
 			"an HPA from 0, by its feature gate",
 			"{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: a}, spec: {scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: a}, minReplicas: 0, maxReplicas: 9, metrics: [{type: External, external: {metric: {name: load}, target: {type: AverageValue, averageValue: 10}}}]}}",
-			0, 7, until("load", minute, 85, 0), []string{"0:00 4", "0:15 8", "5:45 0"},
+			0, 7, until("load", minute, 85, 0),
+			[]string{"0:00 4", "0:15 8", "5:45 0"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

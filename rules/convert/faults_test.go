@@ -54,6 +54,7 @@ func TestFaults(t *testing.T) {
 		{so("  - {type: cpu, metadata: {value: '50'}}", ""), `f:8:5: spec.triggers[0].metricType is "": expected Utilization or AverageValue`},
 		{so("  - {type: cron, metadata: {timezone: Mars/Base, start: 0 8 * *, end: 0 9 * * *, desiredReplicas: '1'}}", ""), `f:8:39: spec.triggers[0].metadata.timezone: "Mars/Base" is not the name of a time zone, such as Europe/Berlin`},
 		{so("  - null", ""), "f:8:5: spec.triggers[0].type: missing"},
+		{so("  - {type: aws-sqs-queue, metadata: {queueURLFromEnv: QUEUE}}", ""), "f:2:7: ScaledObject default/a cannot be converted: spec.triggers[0].metadata.queueURLFromEnv: the value is in the environment of the target: give it as queueURL"},
 		{so(prom, "  idleReplicaCount: 2"), "f:6:21: spec.idleReplicaCount is 2: expected less than minReplicaCount, which is 0"},
 		{so(prom, "  cooldownPeriod: -1"), "f:6:19: spec.cooldownPeriod is -1: expected 0 to 86400"},
 		{so(prom, "  fallback: {failureThreshold: 1, replicas: 1, behavior: statik}"), `f:6:58: spec.fallback.behavior is "statik": expected static, currentReplicas, currentReplicasIfHigher, currentReplicasIfLower (did you mean "static"?)`},

@@ -120,6 +120,12 @@ func convertScaledObject(o *object) (*rule, error) {
 		return nil, nil // told
 	}
 	k.activation()
+	if name := k.spec.ScaleTargetRef.Container; name != "" {
+		r.targetNotes = append(r.targetNotes, say("envSourceContainerName (%s): without effect: a rule reads no environment.", name))
+	}
+	if a := k.spec.Advanced; a != nil && a.HPA != nil && a.HPA.Name != "" {
+		r.notes = append(r.notes, say("spec.advanced.horizontalPodAutoscalerConfig.name (%s): without effect: there is no HPA.", a.HPA.Name))
+	}
 	if a := k.spec.Advanced; a != nil && a.RestoreToOriginalReplicaCount {
 		r.notes = append(r.notes, lost("spec.advanced.restoreToOriginalReplicaCount: a rule that is removed leaves the size as it is."))
 	}
@@ -245,7 +251,7 @@ func (k *keda) triggers() {
 			}
 		default:
 			d := t.demand()
-			if d == nil || k.d.Len() > before {
+			if d == nil || k.refused != "" || k.d.Len() > before {
 				continue
 			}
 			t.query(d)

@@ -58,7 +58,11 @@ func (t *trigger) path(key string) string { return t.at + ".metadata." + key }
 // need is a value that must be there.
 func (t *trigger) need(key string) string {
 	v := t.get(key)
-	if v == "" {
+	switch {
+	case v != "":
+	case t.Metadata[key+"FromEnv"] != "":
+		t.k.refused = fmt.Sprintf("%sFromEnv: the value is in the environment of the target: give it as %s", t.path(key), key)
+	default:
 		t.k.fault(t.path(key), "%s: missing: a trigger of type %s needs it", t.path(key), t.Type)
 	}
 	return v
@@ -281,6 +285,9 @@ func (t *trigger) own(d *demand) bool {
 
 // rest says what of the trigger is left.
 func (t *trigger) rest(d *demand) {
+	if t.UseCachedMetrics {
+		d.notes = append(d.notes, say("useCachedMetrics: without effect here, where each query is asked once for an evaluation."))
+	}
 	if t.AuthenticationRef != nil {
 		d.notes = append(d.notes, say("authenticationRef: prometheus.url has its own authentication, and an exporter its own."))
 	}

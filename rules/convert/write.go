@@ -250,13 +250,16 @@ func (c *converter) preamble(inputs string) []note {
 	if c.kind == scaledObjectKind {
 		who = "KEDA and its HPA"
 	}
-	return append(notes,
+	notes = append(notes,
 		say("Decisions are those of %s: the same ratio, tolerance, windows and policies. What differs whatever the object says:", who),
 		say("- Data that is missing, or older than %s, makes nothing smaller; %s would go on by what Prometheus still answers for 5m.", staleAfter, who),
 		say("- Nothing goes down while replicas that were asked for are not ready, for up to twice the measured startup."),
 		say("- Values are as exact as Prometheus has them: the HPA cuts utilization to whole percents and other values to thousandths, and leaves the cpu of a pod out until 5m after its start unless it is ready."),
-		say("- A target at 0 replicas is brought to min; the HPA takes 0 for being switched off, and leaves it."),
-		say("To let a rule act, remove the %s, set mode: act and start with --act.enabled. Two that act fight.", c.kind))
+	)
+	if c.kind == hpaKind {
+		notes = append(notes, say("- A target at 0 replicas is brought to min; the HPA takes 0 for being switched off, and leaves it."))
+	}
+	return append(notes, say("To let a rule act, remove the %s, set mode: act and start with --act.enabled. Two that act fight.", c.kind))
 }
 
 func (r *rule) write(w *writer) {
