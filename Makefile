@@ -52,6 +52,10 @@ fmt: ## format the Go code
 mixin: ## format the mixin's Jsonnet and render its rules, alerts and dashboards into mixin/out
 	$(GO) test ./mixin -run '^(TestFormat|TestOut)$$' -update -count=1
 
+.PHONY: oracle
+oracle: ## ask the HPA's own controller again what rules/convert is tested by (builds it: minutes)
+	cd rules/convert/oracle && $(GO) test ./... -count=1
+
 FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (default 20s)

@@ -94,6 +94,11 @@ var reserved = append([]string{
 	"true", "false", "nil", "not", "and", "or", "in", "let", "if", "else", "matches", "contains", "startsWith", "endsWith",
 }, functions...)
 
+// IsQueryName says whether a query can have the name, by which expressions use its value.
+func IsQueryName(name string) bool {
+	return queryName.MatchString(name) && !slices.Contains(reserved, name)
+}
+
 // maxExpressionNodes bounds how long an expression is; the longest in the examples has under 40.
 const maxExpressionNodes = 500
 

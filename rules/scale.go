@@ -212,12 +212,23 @@ type Direction struct {
 	// up for the lowest.
 	Window *model.Duration `yaml:"window"`
 
-	// Policies bound the change within a period; the one that allows most counts. None: not bounded.
+	// Policies bound the change within a period. None: not bounded.
 	Policies []Policy `yaml:"policies"`
+
+	// SelectPolicy says which of several policies counts: max, the one that allows most (the default), or min, the one that
+	// allows least. With disabled the size does not go this way, but for min, max, schedules and constraints.
+	SelectPolicy string `yaml:"select_policy"`
 
 	// Cooldown is the time after an applied change in this direction in which there is no other.
 	Cooldown model.Duration `yaml:"cooldown"`
 }
+
+// Values of Direction.SelectPolicy, as the HPA has them.
+const (
+	selectMax      = "max"
+	selectMin      = "min"
+	selectDisabled = "disabled"
+)
 
 // MaxPeriod is the longest cooldown, period of a policy and window of a flap budget: for so long the journal knows every
 // change of a target, and longer than a day nobody waits.

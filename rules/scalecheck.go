@@ -472,6 +472,10 @@ func (dir *Direction) validate(d *source.Decoder, path string, window model.Dura
 	if dir.Window == nil {
 		dir.Window = &window
 	}
+	if dir.SelectPolicy == "" {
+		dir.SelectPolicy = selectMax
+	}
+	oneOf(d, path+".select_policy", dir.SelectPolicy, selectMax, selectMin, selectDisabled)
 	if *dir.Window < 0 {
 		d.FaultAt(path+".window", 0, "window is %s: expected 0 or more", *dir.Window)
 	}

@@ -30,7 +30,7 @@ func (s *sizing) size(v float64, current, ready int) int {
 			return current
 		}
 	case s.utilization > 0:
-		if current > 0 && math.Abs(v/s.utilization-1) <= s.tolerance {
+		if current > 0 && s.tolerates(v/s.utilization) {
 			return current
 		}
 		n := s.ceil(v / s.utilization * float64(ready)) // only replicas that are ready are busy
@@ -38,11 +38,15 @@ func (s *sizing) size(v float64, current, ready int) int {
 			n = max(n, current)
 		}
 		return n
-	case current > 0 && math.Abs(v/(s.perReplica*float64(current))-1) <= s.tolerance:
+	case current > 0 && s.tolerates(v/(s.perReplica*float64(current))):
 		return current
 	}
 	return s.need(v)
 }
+
+// tolerates says that a load, of which 1 is what is meant, is within the tolerance. It compares as the HPA does, to whom 11
+// where 10 is the target is within a tenth: 11.0/10-1 is a little more than 0.1 in floating point.
+func (s *sizing) tolerates(load float64) bool { return load >= 1-s.tolerance && load <= 1+s.tolerance }
 
 // need is how many replicas serve a value.
 func (s *sizing) need(v float64) int {

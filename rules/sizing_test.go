@@ -112,6 +112,57 @@ func TestPolicyPercentages(t *testing.T) {
 	}
 }
 
+// TestSelectPolicy: of several policies the one that allows most or least counts, and a direction can be disabled, but for
+// what is absolute. The sizes are those of the HPA for selectPolicy Max, Min and Disabled.
+func TestSelectPolicy(t *testing.T) {
+	for _, tt := range []struct {
+		policy        string
+		current       int
+		up, down      int    // to which size, when asked for 90, and for 1
+		said, saidToo string // why
+	}{
+		{"max", 10, 20, 5, "up at most 100% in 1m", "down at most 50% in 1m"},
+		{"min", 10, 14, 6, "up at most 4 in 1m", "down at most 4 in 1m"},
+		{"max", 3, 7, 1, "up at most 4 in 1m", ""},
+		{"min", 3, 6, 1, "up at most 100% in 1m", ""},
+		{"min", 5, 9, 2, "up at most 4 in 1m", "down at most 50% in 1m"},
+		{"disabled", 10, 10, 10, "up is disabled", "down is disabled"},
+		{"disabled", 0, 1, 1, "up is disabled, min is 1", "up is disabled, min is 1"},
+	} {
+		policies := "policies: [{replicas: 4, period: 1m}, {percent: 100, period: 1m}], select_policy: " + tt.policy
+		text := strings.Replace(two("[{name: x, value: a, target_per_replica: 1}]", ""), "up: {policies: []}, down: {window: 0s, policies: []}",
+			"up: {"+policies+"}, down: {window: 0s, "+strings.Replace(policies, "100", "50", 1)+"}", 1)
+		r := parseScale(t, text)
+		for _, want := range []struct {
+			v    float64
+			to   int
+			said string
+		}{{90, tt.up, tt.said}, {1, tt.down, tt.saidToo}} {
+			if d, _ := Decide(r, observed(noon, tt.current, named("a", want.v), named("b", 0)), State{}); d.To != want.to || !strings.HasSuffix(d.Text, want.said) {
+				t.Errorf("%s: %s, want %d: %s", tt.policy, story(d), want.to, want.said)
+			}
+		}
+	}
+}
+
+// TestToleranceAtItsEdge: a load that is exactly a tenth off is within a tolerance of a tenth, as the HPA has it, though
+// 11.0/10-1 is a little more than 0.1.
+func TestToleranceAtItsEdge(t *testing.T) {
+	for _, tt := range []struct {
+		value, target float64
+		current, want int
+	}{{11, 10, 1, 1}, {22, 10, 2, 2}, {18, 10, 2, 2}, {33, 10, 3, 3}, {77, 70, 1, 1}, {11.01, 10, 1, 2}, {17.9, 10, 2, 2}} {
+		s := sizing{perReplica: tt.target, tolerance: 0.1}
+		if got := s.size(tt.value, tt.current, tt.current); got != tt.want {
+			t.Errorf("%g at %g a replica of %d: %d, want %d", tt.value, tt.target, tt.current, got, tt.want)
+		}
+	}
+	s := sizing{utilization: 0.5, tolerance: 0.1}
+	if got := s.size(0.55, 10, 10); got != 10 {
+		t.Errorf("0.55 busy where 0.5 should be: %d of 10", got)
+	}
+}
+
 // TestPercentages: a percentage up is rounded up and down is rounded down, and moves by a replica at least.
 func TestPercentages(t *testing.T) {
 	for do, want := range map[string]int{"+25%": 13, "+1%": 11, "-25%": 8, "-1%": 9, "-19%": 9, "+2": 12, "-11": 0, "=3": 3} {

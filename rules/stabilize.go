@@ -74,39 +74,42 @@ func (p *pipeline) cooldown(n int) int {
 // limit applies the policies, counted from the size at the start of their period as the HPA does.
 func (p *pipeline) limit(n int) int {
 	_, replica := p.unit()
-	if dir := p.rule.Behavior.Up; n > p.current && len(dir.Policies) > 0 {
-		ceiling, by := p.current, dir.Policies[0]
-		for _, policy := range dir.Policies {
-			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)), true)
-			start := p.current - added + removed
-			to := start + policy.Replicas*replica
-			if policy.Percent > 0 {
-				to = int(math.Ceil(float64(start) * (1 + policy.Percent/100)))
-			}
-			if to > ceiling {
-				ceiling, by = to, policy
-			}
+	dir, up, reason, words := p.rule.Behavior.Up, true, ScaleUpRate, "up"
+	if n < p.current {
+		dir, up, reason, words = p.rule.Behavior.Down, false, ScaleDownRate, "down"
+	}
+	switch {
+	case n == p.current:
+		return n
+	case dir.SelectPolicy == selectDisabled:
+		return p.keep(reason, n, p.current, words+" is disabled")
+	case len(dir.Policies) == 0:
+		return n
+	}
+	change, by := 0, Policy{}
+	for i, policy := range dir.Policies {
+		added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)), up)
+		start := p.current - added + removed
+		var most int // that the policy leaves of a change
+		switch {
+		case up && policy.Percent > 0:
+			most = int(math.Ceil(float64(start)*(1+policy.Percent/100))) - p.current
+		case up:
+			most = start + policy.Replicas*replica - p.current
+		case policy.Percent > 0:
+			most = p.current - int(math.Floor(float64(start)*(1-policy.Percent/100)))
+		default:
+			most = p.current - start + policy.Replicas*replica
 		}
-		if n > ceiling {
-			n = p.keep(ScaleUpRate, n, ceiling, "up at most "+by.words())
+		if most = max(most, 0); i == 0 || (most > change) != (dir.SelectPolicy == selectMin) && most != change {
+			change, by = most, policy
 		}
 	}
-	if dir := p.rule.Behavior.Down; n < p.current && len(dir.Policies) > 0 {
-		floor, by := p.current, dir.Policies[0]
-		for _, policy := range dir.Policies {
-			added, removed := p.st.moved(p.obs.At.Add(-time.Duration(policy.Period)), false)
-			start := p.current - added + removed
-			to := start - policy.Replicas*replica
-			if policy.Percent > 0 {
-				to = int(math.Floor(float64(start) * (1 - policy.Percent/100)))
-			}
-			if to < floor {
-				floor, by = to, policy
-			}
-		}
-		if n < floor {
-			n = p.keep(ScaleDownRate, n, floor, "down at most "+by.words())
-		}
+	switch {
+	case up && n > p.current+change:
+		return p.keep(reason, n, p.current+change, "up at most "+by.words())
+	case !up && n < p.current-change:
+		return p.keep(reason, n, p.current-change, "down at most "+by.words())
 	}
 	return n
 }

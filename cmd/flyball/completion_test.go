@@ -53,6 +53,8 @@ func TestComplete(t *testing.T) {
 		{"explain --output=j", "--output=json"},
 		{"bench --protocol=v", "--protocol=v2 --protocol=v1"},
 		{"bench --rate=", ""},
+		{"convert h", "hpa"},
+		{"convert hpa ", ":files"},
 		{"help che", "check"},
 		{"help check r", "rules ready"},
 		{"completion f", "fish"},

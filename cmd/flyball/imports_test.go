@@ -36,6 +36,7 @@ func TestImports(t *testing.T) {
 		"flyball/mixin":                         {"flyball/rules/source"},
 		"flyball/mixin/dashboard":               {"flyball/rules/source"},
 		"flyball/rules":                         {"flyball/actuators", "flyball/forecast", "flyball/rules/source"},
+		"flyball/rules/convert":                 {"flyball/rules", "flyball/rules/source"},
 		"flyball/rules/journal":                 {"flyball/rules"},
 		"flyball/rules/peertest":                {},
 		"flyball/rules/promapi":                 {},

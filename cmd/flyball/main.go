@@ -140,6 +140,8 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		resumeCommand(app, stdout),
 		exportRulesCommand(app, stdout),
 		exportSchemaCommand(app, stdout),
+		convertHPACommand(app, stdout, stderr),
+		convertScaledObjectCommand(app, stdout, stderr),
 		benchCommand(app, stdout, stderr),
 		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),

@@ -39,7 +39,12 @@ func Read(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	return ReadFrom(name, f)
+}
+
+// ReadFrom reads what Read does of a file from a stream of that name.
+func ReadFrom(name string, r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
 	if err == nil && len(text) > maxBytes {
 		err = fmt.Errorf("read %s: larger than %d MiB", name, maxBytes>>20)
 	}
@@ -87,6 +92,46 @@ func ParseFirst(name string, text []byte) (*File, error) {
 		f.more = f.errorAt(second.Line, 1, "a second YAML document: put it in a file of its own")
 	}
 	return f, nil
+}
+
+// maxDocuments bounds how many documents one text has.
+const maxDocuments = 10_000
+
+// ParseAll reads all YAML documents of a text, as kubectl does; those without content are left out. The error is of type
+// Errors.
+func ParseAll(name string, text []byte) (all []*File, err error) {
+	text = unicodeText(text)
+	whole := &File{Name: name, lines: strings.Split(string(text), "\n")}
+	if line, column, why := tooMuch(text); line > 0 {
+		return nil, Errors{whole.errorAt(line, column, why)}
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	for {
+		var document yaml.Node
+		switch err := decode(decoder, &document); {
+		case errors.Is(err, io.EOF):
+			return all, nil
+		case err != nil:
+			return nil, Errors{whole.fault(text, err)}
+		case len(all) == maxDocuments:
+			return nil, Errors{whole.errorAt(document.Line, 1, fmt.Sprintf("more than %d documents", maxDocuments))}
+		}
+		if len(document.Content) > 0 && document.Content[0].Tag != "!!null" {
+			all = append(all, &File{Name: name, lines: whole.lines, root: document.Content[0]})
+		}
+	}
+}
+
+// Line is that of the value at a path, or of what is nearest to it; 0 for an empty file.
+func (f *File) Line(path string) int {
+	key, value, _ := f.find(path)
+	switch {
+	case key != nil:
+		return key.Line
+	case value != nil:
+		return value.Line
+	}
+	return 0
 }
 
 // More says where ParseFirst stopped reading, as an Errors; nil where there was nothing left.
