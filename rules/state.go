@@ -294,7 +294,9 @@ func (s *State) forget(changesBefore, recommendationsBefore time.Time) {
 		first = len(s.changes)
 	}
 	// The last of those that no longer count tells whether the one after it was a turn, the last that was surely made.
-	for first--; first > 0 && s.changes[first].unsure; first-- {
+	first--
+	for first > 0 && s.changes[first].unsure {
+		first--
 	}
 	s.changes = slices.Clone(s.changes[max(first, 0):])
 	recommended := make([]recommendation, 0, len(s.recommendations)+1)

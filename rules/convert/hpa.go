@@ -152,7 +152,7 @@ func convertHPA(o *object) (*rule, error) {
 	r := &rule{interval: say("The controller looks as often (--horizontal-pod-autoscaler-sync-period).")}
 	target, notes, err := o.target(&spec.ScaleTargetRef)
 	if err != nil {
-		return nil, nil //nolint:nilerror // told as a fault of the file
+		return nil, nil // told as a fault of the file
 	}
 	r.target, r.targetNotes = target, notes
 	r.notes = o.annotations()
@@ -424,7 +424,7 @@ func (m *measure) addResource(resource, container, kind string, v float64) {
 	s := signal{}
 	if kind == "Utilization" {
 		q.expr = m.workload.usage(resource, container) + "\n/\n" + m.workload.requests(resource, container)
-		q.notes = append(m.notes, say("%s: %s, as a share of what the pods request. There must be cAdvisor's series of the kubelets and kube-state-metrics'.", m.path, what))
+		q.notes = append(slices.Clip(m.notes), say("%s: %s, as a share of what the pods request. There must be cAdvisor's series of the kubelets and kube-state-metrics'.", m.path, what))
 		s.utilization, s.value = v/100, q.name
 		if v > 100 { // a utilization is at most 1
 			s.utilization, s.value = 1, fmt.Sprintf("%s / %s", q.name, number(v/100))
@@ -432,7 +432,7 @@ func (m *measure) addResource(resource, container, kind string, v float64) {
 		s.notes = append(s.notes, say("averageUtilization: %s. A pod that requests none is an error for the HPA; here its usage counts.", number(v)))
 	} else {
 		q.expr = m.workload.usage(resource, container)
-		q.notes = append(m.notes, say("%s: %s of all pods. There must be cAdvisor's series of the kubelets and kube-state-metrics'.", m.path, what))
+		q.notes = append(slices.Clip(m.notes), say("%s: %s of all pods. There must be cAdvisor's series of the kubelets and kube-state-metrics'.", m.path, what))
 		s.perReplica, s.value = v, q.name
 		s.notes = append(s.notes, say("averageValue for each pod: the sum over all of them, divided by it."))
 	}

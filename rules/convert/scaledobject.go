@@ -98,7 +98,7 @@ func convertScaledObject(o *object) (*rule, error) {
 	}
 	target, notes, err := o.target(ref)
 	if err != nil {
-		return nil, nil //nolint:nilerror // told as a fault of the file
+		return nil, nil // told as a fault of the file
 	}
 	r.target, r.targetNotes = target, notes
 	k.workload = o.workload(ref)

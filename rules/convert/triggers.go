@@ -82,7 +82,7 @@ func (t *trigger) threshold(d *demand, key string, otherwise float64) {
 		}
 		d.activation = above
 	}
-	said := fmt.Sprintf("%s for each replica.", key)
+	said := key + " for each replica."
 	if t.Metadata[key] == "" {
 		said = fmt.Sprintf("%s is not given: %s for each replica.", key, number(otherwise))
 	}
@@ -307,7 +307,7 @@ func (t *trigger) query(d *demand) {
 	r := t.k.rule
 	faults := checkQuery(d.expr)
 	for _, fault := range faults {
-		t.k.d.FaultAt(t.k.object.at(d.at), fault.offset, "%s: %s", d.at, fault.message)
+		t.k.d.FaultAt(t.k.at(d.at), fault.offset, "%s: %s", d.at, fault.message)
 	}
 	if faults != nil {
 		return

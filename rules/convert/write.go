@@ -145,7 +145,7 @@ func (w *writer) comment(indent int, notes ...note) {
 			w.lost++
 		}
 		column := 0
-		for _, word := range strings.Fields(clean(n.text)) {
+		for word := range strings.FieldsSeq(clean(n.text)) {
 			switch {
 			case column == 0:
 				w.WriteString(margin)
