@@ -313,8 +313,8 @@ func testForbidden(t *testing.T, c *kubetest.Cluster) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.do()
-			if err == nil {
-				t.Fatal("no error")
+			if !errors.Is(err, actuators.ErrRefused) {
+				t.Fatalf("error %v, want ErrRefused: nothing was changed for certain", err)
 			}
 			for _, want := range tt.want {
 				if !strings.Contains(err.Error(), want) {
@@ -666,7 +666,7 @@ func testCredentials(t *testing.T, c *kubetest.Cluster) {
 	var log lines
 	k := newLogged(t, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), file)
 	_, err = k.Observe(t.Context(), llama)
-	if err == nil || !strings.Contains(err.Error(), "unauthorized: the apiserver does not take the credentials") {
+	if !errors.Is(err, actuators.ErrRefused) || !strings.Contains(err.Error(), "unauthorized: the apiserver does not take the credentials") {
 		t.Errorf("error %v, want that the credentials are not taken", err)
 	}
 	if strings.Contains(fmt.Sprint(err, log.String()), secret) {

@@ -256,6 +256,9 @@ func (k *Kubernetes) write(ctx context.Context, c *client, known *target, r ref,
 			return actuators.Receipt{Spec: next.spec, Version: next.version(), Changed: true}, before, nil
 		case !errors.Is(err, errStale) || attempt == conflicts:
 			known.seen = nil
+			if doubt.Load() && errors.Is(err, actuators.ErrRefused) { // the try before may have been carried out all the same
+				err = errors.New(err.Error() + "; whether an earlier try was carried out is not known")
+			}
 			return actuators.Receipt{}, before, err
 		}
 		if err := pause(ctx, time.Duration(rand.Int64N(int64(time.Millisecond<<min(attempt, 6))))); err != nil {
