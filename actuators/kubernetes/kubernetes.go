@@ -178,6 +178,8 @@ func (k *Kubernetes) meet(ctx context.Context, c *client, known *target, t actua
 		known.synced = synced{by: now.syncedBy}
 		k.log.Warn("the size of a target is in the sources of a GitOps manager, whose syncs put it back", "target", t.String(), "manager", now.syncedBy, "do", syncedHint)
 	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	all, err := c.neighbours(ctx, r, now.resource, observedFor)
 	if err != nil { // Apply does not go on without
 		return

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -70,16 +69,34 @@ func (o owner) String() string {
 
 // neighbourhood is what the autoscalers of one namespace are.
 type neighbourhood struct {
-	mu     sync.Mutex // held while they are listed, so that many targets ask once
+	turn   chan struct{} // of one; who has it has what follows. Many targets ask the cluster once, and none waits past its time
 	owners []owner
 	at     time.Time // when they were listed; zero for never
+	err    error     // of the last list that was tried
+	failed time.Time // when that was
 }
+
+// take waits for the turn.
+func (n *neighbourhood) take(ctx context.Context) error {
+	select {
+	case n.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (n *neighbourhood) give() { <-n.turn }
 
 const (
 	// A look for autoscalers is a list of each kind in the namespace. One that appears is found by what observes within
 	// observedFor, and by what acts within actedFor, so that a hundred targets that change at once list once.
 	observedFor = 30 * time.Second
 	actedFor    = 5 * time.Second
+	// failedFor is how long a list that went wrong stands for those that many targets would have tried.
+	failedFor = time.Second
+	// lookTimeout keeps a list from delaying what is observed.
+	lookTimeout = 2 * time.Second
 	// keptFor is for namespaces that no rule names any more.
 	keptFor = 10 * time.Minute
 	// page is how many come in one answer, and pages how many answers are asked for: 10,000 autoscalers in a namespace.
@@ -94,28 +111,42 @@ func (c *client) neighbours(ctx context.Context, r ref, found resource, maxAge t
 	now := time.Now()
 	c.mu.Lock()
 	for namespace, n := range c.namespaces {
-		if namespace != r.namespace && n.mu.TryLock() {
+		if namespace == r.namespace {
+			continue
+		}
+		select {
+		case n.turn <- struct{}{}:
 			if now.Sub(n.at) > keptFor {
 				delete(c.namespaces, namespace)
 			}
-			n.mu.Unlock()
+			n.give()
+		default: // is listed just now
 		}
 	}
 	n := c.namespaces[r.namespace]
 	if n == nil {
-		n = &neighbourhood{}
+		n = &neighbourhood{turn: make(chan struct{}, 1)}
 		c.namespaces[r.namespace] = n
 	}
 	c.mu.Unlock()
 
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	const what = "look for autoscalers of the same target: %w"
+	if err := n.take(ctx); err != nil {
+		return nil, fmt.Errorf(what, err)
+	}
+	defer n.give()
 	if time.Since(n.at) > maxAge {
-		all, err := c.listOwners(ctx, r.namespace)
-		if err != nil {
-			return nil, fmt.Errorf("look for autoscalers of the same target: %w", err)
+		if time.Since(n.failed) > failedFor {
+			var all []owner
+			if all, n.err = c.listOwners(ctx, r.namespace); n.err == nil {
+				n.owners, n.at = all, time.Now()
+			} else if !errors.Is(n.err, context.Canceled) {
+				n.failed = time.Now()
+			}
 		}
-		n.owners, n.at = all, time.Now()
+		if n.err != nil {
+			return nil, fmt.Errorf(what, n.err)
+		}
 	}
 	var have []owner
 	for _, o := range n.owners {
@@ -127,14 +158,13 @@ func (c *client) neighbours(ctx context.Context, r ref, found resource, maxAge t
 }
 
 // relist has the autoscalers of a namespace listed again, after one was changed.
-func (c *client) relist(namespace string) {
+func (c *client) relist(ctx context.Context, namespace string) {
 	c.mu.Lock()
 	n := c.namespaces[namespace]
 	c.mu.Unlock()
-	if n != nil {
-		n.mu.Lock()
+	if n != nil && n.take(ctx) == nil {
 		n.at = time.Time{}
-		n.mu.Unlock()
+		n.give()
 	}
 }
 
@@ -413,7 +443,7 @@ func (k *Kubernetes) adopt(ctx context.Context, c *client, t actuators.Target, o
 	if err != nil || change.DryRun {
 		return err
 	}
-	c.relist(o.namespace)
+	c.relist(ctx, o.namespace)
 	if changed {
 		how := "its behavior is Disabled in both directions; the annotation " + Behavior + " has what it was"
 		if o.resource == scaledResource {

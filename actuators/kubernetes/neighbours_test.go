@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -275,8 +276,12 @@ func testGitOps(t *testing.T, c *kubetest.Cluster) {
 type inProcess func(*http.Request) string
 
 func (a inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	text := a(r)
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
 	return &http.Response{
-		StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(a(r))), Request: r,
+		StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(text)), Request: r,
 	}, nil
 }
 
@@ -284,8 +289,12 @@ func (a inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestNeighboursAreListedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64
-		objects, err := dynamic.NewForConfigAndClient(&rest.Config{Host: "http://cluster", QPS: -1}, &http.Client{Transport: inProcess(func(*http.Request) string {
+		hang := false
+		objects, err := dynamic.NewForConfigAndClient(&rest.Config{Host: "http://cluster", QPS: -1}, &http.Client{Transport: inProcess(func(r *http.Request) string {
 			asked.Add(1)
+			if hang {
+				<-r.Context().Done()
+			}
 			return `{"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscalerList", "metadata": {}, "items": [{
 				"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "llama", "namespace": "ml"},
 				"spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "llama"}, "maxReplicas": 3}}]}`
@@ -326,14 +335,37 @@ func TestNeighboursAreListedOnce(t *testing.T) {
 		lists(1)
 		look("ml", "llama", actedFor)
 		lists(2)
-		c.relist("ml")
+		c.relist(t.Context(), "ml")
 		look("ml", "llama", observedFor)
 		lists(3)
 		time.Sleep(keptFor + time.Second)
 		look("eu", "llama", observedFor)
+		lists(4)
 		if len(c.namespaces) != 1 {
 			t.Errorf("%d namespaces are remembered, want the one that is asked for", len(c.namespaces))
 		}
+
+		// An apiserver that hangs keeps nobody longer than for its own time, and is not asked by each of them.
+		hang = true
+		began := time.Now()
+		for range 100 {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				if _, err := c.neighbours(ctx, ref{namespace: "us"}, resource{}, actedFor); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("error %v, want that of the time that is over", err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("they waited for %s, want 3s", took)
+		}
+		lists(5)
+		hang = false
+		time.Sleep(failedFor + time.Second)
+		look("us", "llama", actedFor)
+		lists(6)
 	})
 }
 
