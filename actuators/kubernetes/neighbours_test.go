@@ -35,7 +35,9 @@ spec:
   scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %[1]s}
   minReplicas: 2
   maxReplicas: 6
-  behavior: {scaleDown: {stabilizationWindowSeconds: 0}}
+  behavior: # at once, whatever it did just before
+    scaleUp: {policies: [{type: Pods, value: 100, periodSeconds: 1}]}
+    scaleDown: {stabilizationWindowSeconds: 0, policies: [{type: Pods, value: 100, periodSeconds: 1}]}
   metrics: [{type: External, external: {metric: {name: load}, target: {type: AverageValue, averageValue: "1"}}}]
 `
 
@@ -178,11 +180,11 @@ func testNeighbours(t *testing.T, c *kubetest.Cluster) {
 		if _, err := apply(k, at, 3, "n1"); err != nil {
 			t.Fatal(err)
 		}
-		for _, load := range []int{4, 6} { // that of 6 begins after that of 4 was seen, with the HPA as it is now
+		for _, load := range []int{6, 2} {
 			wants("adopted", load)
-		}
-		if got := observe(t, k, at).Spec; got != 3 {
-			t.Errorf("size %d: the HPA is in charge still", got)
+			if got := observe(t, k, at).Spec; got != 3 {
+				t.Errorf("at a load of %d the size is %d: the HPA is in charge still", load, got)
+			}
 		}
 		hpa := get(hpas, "adopted")
 		if was := hpa.GetAnnotations()[Behavior]; !strings.Contains(was, `"stabilizationWindowSeconds":0`) || strings.Contains(was, "Disabled") {
@@ -273,15 +275,15 @@ func testGitOps(t *testing.T, c *kubetest.Cluster) {
 }
 
 // inProcess is an apiserver that answers with JSON.
-type inProcess func(*http.Request) string
+type inProcess func(*http.Request) (code int, body string)
 
 func (a inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	text := a(r)
+	code, text := a(r)
 	if err := r.Context().Err(); err != nil {
 		return nil, err
 	}
 	return &http.Response{
-		StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(text)), Request: r,
+		StatusCode: code, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(text)), Request: r,
 	}, nil
 }
 
@@ -290,12 +292,12 @@ func TestNeighboursAreListedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int64
 		hang := false
-		objects, err := dynamic.NewForConfigAndClient(&rest.Config{Host: "http://cluster", QPS: -1}, &http.Client{Transport: inProcess(func(r *http.Request) string {
+		objects, err := dynamic.NewForConfigAndClient(&rest.Config{Host: "http://cluster", QPS: -1}, &http.Client{Transport: inProcess(func(r *http.Request) (int, string) {
 			asked.Add(1)
 			if hang {
 				<-r.Context().Done()
 			}
-			return `{"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscalerList", "metadata": {}, "items": [{
+			return http.StatusOK, `{"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscalerList", "metadata": {}, "items": [{
 				"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "llama", "namespace": "ml"},
 				"spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "llama"}, "maxReplicas": 3}}]}`
 		})})
@@ -366,6 +368,39 @@ func TestNeighboursAreListedOnce(t *testing.T) {
 		time.Sleep(failedFor + time.Second)
 		look("us", "llama", actedFor)
 		lists(6)
+	})
+}
+
+// TestNeighboursNotToBeListed: that a Role has no list is said once, and not tried at each look.
+func TestNeighboursNotToBeListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		objects, err := dynamic.NewForConfigAndClient(&rest.Config{Host: "http://cluster", QPS: -1}, &http.Client{Transport: inProcess(func(*http.Request) (int, string) {
+			asked++
+			return http.StatusForbidden, `{"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
+				"message": "flyball cannot list resource \"horizontalpodautoscalers\""}`
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log lines
+		c := &client{
+			objects: objects, log: slog.New(slog.NewTextHandler(&log, nil)), namespaces: map[string]*neighbourhood{},
+			unread: map[ref]time.Time{}, unlisted: map[ref]bool{},
+			missed: map[schema.GroupResource]time.Time{scaledObjects.GroupResource(): time.Now().Add(time.Hour)},
+		}
+		for range 20 { // 5 minutes
+			if all, err := c.neighbours(t.Context(), ref{namespace: "ml", resource: "deployments.apps", name: "llama"}, resource{}, actedFor); err != nil || len(all) > 0 {
+				t.Fatalf("%v, %v; want none that is known", all, err)
+			}
+			time.Sleep(15 * time.Second)
+		}
+		if asked != 5 {
+			t.Errorf("it was tried %d times in 5 minutes, want once a minute", asked)
+		}
+		if want := "needs the rule {apiGroups: [\\\"autoscaling\\\"], resources: [horizontalpodautoscalers], verbs: [list]}"; strings.Count(log.String(), want) != 1 {
+			t.Errorf("the log has\n%s\nwant once %s", log.String(), want)
+		}
 	})
 }
 
