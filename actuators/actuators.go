@@ -3,6 +3,7 @@ package actuators
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Target names one thing whose number of replicas can be changed.
@@ -64,4 +65,7 @@ var (
 	ErrConflict      = errors.New("the target changed since it was observed")
 	ErrOutOfRange    = errors.New("size out of range")
 	ErrRefused       = errors.New("refused") // such as for want of a permission
+
+	// ErrOwned wraps ErrRefused: something else on the platform, such as an autoscaler, sets the size of the same target.
+	ErrOwned = fmt.Errorf("%w: something else sets the size of the target", ErrRefused)
 )

@@ -36,6 +36,7 @@ const (
 	NotLeader           Reason = "NotLeader"           // another process is the one that acts
 	DryRun              Reason = "DryRun"              // the rule observes, or acting is not enabled
 	ExternalChange      Reason = "ExternalChange"      // somebody else changed the target since it was observed
+	OwnedByHPA          Reason = "OwnedByHPA"          // an HPA, or another autoscaler, sets the size of the same target
 	ActuatorError       Reason = "ActuatorError"       // the target could not be observed or changed
 )
 
@@ -44,6 +45,6 @@ func Reasons() []Reason {
 	return []Reason{
 		AboveTarget, BelowTarget, WithinTolerance, StepRule, ForecastFloor, Panicked, Scheduled, MinReplicas, MaxReplicas,
 		ScaleUpRate, ScaleDownRate, Stabilized, Cooldown, FlapBudgetSpent, ProjectionWouldFlap, MetricMissing, MetricStale,
-		MetricNaN, LowConfidence, BudgetCap, InFlight, Paused, NotLeader, ExternalChange, Restored, DryRun, ActuatorError,
+		MetricNaN, LowConfidence, BudgetCap, InFlight, Paused, NotLeader, ExternalChange, OwnedByHPA, Restored, DryRun, ActuatorError,
 	}
 }

@@ -521,6 +521,10 @@ func (d *Decision) refused(err error) (unanswered bool) {
 		d.because(ExternalChange)
 		return false
 	}
+	if errors.Is(err, actuators.ErrOwned) {
+		d.because(OwnedByHPA)
+		return false
+	}
 	d.because(ActuatorError)
 	for _, no := range []error{actuators.ErrOutOfRange, actuators.ErrUnknownTarget, actuators.ErrRefused} {
 		if errors.Is(err, no) {

@@ -293,6 +293,14 @@ func TestScalerFailures(t *testing.T) {
 			t.Errorf("%s %s", d.Result, story(d))
 		}
 	})
+	t.Run("an autoscaler has the target", func(t *testing.T) {
+		b := newBench(t, act, true, State{})
+		b.data.set(0, nil, 400)
+		b.scaler.opts.Actuators["process"] = &owned{b.fake}
+		if d := b.eval(t); d.Result != Failed || d.ReasonText() != "AboveTarget, OwnedByHPA" || d.Unanswered != nil || !strings.Contains(d.Error, "HPA ml/digits") {
+			t.Errorf("%s %s %s %v", d.Result, story(d), d.Error, d.Unanswered)
+		}
+	})
 	t.Run("the journal cannot be written", func(t *testing.T) {
 		b := newBench(t, act, true, State{})
 		b.journal.err = errors.New("no space left on device")
@@ -379,6 +387,13 @@ type meddler struct{ *actuatortest.Fake }
 func (m *meddler) Apply(ctx context.Context, target actuators.Target, c actuators.Change) (actuators.Receipt, error) {
 	m.Resize(target, 7)
 	return m.Fake.Apply(ctx, target, c)
+}
+
+// owned has a target whose size an autoscaler sets.
+type owned struct{ *actuatortest.Fake }
+
+func (*owned) Apply(context.Context, actuators.Target, actuators.Change) (actuators.Receipt, error) {
+	return actuators.Receipt{}, fmt.Errorf("%w: HPA ml/digits", actuators.ErrOwned)
 }
 
 func TestScalerRestore(t *testing.T) {

@@ -38,11 +38,13 @@ type client struct {
 
 	complained atomic.Bool // that an Event or an annotation could not be written
 
-	mu        sync.Mutex // guards what follows
-	resources map[schema.GroupResource]resource
-	missed    map[schema.GroupResource]time.Time // resources that the cluster did not have, and when it was asked
-	unread    map[ref]time.Time                  // objects that may not be read, and when that was tried
-	counted   map[schema.GroupResource]bool      // resources whose objects count their ready replicas at /status/readyReplicas
+	mu         sync.Mutex // guards what follows
+	resources  map[schema.GroupResource]resource
+	missed     map[schema.GroupResource]time.Time // resources that the cluster did not have, and when it was asked
+	unread     map[ref]time.Time                  // objects that may not be read, and when that was tried
+	unlisted   map[ref]bool                       // namespaces and resources that may not be listed, once that was said
+	namespaces map[string]*neighbourhood
+	counted    map[schema.GroupResource]bool // resources whose objects count their ready replicas at /status/readyReplicas
 }
 
 // resource is a resource as the cluster serves it.
@@ -75,7 +77,7 @@ func newClient(config Config, log *slog.Logger, userAgent string) (*client, erro
 
 	c := &client{
 		config: config, log: log, resources: map[schema.GroupResource]resource{}, missed: map[schema.GroupResource]time.Time{},
-		unread: map[ref]time.Time{}, counted: map[schema.GroupResource]bool{},
+		unread: map[ref]time.Time{}, unlisted: map[ref]bool{}, namespaces: map[string]*neighbourhood{}, counted: map[schema.GroupResource]bool{},
 	}
 	discoverer, err := discovery.NewDiscoveryClientForConfig(rest.CopyConfig(base))
 	if err != nil {

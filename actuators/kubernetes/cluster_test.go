@@ -104,6 +104,8 @@ func TestCluster(t *testing.T) {
 		{"events", testEvents},
 		{"annotation", testAnnotation},
 		{"a floor below an HPA", testFloor},
+		{"neighbours", testNeighbours},
+		{"GitOps", testGitOps},
 		{"a resource that comes later", testLater},
 		{"the apiserver is away", testAway},
 	} {
@@ -313,8 +315,8 @@ func testForbidden(t *testing.T, c *kubetest.Cluster) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.do()
-			if err == nil {
-				t.Fatal("no error")
+			if !errors.Is(err, actuators.ErrRefused) {
+				t.Fatalf("error %v, want ErrRefused: nothing was changed for certain", err)
 			}
 			for _, want := range tt.want {
 				if !strings.Contains(err.Error(), want) {
@@ -666,7 +668,7 @@ func testCredentials(t *testing.T, c *kubetest.Cluster) {
 	var log lines
 	k := newLogged(t, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), file)
 	_, err = k.Observe(t.Context(), llama)
-	if err == nil || !strings.Contains(err.Error(), "unauthorized: the apiserver does not take the credentials") {
+	if !errors.Is(err, actuators.ErrRefused) || !strings.Contains(err.Error(), "unauthorized: the apiserver does not take the credentials") {
 		t.Errorf("error %v, want that the credentials are not taken", err)
 	}
 	if strings.Contains(fmt.Sprint(err, log.String()), secret) {
@@ -675,7 +677,7 @@ func testCredentials(t *testing.T, c *kubetest.Cluster) {
 }
 
 // events are those on the Deployment llama, oldest first.
-func events(t *testing.T, c *kubetest.Cluster, reason string) (found []unstructured.Unstructured) {
+func events(t *testing.T, c *kubetest.Cluster, on, reason string) (found []unstructured.Unstructured) {
 	t.Helper()
 	list, err := c.Admin.Resource(schema.GroupVersionResource{Group: "events.k8s.io", Version: "v1", Resource: "events"}).Namespace("ml").
 		List(t.Context(), metav1.ListOptions{})
@@ -684,7 +686,7 @@ func events(t *testing.T, c *kubetest.Cluster, reason string) (found []unstructu
 	}
 	for _, e := range list.Items {
 		name, _, _ := unstructured.NestedString(e.Object, "regarding", "name")
-		if got, _, _ := unstructured.NestedString(e.Object, "reason"); got == reason && name == "llama" {
+		if got, _, _ := unstructured.NestedString(e.Object, "reason"); got == reason && name == on {
 			found = append(found, e)
 		}
 	}
@@ -693,13 +695,13 @@ func events(t *testing.T, c *kubetest.Cluster, reason string) (found []unstructu
 
 func testEvents(t *testing.T, c *kubetest.Cluster) {
 	k := newKubernetes(t, c.Kubeconfig())
-	scaled, blocked := len(events(t, c, reasonScaled)), len(events(t, c, reasonBlocked))
+	scaled, blocked := len(events(t, c, "llama", reasonScaled)), len(events(t, c, "llama", reasonBlocked))
 	before := observe(t, k, llama)
 	change := actuators.Change{From: before.Spec, To: before.Spec%4 + 1, IfVersion: before.Version, DecisionID: "e1", Reason: "AboveTarget, ScaleUpRate"}
 	if _, err := k.Apply(t.Context(), llama, change); err != nil {
 		t.Fatal(err)
 	}
-	all := events(t, c, reasonScaled)
+	all := events(t, c, "llama", reasonScaled)
 	if len(all) != scaled+1 {
 		t.Fatalf("%d events of a change, want one more than %d", len(all), scaled)
 	}
@@ -737,7 +739,7 @@ func testEvents(t *testing.T, c *kubetest.Cluster) {
 			t.Fatalf("error %v, want a conflict", err)
 		}
 	}
-	if got := len(events(t, c, reasonBlocked)); got != blocked+1 {
+	if got := len(events(t, c, "llama", reasonBlocked)); got != blocked+1 {
 		t.Errorf("%d events of refusals, want one more than %d", got, blocked)
 	}
 	// A Role without events keeps no change from being made.

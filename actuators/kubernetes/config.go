@@ -37,6 +37,9 @@ type Config struct {
 	// MaxReplicas is the largest size that Apply takes, whatever a rule says.
 	MaxReplicas int `yaml:"max_replicas"`
 
+	// Conflict says what becomes of a change where an HPA or a ScaledObject sets the size of the same target.
+	Conflict Conflict `yaml:"conflict"`
+
 	// Events says whether changes and refusals are told as Events on their objects.
 	Events bool `yaml:"events"`
 
@@ -75,7 +78,9 @@ func DefaultConfig() Config {
 		Timeout: model.Duration(10 * time.Second),
 		// More than most clusters have accelerators: more is rather a rule gone wrong.
 		MaxReplicas: 100,
-		Events:      true,
+		// Two that set one size undo each other; who is to give way is for a person to say.
+		Conflict: ConflictRefuse,
+		Events:   true,
 	}
 }
 
@@ -141,6 +146,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxReplicas < 1 {
 		fault("max_replicas: %d allows no replica: give 1 or more", c.MaxReplicas)
+	}
+	if known := []Conflict{ConflictRefuse, ConflictFloor, ConflictAdopt}; !slices.Contains(known, c.Conflict) {
+		fault("conflict: %q is none of refuse, floor, adopt", string(c.Conflict))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Resources)) {
 		r := c.Resources[name]

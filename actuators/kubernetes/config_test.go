@@ -73,6 +73,11 @@ func TestValidate(t *testing.T) {
 			want: []string{"qps: 0 sends nothing", "burst: 0 sends nothing", "timeout: 0s leaves no time", "max_replicas: 0 allows no replica"},
 		},
 		{
+			name: "nobody is in charge",
+			edit: func(c *Config) { c.Conflict = "fight" },
+			want: []string{`conflict: "fight" is none of refuse, floor, adopt`},
+		},
+		{
 			name: "a context of no file",
 			edit: func(c *Config) { c.Context = "prod" },
 			want: []string{"context: it is one of a kubeconfig: give kubeconfig as well"},

@@ -20,13 +20,20 @@
 // size. An identity that may not get the object, but only its scale subresource, sees no generation; then a size that went
 // away and came back since an observation is taken for the same.
 //
+// # Others that set the same size
+//
+// Before a change the HPAs and ScaledObjects of the target's namespace are listed, at most every few seconds, for those whose
+// scaleTargetRef it is. Config.Conflict says what becomes of the change then: it is refused with actuators.ErrOwned, or the
+// autoscaler's minimum is changed instead, or the autoscaler is taken out of charge. Both are JSON patches that test the
+// resourceVersion that was read.
+//
 // # What it may do
 //
 // get and update of the scale subresource is all that scaling needs. With get of the object as well, ready replicas are
 // those that its status says are ready; without, they are those that it has. create of events.k8s.io/events has changes, and
-// refusals, told on the object.
+// refusals, told on the object. list of horizontalpodautoscalers and scaledobjects finds what else sets the size.
 //
 // Requests wait for their turn within qps and burst, oldest first. An answer of 429 or 5xx is followed by a pause with
 // jitter, or by as long as Retry-After asks for, within the timeout of the call. Nothing is cached but the list of the
-// cluster's resources.
+// cluster's resources and, for seconds, the autoscalers.
 package kubernetes

@@ -38,11 +38,11 @@ func (c *client) explain(err error, verb string, r ref, subresource string) erro
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: there is no %s %s in the namespace %s", actuators.ErrUnknownTarget, r.resource, r.name, r.namespace)
 	case apierrors.IsForbidden(err) && strings.Contains(message, " cannot "+verb+" resource "):
-		return fmt.Errorf("forbidden: a Role in the namespace %s needs the rule %s: %s", r.namespace, rule(verb, r, subresource), message)
+		return refusal("forbidden: a Role in the namespace %s needs the rule %s: %s", r.namespace, rule(verb, r, subresource), message)
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("forbidden by what admits changes to the cluster: %s", message)
+		return refusal("forbidden by what admits changes to the cluster: %s", message)
 	case apierrors.IsUnauthorized(err):
-		return errors.New("unauthorized: the apiserver does not take the credentials of actuators.kubernetes: is the token or the certificate still valid?")
+		return refusal("unauthorized: the apiserver does not take the credentials of actuators.kubernetes: is the token or the certificate still valid?")
 	case verb == "patch" && failedTest(err):
 		return fmt.Errorf("%w: %s", errStale, message)
 	case apierrors.IsInvalid(err):
@@ -50,6 +50,18 @@ func (c *client) explain(err error, verb string, r ref, subresource string) erro
 	}
 	return fmt.Errorf("%s %s: %w", verb, asked, err)
 }
+
+// refused is an answer of the apiserver by which it is certain that it has changed nothing. It reads as it would without being
+// an actuators.ErrRefused.
+type refused string
+
+func refusal(format string, args ...any) error { return refused(fmt.Sprintf(format, args...)) }
+
+// Error implements error.
+func (r refused) Error() string { return string(r) }
+
+// Is is for errors.Is.
+func (refused) Is(target error) bool { return target == actuators.ErrRefused }
 
 // hasScale says whether the cluster lists a scale subresource of a resource.
 func (c *client) hasScale(name string) bool {

@@ -21,6 +21,7 @@ import (
 const (
 	reasonScaled  = "FlyballScaled"
 	reasonBlocked = "FlyballBlocked"
+	reasonSynced  = "FlyballSynced" // a GitOps manager's syncs put the size back
 )
 
 // LastDecision is the annotation with the last change that was carried out.
@@ -62,6 +63,13 @@ func (k *Kubernetes) tell(ctx context.Context, c *client, known *target, t actua
 			complain("Event", c.explainEvent(err, r))
 		}
 	}
+	if c.config.Events && known.synced.by != "" && !known.synced.told {
+		note := fmt.Sprintf("%s has the size in its sources, and its syncs put it back: %s", known.synced.by, syncedHint)
+		if _, err := k.create(ctx, c, r, before, reasonSynced, "Warning", note); err != nil {
+			complain("Event", c.explainEvent(err, r))
+		}
+		known.synced.told = true
+	}
 	if c.config.Annotate && err == nil {
 		now, err := c.annotate(ctx, r, known.seen, before.spec, change)
 		if err == nil {
@@ -102,6 +110,17 @@ func (k *Kubernetes) event(ctx context.Context, c *client, known *target, r ref,
 			return err
 		}
 	}
+	name, err := k.create(ctx, c, r, before, reason, kind, note)
+	if err != nil {
+		return err
+	}
+	*last = told{what: what, event: name, first: now, count: 1, latest: now}
+	return nil
+}
+
+// create makes an Event on an object, and returns its name.
+func (k *Kubernetes) create(ctx context.Context, c *client, r ref, on *object, reason, kind, note string) (string, error) {
+	now := time.Now()
 	const longest = 1024 // of a note
 	if len(note) > longest {
 		note = note[:longest-3] + "..."
@@ -112,22 +131,20 @@ func (k *Kubernetes) event(ctx context.Context, c *client, known *target, r ref,
 		EventTime:  metav1.NewMicroTime(now), ReportingController: fieldManager, ReportingInstance: k.opts.Instance,
 		Action: "Scale", Reason: reason, Type: kind, Note: note,
 	}
-	event.Regarding.APIVersion, event.Regarding.Kind = before.resource.kind.ToAPIVersionAndKind()
-	event.Regarding.Namespace, event.Regarding.Name, event.Regarding.UID = r.namespace, r.name, before.uid
+	event.Regarding.APIVersion, event.Regarding.Kind = on.resource.kind.ToAPIVersionAndKind()
+	event.Regarding.Namespace, event.Regarding.Name, event.Regarding.UID = r.namespace, r.name, on.uid
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(event)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if _, err := events.Create(ctx, &unstructured.Unstructured{Object: fields}, metav1.CreateOptions{FieldManager: fieldManager}); err != nil {
-		return err
-	}
-	*last = told{what: what, event: event.Name, first: now, count: 1, latest: now}
-	return nil
+	_, err = c.objects.Resource(eventsv1.SchemeGroupVersion.WithResource("events")).Namespace(r.namespace).
+		Create(ctx, &unstructured.Unstructured{Object: fields}, metav1.CreateOptions{FieldManager: fieldManager})
+	return event.Name, err
 }
 
 // classOf is what was the matter, without the numbers that differ from one time to the next.
 func classOf(err error) string {
-	for _, class := range []error{actuators.ErrConflict, errStale, actuators.ErrOutOfRange, actuators.ErrUnknownTarget, context.DeadlineExceeded} {
+	for _, class := range []error{actuators.ErrConflict, errStale, actuators.ErrOutOfRange, actuators.ErrUnknownTarget, actuators.ErrOwned, context.DeadlineExceeded} {
 		if errors.Is(err, class) {
 			return class.Error()
 		}

@@ -43,6 +43,14 @@ type target struct {
 	decisions []decision
 	told      told
 	readiness string // where the ready replicas are counted, as the log has it
+	owners    string // the autoscalers that have it, as the log has them
+	synced    synced
+}
+
+// synced is what was said of the GitOps manager whose sources have a target's size.
+type synced struct {
+	by   string // empty for none yet
+	told bool   // by an Event
 }
 
 // decision is a change that was carried out.
@@ -160,8 +168,34 @@ func (k *Kubernetes) observe(ctx context.Context, t actuators.Target) (actuators
 		}
 		k.log.Log(ctx, level, "ready replicas of a target", "target", t.String(), "are", now.readiness)
 	}
+	k.meet(ctx, c, known, t, r, now)
 	return actuators.State{Spec: now.spec, Ready: now.ready, Pending: max(0, now.spec-now.ready), Version: now.version()}, nil
 }
+
+// meet has it in the log, once, who else sets the size of a target. known.mu is held.
+func (k *Kubernetes) meet(ctx context.Context, c *client, known *target, t actuators.Target, r ref, now *object) {
+	if now.syncedBy != "" && known.synced.by != now.syncedBy {
+		known.synced = synced{by: now.syncedBy}
+		k.log.Warn("the size of a target is in the sources of a GitOps manager, whose syncs put it back", "target", t.String(), "manager", now.syncedBy, "do", syncedHint)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	all, err := c.neighbours(ctx, r, now.resource, observedFor)
+	if err != nil { // Apply does not go on without
+		return
+	}
+	inCharge := slices.DeleteFunc(all, func(o owner) bool { return o.hands })
+	if text := ownersText(inCharge); text != known.owners {
+		if known.owners = text; text != "" {
+			k.log.Warn("an autoscaler sets the size of a target", "target", t.String(), "autoscaler", text, "conflict", string(c.config.Conflict))
+		} else {
+			k.log.Info("no autoscaler sets the size of a target any more", "target", t.String())
+		}
+	}
+}
+
+// syncedHint is what to do about two that set one size.
+const syncedHint = "leave spec.replicas out of the source, or have it ignored (Argo CD: ignoreDifferences and RespectIgnoreDifferences)"
 
 // Apply implements actuators.Actuator.
 func (k *Kubernetes) Apply(ctx context.Context, t actuators.Target, change actuators.Change) (actuators.Receipt, error) {
@@ -184,7 +218,16 @@ func (k *Kubernetes) apply(ctx context.Context, t actuators.Target, change actua
 	defer cancel()
 	known.mu.Lock()
 	defer known.mu.Unlock()
-	receipt, before, err := k.write(ctx, c, known, r, change)
+	var receipt actuators.Receipt
+	before := known.seen // for the Event of what is not allowed to begin
+	floor, err := k.clear(ctx, c, t, r, change)
+	switch {
+	case err != nil:
+	case floor != nil:
+		receipt, before, err = k.floor(ctx, c, known, t, r, *floor, change)
+	default:
+		receipt, before, err = k.write(ctx, c, known, r, change)
+	}
 	if !change.DryRun {
 		if now := k.tell(ctx, c, known, t, r, before, change, receipt, err); now != nil {
 			known.seen, receipt.Version = now, now.version()
@@ -256,6 +299,9 @@ func (k *Kubernetes) write(ctx context.Context, c *client, known *target, r ref,
 			return actuators.Receipt{Spec: next.spec, Version: next.version(), Changed: true}, before, nil
 		case !errors.Is(err, errStale) || attempt == conflicts:
 			known.seen = nil
+			if doubt.Load() && errors.Is(err, actuators.ErrRefused) { // the try before may have been carried out all the same
+				err = errors.New(err.Error() + "; whether an earlier try was carried out is not known")
+			}
 			return actuators.Receipt{}, before, err
 		}
 		if err := pause(ctx, time.Duration(rand.Int64N(int64(time.Millisecond<<min(attempt, 6))))); err != nil {

@@ -22,6 +22,7 @@ type object struct {
 	spec, ready     int    // replicas
 	readiness       string // where the ready replicas are counted
 	assumed         bool   // they are not counted as ready at all
+	syncedBy        string // the GitOps manager whose sources have the size; empty for none, or where the object may not be read
 	place           place  // of the size, where it is not in the scale subresource
 }
 
@@ -60,7 +61,7 @@ func (c *client) readScale(ctx context.Context, r ref, found resource) (*object,
 	case whole.GetUID() != o.uid:
 		return nil, fmt.Errorf("%w: it was deleted and made anew", errStale)
 	}
-	o.generation = whole.GetGeneration()
+	o.generation, o.syncedBy = whole.GetGeneration(), syncedBy(whole)
 	return o, c.countReady(o, r, whole)
 }
 
@@ -198,11 +199,6 @@ const fieldManager = "flyball"
 
 // patch changes a field by a JSON patch. Its tests are carried out by the apiserver, at the moment of the change.
 func (c *client) patch(ctx context.Context, r ref, now *object, to int, how []string) (*object, error) {
-	type operation struct {
-		Op    string `json:"op"`
-		Path  string `json:"path"`
-		Value any    `json:"value"`
-	}
 	operations := []operation{{"test", "/metadata/uid", now.uid}}
 	if now.place.guard != "" {
 		operations = append(operations, operation{"test", now.place.guard, r.part})

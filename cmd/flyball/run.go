@@ -210,7 +210,7 @@ func (o *runOptions) tell(d *rules.Decision) {
 
 // worthALine says whether a hold for that reason is news to a person who watches.
 func worthALine(r rules.Reason) bool {
-	return slices.Contains([]rules.Reason{rules.MetricMissing, rules.MetricStale, rules.MetricNaN, rules.InFlight, rules.ActuatorError, rules.ExternalChange}, r)
+	return slices.Contains([]rules.Reason{rules.MetricMissing, rules.MetricStale, rules.MetricNaN, rules.InFlight, rules.ActuatorError, rules.ExternalChange, rules.OwnedByHPA}, r)
 }
 
 func executable() (string, error) {

@@ -143,6 +143,8 @@ func meaning(r rules.Reason) string {
 		return "the rule observes, or acting is not enabled"
 	case rules.ExternalChange:
 		return "somebody else changed the target"
+	case rules.OwnedByHPA:
+		return "an autoscaler sets the size of the same target"
 	case rules.ActuatorError:
 		return "the target could not be observed or changed"
 	case rules.Paused:
@@ -154,7 +156,7 @@ func meaning(r rules.Reason) string {
 // faulty says whether a reason means that something is broken, not only that it is held.
 func faulty(r rules.Reason) bool {
 	switch r {
-	case rules.MetricMissing, rules.MetricStale, rules.MetricNaN, rules.ActuatorError, rules.ExternalChange:
+	case rules.MetricMissing, rules.MetricStale, rules.MetricNaN, rules.ActuatorError, rules.ExternalChange, rules.OwnedByHPA:
 		return true
 	}
 	return false
