@@ -136,9 +136,9 @@ func (c *Cluster) Writes(t testing.TB, user string) (all []Write) {
 				Username string
 				Extra    map[string][]string
 			}
-			ObjectRef        struct{ Resource, Subresource, APIGroup, Namespace, Name string }
-			ResponseStatus   struct{ Code int }
-			RequestObject    json.RawMessage
+			ObjectRef      struct{ Resource, Subresource, APIGroup, Namespace, Name string }
+			ResponseStatus struct{ Code int }
+			RequestObject  json.RawMessage
 		}
 		if err := json.Unmarshal(line, &event); err != nil {
 			t.Fatalf("audit log: %v", err)
