@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
+	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/scale"
@@ -34,6 +35,7 @@ type client struct {
 	objects dynamic.Interface
 	mapper  *restmapper.DeferredDiscoveryRESTMapper
 	kinds   scale.ScaleKindResolver
+	leases  coordinationv1.LeasesGetter
 	close   func()
 
 	complained atomic.Bool // that an Event or an annotation could not be written
@@ -91,6 +93,9 @@ func newClient(config Config, log *slog.Logger, userAgent string) (*client, erro
 	}
 	if c.scales, err = scale.NewForConfig(rest.CopyConfig(base), resolved{c}, dynamic.LegacyAPIPathResolverFunc, c.kinds); err != nil {
 		return nil, unusable(err)
+	}
+	if c.leases, err = newLeases(&config, userAgent); err != nil {
+		return nil, err
 	}
 	c.close = func() {
 		for _, t := range shared {

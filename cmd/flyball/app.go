@@ -57,6 +57,7 @@ type app struct {
 	remotes       *remote.Metrics // nil before there is a Prometheus elsewhere
 	processes     *process.Processes
 	kubernetes    *kubernetesActuator      // nil where there are no rules, or no Kubernetes in this binary
+	elector       elector                  // nil: this process is the one that acts
 	elsewhere     map[string]*none.Targets // by kind: what something else scales
 	kedaListener  net.Listener             // nil: KEDA has nothing to ask for here
 	kedaSecured   *webConfig
@@ -104,7 +105,7 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 
 // build opens what stays for the life of the process, then takes the configuration over as a reload does.
 func (a *app) build(ctx context.Context) error {
-	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildKubernetes, a.buildElsewhere} {
+	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildKubernetes, a.buildElection, a.buildElsewhere} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -296,7 +297,7 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 	options := rules.ScalerOptions{
 		Querier: a.store.Router(), Actuators: a.actuators(), Journal: a.journal, Metrics: a.scales,
 		Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, May: a.opts.mayAct, Brake: a.brake, Limit: a.limit,
-		Claim: a.claim, Decided: a.decided, Clock: a.clock, Expand: a.store.ExpandAnnotation,
+		Leads: a.leads, Claim: a.claim, Decided: a.decided, Clock: a.clock, Expand: a.store.ExpandAnnotation,
 	}
 	for _, f := range l.rules {
 		for i := range f.Groups {
@@ -383,6 +384,9 @@ func (a *app) runBuilt(ctx context.Context) error {
 		return nil
 	}
 	var parts []part
+	if a.elector != nil {
+		parts = append(parts, part{"election", a.elector.Run}) // ends last: nobody takes over from a process that still changes something
+	}
 	if a.opts.has(roleExporter) {
 		parts = append(parts, part{"gpu collector", a.gpuSlot.run})
 	}

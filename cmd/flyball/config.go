@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -34,6 +35,7 @@ type Config struct {
 	Exporter      exporter.Config   `yaml:"exporter"`
 	Batchproxy    batchproxy.Config `yaml:"batchproxy"`
 	Actuators     Actuators         `yaml:"actuators"`
+	Election      *Election         `yaml:"election"` // nil: this process is the one that acts
 }
 
 // Global are Prometheus's global settings.
@@ -150,6 +152,7 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 	for kind, c := range l.elsewhere() {
 		d.Faults("actuators."+kind, c.Validate())
 	}
+	l.validateElection(d, dir)
 	for i, m := range l.Batchproxy.Models {
 		for j, u := range m.Upstreams {
 			if _, known := l.Actuators.Process[u.Target]; u.Target != "" && !known {
@@ -190,6 +193,9 @@ func (l *loaded) checkFixed(d *source.Decoder, running *loaded) {
 		if key.from != key.to {
 			d.FaultAt(key.path, 0, "%s is %v in the process that runs: to change it takes a restart", key.path, key.from)
 		}
+	}
+	if !reflect.DeepEqual(running.Election, l.Election) {
+		d.FaultAt("election", 0, "election is another in the process that runs: to change it takes a restart")
 	}
 }
 

@@ -26,6 +26,7 @@ func TestImports(t *testing.T) {
 		"flyball/batchproxy/protocol":           {},
 		"flyball/cmd/flyball":                   {"flyball/"},
 		"flyball/cmd/flyball/web":               {"flyball/rules", "flyball/rules/promapi"},
+		"flyball/actuators/election":            {},
 		"flyball/examples/alertmanager":         {}, // tests alone
 		"flyball/examples/modelserver":          {"flyball/examples/modelserver/digits"},
 		"flyball/examples/modelserver/digits":   {},

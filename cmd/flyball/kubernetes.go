@@ -18,6 +18,7 @@ type (
 	kubernetesConfig   = kubernetes.Config
 	kubernetesActuator = kubernetes.Kubernetes
 	kubernetesUpdate   = kubernetes.Update
+	leaseConfig        = kubernetes.LeaseConfig
 )
 
 const kubernetesKind = kubernetes.Kind
@@ -69,3 +70,19 @@ func (l *loaded) checkKubernetes(name string, most int) error {
 	}
 	return nil
 }
+
+func (l *loaded) validateLease(d *source.Decoder) {
+	c := l.Election.Lease
+	if c == nil {
+		return
+	}
+	if reflect.ValueOf(*c).IsZero() { // a key without a value
+		c.SetDefaults()
+	}
+	d.Faults("election.lease", c.Validate())
+	if l.Actuators.Kubernetes == nil {
+		d.FaultAt("election.lease", 0, "election.lease: actuators.kubernetes, whose cluster has the Lease, is not in the configuration")
+	}
+}
+
+func (a *app) newLease(c *leaseConfig) elector { return a.kubernetes.NewLease(*c) }

@@ -16,6 +16,7 @@ type (
 	kubernetesConfig   = yaml.Node
 	kubernetesActuator struct{ actuators.Actuator }
 	kubernetesUpdate   struct{}
+	leaseConfig        = yaml.Node
 )
 
 const kubernetesKind = "kubernetes"
@@ -46,3 +47,11 @@ func (*kubernetesActuator) Prepare(*kubernetesConfig) (*kubernetesUpdate, error)
 }
 
 func (*kubernetesUpdate) Commit() {}
+
+func (l *loaded) validateLease(d *source.Decoder) {
+	if l.Election.Lease != nil {
+		d.FaultAt("election.lease", 0, "election.lease: this flyball was built without Kubernetes (-tags nokubernetes)")
+	}
+}
+
+func (*app) newLease(*leaseConfig) elector { return nil } // no configuration with one is valid

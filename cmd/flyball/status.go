@@ -31,7 +31,7 @@ func (a *app) page() web.Page {
 	return page
 }
 
-// warnings are what keeps this process from recording what it sees and decides.
+// warnings are what keeps this process from recording what it sees and decides, or from acting at all.
 func (a *app) warnings() (all []string) {
 	var unrecorded *rules.Decision
 	for _, s := range a.live.Load().scalers {
@@ -47,6 +47,13 @@ func (a *app) warnings() (all []string) {
 	if a.store != nil {
 		if err := a.store.Full(); err != nil {
 			all = append(all, err.Error()+"; scale rules hold what they cannot see")
+		}
+	}
+	if a.opts.act && a.elector != nil && !a.elector.Leads() {
+		if leader := a.elector.Leader(); leader != "" {
+			all = append(all, fmt.Sprintf("another flyball (%s) acts; this one decides, and changes nothing", leader))
+		} else {
+			all = append(all, "this flyball is not the one that acts, and does not know which is; it decides, and changes nothing")
 		}
 	}
 	return all

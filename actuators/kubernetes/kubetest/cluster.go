@@ -171,6 +171,22 @@ func (c *Cluster) ServiceAccount(t testing.TB, namespace, name string) string {
 // Token returns a token of a service account, which is made where there is none: by the apiserver's TokenRequest API.
 func (c *Cluster) Token(t testing.TB, namespace, name string) string {
 	t.Helper()
+	return c.boundToken(t, namespace, name, nil)
+}
+
+// Pod makes a pod of a service account, and returns the path of a kubeconfig with a token that is bound to it, as the pod
+// itself would have one.
+func (c *Cluster) Pod(t testing.TB, namespace, account, pod string) string {
+	t.Helper()
+	c.Token(t, namespace, account) // makes the account
+	c.ApplyText(t, fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s}\n"+
+		"spec: {nodeName: %s, serviceAccountName: %s, containers: [{name: flyball, image: none}]}\n", pod, namespace, Node, account))
+	return c.writeKubeconfig(t, pod, c.boundToken(t, namespace, account, map[string]any{"kind": "Pod", "apiVersion": "v1", "name": pod}))
+}
+
+// boundToken returns a token that holds as long as an object is there; nil is none.
+func (c *Cluster) boundToken(t testing.TB, namespace, name string, bound map[string]any) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	accounts := c.Admin.Resource(schema.GroupVersionResource{Version: "v1", Resource: "serviceaccounts"}).Namespace(namespace)
@@ -187,6 +203,9 @@ func (c *Cluster) Token(t testing.TB, namespace, name string) string {
 		"metadata": map[string]any{"name": name, "namespace": namespace},
 		"spec":     map[string]any{"expirationSeconds": int64(3600)},
 	}}
+	if bound != nil {
+		request.Object["spec"].(map[string]any)["boundObjectRef"] = bound
+	}
 	got, err := accounts.Create(ctx, request, metav1.CreateOptions{}, "token")
 	if err != nil {
 		t.Fatal(err)

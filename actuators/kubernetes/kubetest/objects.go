@@ -116,6 +116,7 @@ type Write struct {
 	DryRun   bool   // of a create, an update or a patch
 	Code     int    // the HTTP status of the answer
 	Body     string // the object or the patch that was sent, as JSON
+	Pod      string // whose token it came with, if that was bound to one
 }
 
 // Writes returns what a user has asked the apiserver to change, oldest first. One that was answered just now may be missing.
@@ -131,10 +132,13 @@ func (c *Cluster) Writes(t testing.TB, user string) (all []Write) {
 		}
 		var event struct {
 			Verb, RequestURI string
-			User             struct{ Username string }
-			ObjectRef        struct{ Resource, Subresource, APIGroup, Namespace, Name string }
-			ResponseStatus   struct{ Code int }
-			RequestObject    json.RawMessage
+			User             struct {
+				Username string
+				Extra    map[string][]string
+			}
+			ObjectRef      struct{ Resource, Subresource, APIGroup, Namespace, Name string }
+			ResponseStatus struct{ Code int }
+			RequestObject  json.RawMessage
 		}
 		if err := json.Unmarshal(line, &event); err != nil {
 			t.Fatalf("audit log: %v", err)
@@ -153,6 +157,7 @@ func (c *Cluster) Writes(t testing.TB, user string) (all []Write) {
 		all = append(all, Write{
 			Verb: event.Verb, Resource: resource, Name: ref.Namespace + "/" + ref.Name, DryRun: strings.Contains(event.RequestURI, "dryRun=All"),
 			Code: event.ResponseStatus.Code, Body: string(event.RequestObject),
+			Pod: strings.Join(event.User.Extra["authentication.kubernetes.io/pod-name"], ""),
 		})
 	}
 	return all
