@@ -15,6 +15,7 @@ func TestImports(t *testing.T) {
 	allowed := map[string][]string{
 		"flyball/actuators":                     {},
 		"flyball/actuators/actuatortest":        {"flyball/actuators"},
+		"flyball/actuators/election":            {},
 		"flyball/actuators/keda":                {"flyball/actuators/keda/externalscaler"},
 		"flyball/actuators/keda/externalscaler": {},
 		"flyball/actuators/kubernetes":          {"flyball/actuators"},
@@ -26,7 +27,6 @@ func TestImports(t *testing.T) {
 		"flyball/batchproxy/protocol":           {},
 		"flyball/cmd/flyball":                   {"flyball/"},
 		"flyball/cmd/flyball/web":               {"flyball/rules", "flyball/rules/promapi"},
-		"flyball/actuators/election":            {},
 		"flyball/examples/alertmanager":         {}, // tests alone
 		"flyball/examples/modelserver":          {"flyball/examples/modelserver/digits"},
 		"flyball/examples/modelserver/digits":   {},
