@@ -82,18 +82,21 @@ func TestElectionFile(t *testing.T) {
 	election := "{file: " + filepath.Join(t.TempDir(), "leader") + "}"
 	first, second := newElected(t, election, kubeconfig, server, "1h"), newElected(t, election, kubeconfig, server, "1h")
 	first.start("--role=rules")
-	first.eventually(20*time.Second, "the first acts", first.leads)
+	first.eventually(time.Minute, "the first acts", first.leads)
 	second.start("--role=rules")
 	other := fmt.Sprintf("pid %d on ", first.cmd.Process.Pid)
-	second.eventually(20*time.Second, "the second says who acts", func() bool {
+	second.eventually(time.Minute, "the second says who acts", func() bool {
 		_, page := second.send(http.MethodGet, "/", nil)
 		return strings.Contains(page, "another flyball ("+other)
 	})
 	if second.leads() {
 		t.Error("both act")
 	}
+	second.eventually(time.Minute, "the second has seen the target", func() bool {
+		return metric(second.web, "flyball_scale_current_replicas") > 0 && len(second.decisions()) > 0
+	})
 	demand.Store(60)
-	second.eventually(20*time.Second, "the first makes it larger, and the second sees it", func() bool {
+	second.eventually(time.Minute, "the first makes it larger, and the second sees it", func() bool {
 		return replicasOf(t, c) == 3 && metric(second.web, "flyball_scale_current_replicas") == 3 && len(second.decisions()) > 0
 	})
 	if n := len(second.applied(rules.Up)); n != 0 {
@@ -105,13 +108,13 @@ func TestElectionFile(t *testing.T) {
 	}
 	<-first.ended
 	demand.Store(100)
-	second.eventually(20*time.Second, "the second acts", second.leads)
-	second.eventually(20*time.Second, "the second holds for the cooldown of the first's change", func() bool { return second.held(rules.Cooldown) })
+	second.eventually(time.Minute, "the second acts", second.leads)
+	second.eventually(time.Minute, "the second holds for the cooldown of the first's change", func() bool { return second.held(rules.Cooldown) })
 	if got := replicasOf(t, c); got != 3 {
 		t.Errorf("%d replicas within the cooldown, want 3", got)
 	}
 	demand.Store(20) // there is none for changes down
-	second.eventually(20*time.Second, "the second makes it smaller", func() bool { return replicasOf(t, c) == 1 })
+	second.eventually(time.Minute, "the second makes it smaller", func() bool { return replicasOf(t, c) == 1 })
 }
 
 // TestElectionLease: of three flyballs with one Lease, one acts. It is stopped, another takes over once the Lease has passed, and
@@ -134,7 +137,7 @@ func TestElectionLease(t *testing.T) {
 			kubeconfig, server, "0s")
 		i.start("--role=rules")
 		if n == 0 {
-			i.eventually(20*time.Second, "the first acts", i.leads)
+			i.eventually(time.Minute, "the first acts", i.leads)
 		}
 		all, kubeconfigs = append(all, i), append(kubeconfigs, kubeconfig)
 	}
@@ -170,7 +173,7 @@ func TestElectionLease(t *testing.T) {
 	if err := pid.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	all[0].eventually(20*time.Second, "the first would have 5 replicas, and follows", func() bool { return all[0].follows(5) })
+	all[0].eventually(time.Minute, "the first would have 5 replicas, and follows", func() bool { return all[0].follows(5) })
 	if got := leaders(); len(got) != 1 || got[0] == 0 {
 		t.Fatalf("the leaders are %v, want one of the others", got)
 	}
@@ -229,7 +232,7 @@ func TestElectionLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-all[leader].ended
-	all[0].eventually(20*time.Second, "another acts", func() bool {
+	all[0].eventually(time.Minute, "another acts", func() bool {
 		got := leaders()
 		return len(got) == 1 && got[0] != leader
 	})

@@ -241,7 +241,7 @@ func TestWithoutKubernetes(t *testing.T) {
 	}
 	for _, want := range []string{
 		"actuators.kubernetes: this flyball was built without Kubernetes (-tags nokubernetes)",
-		`target.kind: no actuator of kind "kubernetes": this version has process: it was built without Kubernetes`,
+		`target.kind: no actuator of kind "kubernetes": this version has process, keda, none: it was built without Kubernetes`,
 	} {
 		if !strings.Contains(string(said), want) {
 			t.Errorf("it says\n%s\nwant %s", said, want)
