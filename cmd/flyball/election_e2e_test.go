@@ -151,7 +151,7 @@ func TestElectionLease(t *testing.T) {
 	}
 	becomes := func(n int64) {
 		t.Helper()
-		all[1].eventually(30*time.Second, fmt.Sprintf("there are %d replicas", n), func() bool { return replicasOf(t, c) == n })
+		all[1].eventually(time.Minute, fmt.Sprintf("there are %d replicas", n), func() bool { return replicasOf(t, c) == n })
 	}
 	becomes(3)
 	if got := leaders(); !slices.Equal(got, []int{0}) {
@@ -168,7 +168,7 @@ func TestElectionLease(t *testing.T) {
 	before := len(c.Writes(t, user))
 	stale.Store(100)
 	demand.Store(20)
-	all[1].eventually(30*time.Second, "another acts", func() bool { return all[1].leads() || all[2].leads() })
+	all[1].eventually(time.Minute, "another acts", func() bool { return all[1].leads() || all[2].leads() })
 	becomes(1)
 	if err := pid.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)

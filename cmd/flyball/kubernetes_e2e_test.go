@@ -83,14 +83,14 @@ func TestKubernetes(t *testing.T) {
 	}
 	becomes := func(n int64) {
 		t.Helper()
-		i.eventually(30*time.Second, fmt.Sprintf("the Deployment has %d replicas, all ready", n), func() bool {
+		i.eventually(time.Minute, fmt.Sprintf("the Deployment has %d replicas, all ready", n), func() bool {
 			spec, ready := sizes()
 			return spec == n && ready == n && metric(i.web, "flyball_scale_ready_replicas", `target="kubernetes/ml/deployments.apps/llama"`) == float64(n)
 		})
 	}
 	// While the rule observes, the apiserver checks what it would do, and does nothing.
 	user := "system:serviceaccount:ml:flyball"
-	i.eventually(30*time.Second, "the apiserver was asked for 3 replicas in a dry run", func() bool {
+	i.eventually(time.Minute, "the apiserver was asked for 3 replicas in a dry run", func() bool {
 		return slices.ContainsFunc(c.Writes(t, user), func(w kubetest.Write) bool {
 			return w.DryRun && w.Code == http.StatusOK && w.Resource == "deployments.apps/scale" && strings.Contains(w.Body, `"replicas":3`)
 		})
@@ -111,7 +111,7 @@ func TestKubernetes(t *testing.T) {
 		if err := i.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		i.eventually(10*time.Second, "the hangup was answered", func() bool { return strings.Count(i.out.String(), "reloaded") > before })
+		i.eventually(time.Minute, "the hangup was answered", func() bool { return strings.Count(i.out.String(), "reloaded") > before })
 		if got := metric(i.web, "flyball_config_last_reload_successful"); got != successful {
 			t.Errorf("flyball_config_last_reload_successful %v, want %v", got, successful)
 		}
