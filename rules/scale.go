@@ -62,8 +62,8 @@ type Scale struct {
 type ForEach struct {
 	By []string `yaml:"by"` // the labels whose values name a target
 
-	// Query gives a series for each target that there is. Empty: every set of labels in the answer of the first signal's
-	// queries is one.
+	// Query gives a series for each target that there is. Empty: every set of labels in the answers of the queries of the
+	// signals is one.
 	Query string `yaml:"query"`
 
 	// Limit is how many targets there may be; more are an error, and nothing is decided.

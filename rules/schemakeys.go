@@ -51,7 +51,7 @@ var schemaKeys = map[string]schemaKey{
 	"Target.name": {says: "The target's name there.", required: true},
 
 	"ForEach.by":     {says: "The labels whose values name a target.", required: true},
-	"ForEach.query":  {says: "PromQL with a series for each target that there is. Default: the first signal's queries."},
+	"ForEach.query":  {says: "PromQL with a series for each target that there is. Default: the queries of the signals."},
 	"ForEach.limit":  {says: "How many targets there may be; more are an error. Default: 1000.", with: from(1)},
 	"ForEach.forget": {says: "For how long a target that no series names is still held at its size. Default: 1h."},
 

@@ -76,8 +76,13 @@ func outcome(d *rules.Decision) string {
 	case rules.Unchanged:
 		return "nothing was to be done"
 	case rules.Observed:
-		if slices.Contains(d.Reasons, rules.Paused) {
-			return "not carried out: acting is frozen"
+		switch {
+		case slices.Contains(d.Reasons, rules.Paused):
+			return "not carried out: acting is frozen, or paused on this target"
+		case slices.Contains(d.Reasons, rules.NotLeader):
+			return "not carried out: another flyball is the one that acts"
+		case d.Mode == rules.Act && !slices.Contains(d.Reasons, rules.DryRun):
+			return "not carried out: too many changes over all targets within a minute"
 		}
 		return "not carried out: the rule observes, or acting is not enabled"
 	case rules.Failed:
