@@ -479,6 +479,7 @@ func TestKill9(t *testing.T) {
 
 	i.start()
 	i.eventually(20*time.Second, "it goes on where it was told to end", func() bool { return strings.Contains(i.out.String(), "ended_in_order=true") })
+	i.eventually(20*time.Second, "a replica serves again", func() bool { return status("http://"+i.proxy+"/v2/health/ready") == http.StatusOK })
 	i.stop(syscall.SIGTERM)
 }
 
