@@ -28,6 +28,10 @@ type State struct {
 	// Fresh says that the platform keeps no size of its own over a restart and has not been given one yet. Only then
 	// may the size that the journal remembers be restored.
 	Fresh bool
+
+	// Paused is where on the platform, such as in which annotation, somebody asks for the target to be left as it is. Empty:
+	// nobody does.
+	Paused string
 }
 
 // Change is one decision to be carried out. Sizes are absolute numbers of replicas.
@@ -57,6 +61,13 @@ type Actuator interface {
 	// The error wraps ErrUnknownTarget, ErrConflict, ErrOutOfRange or ErrRefused where one of those is the cause, and then
 	// nothing was changed. After any other, such as a call that timed out, Observe tells.
 	Apply(ctx context.Context, target Target, change Change) (Receipt, error)
+}
+
+// Teller is an Actuator that can tell people on the platform, such as by an Event, of what was not done.
+type Teller interface {
+	// TellHeld has it told on the target that its size is held, with the reason and what there is to say of it. It returns once
+	// that was told, or given up.
+	TellHeld(ctx context.Context, target Target, reason, note string)
 }
 
 // Errors that callers branch on.

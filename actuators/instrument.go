@@ -80,6 +80,13 @@ func (i *instrumented) Apply(ctx context.Context, target Target, change Change) 
 	return receipt, err
 }
 
+// TellHeld implements Teller: what the actuator does not tell is not told.
+func (i *instrumented) TellHeld(ctx context.Context, target Target, reason, note string) {
+	if t, ok := i.next.(Teller); ok {
+		t.TellHeld(ctx, target, reason, note)
+	}
+}
+
 func (c call) record(began time.Time, err error) {
 	c.seconds.Observe(time.Since(began).Seconds())
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 //	stabilize  down to the highest recommendation of its window, up to the lowest of its own
 //	limit      cooldown, then the policies
 //	flap       not down to where a signal would ask for more at once, nor without a turn left for the way back
+//	progress   a change up whose replicas are past their deadline is taken back, if the rule wants that
 //	bound      schedules and constraints, within min and max, which are absolute
 //
 // The returned state has this evaluation in its memory; State.Applied adds the change when it was carried out.
@@ -57,7 +58,7 @@ func Decide(rule *Scale, obs Observation, st State) (Decision, State) {
 	d.Costed = p.cost(d.Gated)
 	d.Stabilized = p.stabilize(d.Costed)
 	d.Limited = p.limit(p.cooldown(d.Stabilized))
-	d.Damped = p.flap(d.Limited)
+	d.Damped = p.progress(p.flap(d.Limited))
 	return p.finish(p.bound(d.Damped)), st
 }
 
@@ -111,18 +112,10 @@ func (p *pipeline) pending() {
 			p.st.started(p.obs.At.Sub(p.st.asked))
 		}
 		p.st.pendingSince, p.st.asked = time.Time{}, time.Time{}
+		p.st.whole = whole{p.obs.At, p.obs.Replicas.Spec}
 	case p.st.pendingSince.IsZero():
 		p.st.pendingSince = p.obs.At
 	}
-}
-
-// late says that replicas that were asked for have not come for longer than a start takes twice, counted from when the
-// last were asked for. Past that, waiting helps nobody, and may be what keeps a broken replica from being removed.
-func (p *pipeline) late() bool {
-	if p.st.pendingSince.IsZero() {
-		return false
-	}
-	return p.obs.At.Sub(latest(p.st.pendingSince, p.st.LastUp)) > 2*p.st.startup(p.rule.Startup)
 }
 
 // unit is how much one replica is in the sizes of this rule: 1, or with variants the capacity of the smallest and of the
@@ -180,7 +173,7 @@ func (p *pipeline) share() float64 {
 }
 
 // cost keeps the size within what a budget's hard cap leaves of it, though never below the floor of the budget or of the
-// rule. A cap does not make a target smaller on data that is not whole.
+// rule. A cap does not make a target smaller on data that is not whole, nor while replicas are on their way.
 func (p *pipeline) cost(n int) int {
 	price, known := p.price(p.rule.price)
 	for _, left := range p.obs.Caps {
@@ -202,7 +195,7 @@ func (p *pipeline) cost(n int) int {
 			p.note(BudgetCap, fmt.Sprintf("budget %s is used up, but the price of a replica is not known", left.Budget))
 			continue
 		}
-		if most = max(most, left.Floor, p.rule.Min); p.faulty {
+		if most = max(most, left.Floor, p.rule.Min); p.faulty || p.waits() {
 			most = max(most, min(n, p.current))
 		}
 		p.most = min(p.most, most)

@@ -103,6 +103,7 @@ type Replicas struct {
 	Spec    int `json:"spec"`
 	Ready   int `json:"ready"`
 	Pending int `json:"pending"`
+	Overdue int `json:"overdue,omitempty"` // of the pending ones, once the first is past the rule's deadline
 	Min     int `json:"min"`
 	Max     int `json:"max"`
 }

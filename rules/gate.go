@@ -57,7 +57,7 @@ func (p *pipeline) gate(n int) int {
 			p.lacks(s.Fault)
 		}
 	}
-	if p.obs.Replicas.Ready < p.obs.Replicas.Spec && n <= p.current && !p.late() {
+	if n <= p.current && p.waits() {
 		p.lacks(InFlight)
 		p.note(InFlight, fmt.Sprintf("%d of %d ready", p.obs.Replicas.Ready, p.obs.Replicas.Spec))
 	}

@@ -106,6 +106,7 @@ var help = map[string]string{
 	recommendedMetric:                             "1 while an optimize rule recommends something.",
 	"flyball_scale_current_replicas":              "Replicas asked for.",
 	"flyball_scale_ready_replicas":                "Replicas that serve.",
+	"flyball_scale_overdue_replicas":              "Replicas that were asked for and do not serve, once the first of them is past the rule's progress deadline.",
 	"flyball_scale_desired_replicas":              "Replicas that the rule wants.",
 	"flyball_scale_shadow_replicas":               "Replicas that there would be had the rule acted since it began; of rules that only observe.",
 	"flyball_scale_min_replicas":                  "The rule's lower bound.",

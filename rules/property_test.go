@@ -73,6 +73,9 @@ func (r draft) file(plain bool) string {
 		add("    target: {kind: process, name: digits}\n    min: %d\n    max: %d", least, most)
 		add("%s", r.maybe(0.5, "    price: '%.2f'", r.Float64()*3))
 	}
+	if !plain && r.IntN(2) == 0 {
+		add("    startup: %s\n    progress: {deadline: %s%s%s}", pick(r, "auto", "15s", "30s"), pick(r, "30s", "1m", "3m"), r.maybe(0.7, ", rollback: %t", !variants), r.maybe(0.5, ", retry: %s", r.period()))
+	}
 	add("    queries:\n      a: a\n      b: {expr: b%s}\n      c: {expr: c%s}", r.maybe(0.3, ", on_missing: %s", pick(r, "hold", "block", "ignore")), r.maybe(0.5, ", optional: true"))
 	add("    signals:")
 	for i := range 1 + r.IntN(3) {
@@ -140,6 +143,8 @@ type world struct {
 	journal  []Decision
 	st       State
 	values   map[string]float64
+	room     int // replicas that get ready, while full is above 0
+	full     int // evaluations for which there is no more room
 }
 
 func newWorld(t *testing.T, seed uint64, plain bool) *world {
@@ -180,6 +185,14 @@ func (w *world) observe() Observation {
 			obs.Replicas.Spec += w.variants[i] * v.Capacity
 		}
 		obs.Replicas.Ready = obs.Replicas.Spec
+	}
+	if w.IntN(40) == 0 {
+		w.room, w.full = w.IntN(w.rule.Max+1), w.IntN(60)
+	}
+	if w.full > 0 && len(w.variants) == 0 {
+		w.full--
+		obs.Replicas.Ready = min(w.size, w.room)
+		obs.Replicas.Pending = w.size - obs.Replicas.Ready
 	}
 	if w.IntN(5) == 0 {
 		obs.Replicas.Ready = w.IntN(obs.Replicas.Spec + 1)
@@ -347,6 +360,15 @@ func (w *world) check(obs Observation, d Decision, next State) {
 		w.fail("went down from %d on missing data: %s", current, story(d))
 	}
 	up := d.Damped > current
+	if d.Damped < current && slices.Contains(d.LimitedBy, Overdue) { // what is not ready does not wait for windows
+		switch {
+		case !r.Progress.Rollback, d.Damped < obs.Replicas.Ready, missing:
+			w.fail("took back %d of %d, %d ready: %s", current-d.Damped, current, obs.Replicas.Ready, story(d))
+		case !slices.ContainsFunc(w.truth, func(c change) bool { return c.to == current && c.from < current }):
+			w.fail("took back what it had not asked for: %s", story(d))
+		}
+		return
+	}
 	if d.Damped == current {
 		return
 	}

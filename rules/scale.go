@@ -23,13 +23,14 @@ const (
 
 // Scale is a rule that decides how many replicas a target should have.
 type Scale struct {
-	Name    string           `yaml:"scale"`
-	Target  actuators.Target `yaml:"target"`
-	ForEach *ForEach         `yaml:"for_each"` // the target's name is then a template
-	Mode    string           `yaml:"mode"`
-	Min     int              `yaml:"min"`
-	Max     int              `yaml:"max"`
-	Startup Startup          `yaml:"startup"` // from the decision to a replica that is ready
+	Name     string           `yaml:"scale"`
+	Target   actuators.Target `yaml:"target"`
+	ForEach  *ForEach         `yaml:"for_each"` // the target's name is then a template
+	Mode     string           `yaml:"mode"`
+	Min      int              `yaml:"min"`
+	Max      int              `yaml:"max"`
+	Startup  Startup          `yaml:"startup"` // from the decision to a replica that is ready
+	Progress Progress         `yaml:"progress"`
 
 	// Variants are what a rule without a target fills and drains by price. Sizes of such a rule are in units of capacity.
 	Variants []Variant `yaml:"variants"`
@@ -290,10 +291,11 @@ const (
 // most 100 % or 4 replicas a minute, so that a wrong signal cannot order a fleet; down by at most 25 % or 1 a minute.
 func DefaultScale() *Scale {
 	return &Scale{
-		Mode:    Observe,
-		Min:     1,
-		Startup: Startup{Given: defaultStartup},
-		Combine: combineMax,
+		Mode:     Observe,
+		Min:      1,
+		Startup:  Startup{Given: defaultStartup},
+		Progress: Progress{Retry: defaultRetry},
+		Combine:  combineMax,
 		// A third of the signals is enough to add what may be needed; to remove it takes nearly all.
 		MinConfidence: MinConfidence{Up: 0.3, Down: 0.8},
 		// One way back in a quarter of an hour: more often, and starts cost more than they serve.

@@ -32,6 +32,7 @@ func (s *Scale) validate(d *source.Decoder, path string, interval, scrape time.D
 	if s.Startup.Given <= 0 {
 		fault("startup", "startup is %s: expected auto, or more than 0", s.Startup)
 	}
+	s.validateProgress(d, path+".progress")
 	oneOf(d, path+".combine", s.Combine, combineMax, combineWeighted, combinePriority)
 	s.validateQueries(d, path, interval, scrape)
 	s.validateForEach(d, path)

@@ -305,6 +305,7 @@ func (s *Scaler) evaluate(ctx context.Context, at time.Time, i *instance, obs Ob
 		if err = s.record(ctx, i, &d); err != nil {
 			d.Result, d.Error = Unrecorded, err.Error()
 		}
+		s.tellHeld(ctx, i, &d)
 	}
 	if obs.TargetError == "" && d.Result != Applied {
 		next.Replicas, next.Known = d.Replicas.Spec, true
@@ -335,7 +336,7 @@ func (s *Scaler) carryOut(ctx context.Context, i *instance, d *Decision, obs Obs
 		s.rehearse(ctx, i, d, obs)
 		return nil
 	}
-	if reason, words := s.stopped(i, d); reason != "" {
+	if reason, words := s.stopped(i, d, obs); reason != "" {
 		d.Result = Observed
 		d.because(reason)
 		d.LimitedBy = append(d.LimitedBy, reason)
@@ -542,9 +543,14 @@ func (d *Decision) changes() bool {
 }
 
 // stopped says what keeps a change from being carried out now, if something does.
-func (s *Scaler) stopped(i *instance, d *Decision) (r Reason, words string) {
+func (s *Scaler) stopped(i *instance, d *Decision, obs Observation) (r Reason, words string) {
 	if !s.leads() {
 		return NotLeader, "another flyball leads"
+	}
+	for _, state := range append(obs.Variants, obs.Replicas) {
+		if state.Paused != "" {
+			return Paused, "paused by " + state.Paused
+		}
 	}
 	if s.opts.Brake != nil {
 		if words := s.opts.Brake.stopped(d.Time, s.keys(i)...); words != "" {
@@ -558,6 +564,19 @@ func (s *Scaler) stopped(i *instance, d *Decision) (r Reason, words string) {
 		r = ScaleDownRate
 	}
 	return r, fmt.Sprintf("the limit of %d changes a minute over all targets is reached", s.opts.Limit.perMinute)
+}
+
+// tellHeld has people told, where the target is, of a size that is held for a reason which somebody may have to look into; not of
+// those that pass by themselves, and by one flyball of several alone.
+func (s *Scaler) tellHeld(ctx context.Context, i *instance, d *Decision) {
+	if len(s.rule.Variants) > 0 || !s.actsOn(i) || !s.leads() {
+		return
+	}
+	teller, ok := s.opts.Actuators[i.target.Kind].(actuators.Teller)
+	held := slices.IndexFunc(d.Reasons, Reason.lasts)
+	if ok && held >= 0 {
+		teller.TellHeld(ctx, i.target, string(d.Reasons[held]), fmt.Sprintf("held at %d replicas: %s", d.Replicas.Spec, d.Text))
+	}
 }
 
 func (s *Scaler) leads() bool { return s.opts.Leads == nil || s.opts.Leads() }
@@ -733,6 +752,9 @@ func (s *Scaler) samples(d *Decision, st State, known bool) []Sample {
 	}
 	for _, v := range d.Variants {
 		sizes(v.Target, v.From, v.Ready, v.To, v.variant.Min, v.variant.Max)
+	}
+	if observed {
+		add(d.Target, "flyball_scale_overdue_replicas", float64(d.Replicas.Overdue))
 	}
 	for _, r := range d.Signals {
 		if r.Value != nil {

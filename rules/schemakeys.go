@@ -32,6 +32,7 @@ var schemaKeys = map[string]schemaKey{
 	"Scale.min":            {says: "The least replicas. Default: 1.", with: from(0)},
 	"Scale.max":            {says: "The most replicas.", with: from(1)},
 	"Scale.startup":        {says: "From the decision to a replica that is ready; auto: as measured. Default: 2m."},
+	"Scale.progress":       {says: "What becomes of replicas that were asked for and do not get ready."},
 	"Scale.variants":       {says: "Kinds of replicas with price and capacity, instead of target, filled cheapest first and drained dearest first."},
 	"Scale.cost":           {says: "How variants are chosen."},
 	"Scale.price":          {says: "USD an hour of one replica: a number, or an expression of queries.", with: defined("number")},
@@ -49,6 +50,10 @@ var schemaKeys = map[string]schemaKey{
 
 	"Target.kind": {says: "The platform: an actuator's kind, such as process.", required: true},
 	"Target.name": {says: "The target's name there.", required: true},
+
+	"Progress.deadline": {says: "For how long a replica that was asked for may not be ready. Default: twice startup."},
+	"Progress.rollback": {says: "Take a change up back whose replicas are past the deadline. Default: false."},
+	"Progress.retry":    {says: "For how long after a rollback no more is asked for. Default: 10m."},
 
 	"ForEach.by":     {says: "The labels whose values name a target.", required: true},
 	"ForEach.query":  {says: "PromQL with a series for each target that there is. Default: the queries of the signals."},

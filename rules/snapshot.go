@@ -55,6 +55,8 @@ type savedState struct {
 	MissingSince   time.Time            `json:"missing_since,omitzero"`
 	Good           int                  `json:"good_evaluations,omitempty"`
 	Fallback       *int                 `json:"fallback,omitempty"`
+	Whole          *savedSize           `json:"whole,omitempty"`       // when all replicas were last ready
+	RolledBack     *savedSize           `json:"rolled_back,omitempty"` // a change up that was taken back, and to what
 	Shadow         *savedShadow         `json:"shadow,omitempty"`
 }
 
@@ -86,6 +88,11 @@ func (s State) saved() savedState {
 		Evaluated: s.evaluated, HoldsSince: s.holdsSince, Constraints: s.constraints,
 		MissingSince: s.missingSince, Good: s.good, Fallback: s.fallback,
 	}
+	for to, size := range map[**savedSize]savedSize{&out.Whole: {s.whole.at, s.whole.replicas}, &out.RolledBack: {s.rolledBack.at, s.rolledBack.to}} {
+		if !size.At.IsZero() {
+			*to = &size
+		}
+	}
 	for _, r := range decisive(s.recommendations) {
 		out.Recommended = append(out.Recommended, savedSize{r.at, r.replicas})
 	}
@@ -114,7 +121,7 @@ func (s *shadowState) saved() *savedShadow {
 }
 
 // state is the shadow that was saved.
-func (s *savedShadow) state(now time.Time, whole bool) *shadowState {
+func (s *savedShadow) state(now time.Time, ended bool) *shadowState {
 	if s == nil {
 		return nil
 	}
@@ -122,7 +129,7 @@ func (s *savedShadow) state(now time.Time, whole bool) *shadowState {
 	for _, c := range s.Changes {
 		st.changes = append(st.changes, change{at: c.At, from: c.From, to: c.To})
 	}
-	return &shadowState{st.resumed(s.savedState, now, whole), s.Variants}
+	return &shadowState{st.resumed(s.savedState, now, ended), s.Variants}
 }
 
 // fault says what of a saved shadow cannot be.
@@ -164,6 +171,11 @@ func (s *savedState) fault() error {
 			return fmt.Errorf("recommended is %d: expected 0 or more replicas", r.Replicas)
 		}
 	}
+	for key, size := range map[string]*savedSize{"whole": s.Whole, "rolled_back": s.RolledBack} {
+		if size != nil && size.Replicas < 0 {
+			return fmt.Errorf("%s is %d: expected 0 or more replicas", key, size.Replicas)
+		}
+	}
 	for signal, p := range s.Panics {
 		if p.Replicas < 0 {
 			return fmt.Errorf("panics.%s is %d: expected 0 or more replicas", signal, p.Replicas)
@@ -185,10 +197,10 @@ func (s *savedState) fault() error {
 
 // resumed is the state, made of the journal so far, with what a snapshot has of it. What a snapshot cannot know, since the
 // process went on without writing another, is begun anew on the safe side: the window holds the size that is found.
-func (s State) resumed(saved savedState, now time.Time, whole bool) State {
+func (s State) resumed(saved savedState, now time.Time, ended bool) State {
 	away := max(0, now.Sub(saved.Evaluated))
 	s.evaluated = saved.Evaluated
-	s.unsure = !whole || s.LastUp.After(saved.Evaluated) || s.LastDown.After(saved.Evaluated)
+	s.unsure = !ended || s.LastUp.After(saved.Evaluated) || s.LastDown.After(saved.Evaluated)
 	for _, r := range saved.Recommended {
 		s.recommendations = append(s.recommendations, recommendation{r.At, r.Replicas})
 	}
@@ -208,6 +220,12 @@ func (s State) resumed(saved savedState, now time.Time, whole bool) State {
 		s.panicked(signal, panicked{p.At, p.Replicas})
 	}
 	s.constraints, s.good, s.fallback = saved.Constraints, saved.Good, saved.Fallback
+	if w := saved.Whole; w != nil {
+		s.whole = whole{w.At, w.Replicas}
+	}
+	if r := saved.RolledBack; r != nil {
+		s.rolledBack = rollback{r.At, r.Replicas}
+	}
 	return s.notAfter(now)
 }
 

@@ -15,7 +15,7 @@ import (
 func (p *pipeline) stabilize(n int) int {
 	up, down := time.Duration(*p.rule.Behavior.Up.Window), time.Duration(*p.rule.Behavior.Down.Window)
 	now := p.obs.At
-	longest := time.Duration(p.rule.FlapBudget.Window)
+	longest := max(time.Duration(p.rule.FlapBudget.Window), p.deadline())
 	for _, dir := range []Direction{p.rule.Behavior.Up, p.rule.Behavior.Down} {
 		for _, policy := range dir.Policies {
 			longest = max(longest, time.Duration(policy.Period))

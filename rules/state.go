@@ -28,6 +28,8 @@ type State struct {
 	missingSince    time.Time            // a query that is needed has had no valid answer since; zero when all have
 	good            int                  // evaluations in a row at which all had, up to goodAgain
 	fallback        *int                 // the size that stands for data which is missing
+	whole           whole                // when all replicas were last ready
+	rolledBack      rollback
 }
 
 // panicked is when a signal last reached its threshold, and the most that it has asked for.
@@ -126,7 +128,7 @@ func Changes(before []*Decision, d *Decision) []*Decision {
 // notAfter returns the state with what lies in the future at the present: a clock that was set back must neither make a
 // cooldown, or a window, longer than it is, nor have a change forgotten that a policy or a flap budget counts.
 func (s State) notAfter(now time.Time) State {
-	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince, &s.missingSince, &s.evaluated, &s.asked} {
+	for _, t := range []*time.Time{&s.LastUp, &s.LastDown, &s.pendingSince, &s.missingSince, &s.evaluated, &s.asked, &s.whole.at, &s.rolledBack.at} {
 		if t.After(now) {
 			*t = now
 		}
@@ -207,6 +209,7 @@ func (s State) shifted(by time.Duration) State {
 	}
 	s.LastUp, s.LastDown, s.evaluated = move(s.LastUp), move(s.LastDown), move(s.evaluated)
 	s.pendingSince, s.missingSince, s.asked = move(s.pendingSince), move(s.missingSince), move(s.asked)
+	s.whole.at, s.rolledBack.at = move(s.whole.at), move(s.rolledBack.at)
 	s.changes, s.recommendations = slices.Clone(s.changes), slices.Clone(s.recommendations)
 	for i := range s.changes {
 		s.changes[i].at = move(s.changes[i].at)

@@ -21,11 +21,15 @@ import (
 const (
 	reasonScaled  = "FlyballScaled"
 	reasonBlocked = "FlyballBlocked"
+	reasonHeld    = "FlyballHeld"
 	reasonSynced  = "FlyballSynced" // a GitOps manager's syncs put the size back
 )
 
 // LastDecision is the annotation with the last change that was carried out.
 const LastDecision = "flyball/last-decision"
+
+// PausedBy is the annotation by which people have an object left as it is: "true", as KEDA's autoscaling.keda.sh/paused.
+const PausedBy = "flyball/paused"
 
 // told is what was told last on a target's object. What happens again is told by the same Event, as one more of a series.
 type told struct {
@@ -53,13 +57,17 @@ func (k *Kubernetes) tell(ctx context.Context, c *client, known *target, t actua
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
 	defer cancel()
-	complain := func(what string, err error) {
-		if !c.complained.Swap(true) {
-			k.log.Warn("what was done cannot be told on its object; further ones are not logged", "what", what, "target", t.String(), "err", err)
-		}
-	}
+	complain := func(what string, err error) { k.complain(c, t, what, err) }
 	if c.config.Events {
-		if err := k.event(ctx, c, known, r, before, change, err); err != nil {
+		reason, kind := reasonScaled, "Normal"
+		note := fmt.Sprintf("%d to %d replicas: %s", before.spec, change.To, change.Reason)
+		class := note
+		if err != nil {
+			reason, kind = reasonBlocked, "Warning"
+			note = fmt.Sprintf("not from %d to %d replicas (%s): %v", before.spec, change.To, change.Reason, err)
+			class = classOf(err)
+		}
+		if err := k.event(ctx, c, known, r, before, reason, kind, class, note); err != nil {
 			complain("Event", c.explainEvent(err, r))
 		}
 	}
@@ -80,18 +88,34 @@ func (k *Kubernetes) tell(ctx context.Context, c *client, known *target, t actua
 	return nil
 }
 
-// event makes an Event, or has that of before say that it happened again.
-func (k *Kubernetes) event(ctx context.Context, c *client, known *target, r ref, before *object, change actuators.Change, failure error) error {
-	now := time.Now()
-	reason, kind := reasonScaled, "Normal"
-	note := fmt.Sprintf("%d to %d replicas: %s", before.spec, change.To, change.Reason)
-	what := note
-	if failure != nil {
-		reason, kind = reasonBlocked, "Warning"
-		note = fmt.Sprintf("not from %d to %d replicas (%s): %v", before.spec, change.To, change.Reason, failure)
-		what = classOf(failure)
+func (k *Kubernetes) complain(c *client, t actuators.Target, what string, err error) {
+	if !c.complained.Swap(true) {
+		k.log.Warn("what was done cannot be told on its object; further ones are not logged", "what", what, "target", t.String(), "err", err)
 	}
-	what = reason + " " + what
+}
+
+// TellHeld implements actuators.Teller by an Event FlyballHeld on the object, as it was last observed.
+func (k *Kubernetes) TellHeld(ctx context.Context, t actuators.Target, reason, note string) {
+	c, known, r, err := k.begin(ctx, t)
+	if err != nil || !c.config.Events {
+		return
+	}
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if known.seen == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	defer cancel()
+	if err := k.event(ctx, c, known, r, known.seen, reasonHeld, "Warning", reason, note); err != nil {
+		k.complain(c, t, "Event", c.explainEvent(err, r))
+	}
+}
+
+// event makes an Event, or has that of before, if it was of the same reason and class, say that it happened again.
+func (k *Kubernetes) event(ctx context.Context, c *client, known *target, r ref, on *object, reason, kind, class, note string) error {
+	now := time.Now()
+	what := reason + " " + class
 	events := c.objects.Resource(eventsv1.SchemeGroupVersion.WithResource("events")).Namespace(r.namespace)
 	last := &known.told
 	if last.what == what && now.Sub(last.first) < eventLife {
@@ -110,7 +134,7 @@ func (k *Kubernetes) event(ctx context.Context, c *client, known *target, r ref,
 			return err
 		}
 	}
-	name, err := k.create(ctx, c, r, before, reason, kind, note)
+	name, err := k.create(ctx, c, r, on, reason, kind, note)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,10 @@ type decision struct {
 // rememberedDecisions is how many decisions of a target are known again. Repeats come within a few evaluations.
 const rememberedDecisions = 64
 
-var _ actuators.Actuator = (*Kubernetes)(nil)
+var (
+	_ actuators.Actuator = (*Kubernetes)(nil)
+	_ actuators.Teller   = (*Kubernetes)(nil)
+)
 
 // New returns an actuator without a cluster.
 func New(o Options) *Kubernetes {
@@ -169,7 +172,11 @@ func (k *Kubernetes) observe(ctx context.Context, t actuators.Target) (actuators
 		k.log.Log(ctx, level, "ready replicas of a target", "target", t.String(), "are", now.readiness)
 	}
 	k.meet(ctx, c, known, t, r, now)
-	return actuators.State{Spec: now.spec, Ready: now.ready, Pending: max(0, now.spec-now.ready), Version: now.version()}, nil
+	state := actuators.State{Spec: now.spec, Ready: now.ready, Pending: max(0, now.spec-now.ready), Version: now.version()}
+	if now.paused {
+		state.Paused = "the annotation " + PausedBy
+	}
+	return state, nil
 }
 
 // meet has it in the log, once, who else sets the size of a target. known.mu is held.

@@ -23,8 +23,11 @@ type object struct {
 	readiness       string // where the ready replicas are counted
 	assumed         bool   // they are not counted as ready at all
 	syncedBy        string // the GitOps manager whose sources have the size; empty for none, or where the object may not be read
+	paused          bool   // by the annotation PausedBy; false where the object may not be read
 	place           place  // of the size, where it is not in the scale subresource
 }
+
+func isPaused(whole *unstructured.Unstructured) bool { return whole.GetAnnotations()[PausedBy] == "true" }
 
 // version is that of what a decision is based on. A change of the status is no change of it.
 func (o *object) version() string { return fmt.Sprintf("%s/%d/%d", o.uid, o.generation, o.spec) }
@@ -61,7 +64,7 @@ func (c *client) readScale(ctx context.Context, r ref, found resource) (*object,
 	case whole.GetUID() != o.uid:
 		return nil, fmt.Errorf("%w: it was deleted and made anew", errStale)
 	}
-	o.generation, o.syncedBy = whole.GetGeneration(), syncedBy(whole)
+	o.generation, o.syncedBy, o.paused = whole.GetGeneration(), syncedBy(whole), isPaused(whole)
 	return o, c.countReady(o, r, whole)
 }
 
@@ -95,7 +98,9 @@ func (c *client) sized(r ref, found resource, whole *unstructured.Unstructured) 
 	if err != nil {
 		return nil, err
 	}
-	o := &object{resource: found, uid: whole.GetUID(), resourceVersion: whole.GetResourceVersion(), generation: whole.GetGeneration()}
+	o := &object{
+		resource: found, uid: whole.GetUID(), resourceVersion: whole.GetResourceVersion(), generation: whole.GetGeneration(), paused: isPaused(whole),
+	}
 	if o.place, err = at.find(whole.Object, r.part); err != nil {
 		return nil, err
 	}

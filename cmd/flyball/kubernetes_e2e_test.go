@@ -154,6 +154,32 @@ func TestKubernetes(t *testing.T) {
 		becomes(3)
 	})
 
+	t.Run("paused by its annotation", func(t *testing.T) {
+		annotate := func(value string) {
+			t.Helper()
+			patch := `{"metadata":{"annotations":{"flyball/paused":` + value + `}}}`
+			if _, err := deployments.Patch(t.Context(), "llama", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		annotate(`"true"`)
+		demand.Store(100)
+		i.eventually(time.Minute, "the decision is held", func() bool {
+			return metric(i.web, "flyball_scale_blocked", `reason="Paused"`) == 1 && metric(i.web, "flyball_scale_desired_replicas") == 5
+		})
+		if spec, _ := sizes(); spec != 3 {
+			t.Errorf("%d replicas while paused, want 3", spec)
+		}
+		i.eventually(time.Minute, "it is told on the Deployment", func() bool {
+			return slices.ContainsFunc(c.Writes(t, user), func(w kubetest.Write) bool {
+				return w.Resource == "events.events.k8s.io" && w.Code == http.StatusCreated && strings.Contains(w.Body, `"reason":"FlyballHeld"`) &&
+					strings.Contains(w.Body, "held at 3 replicas: load 100 at 24 a replica needs 5, paused by the annotation flyball/paused")
+			})
+		})
+		annotate("null")
+		becomes(5)
+	})
+
 	t.Run("writes", func(t *testing.T) {
 		writes := c.Writes(t, user)
 		if len(writes) == 0 {
@@ -171,7 +197,9 @@ func TestKubernetes(t *testing.T) {
 					scaled++
 				}
 			case w.Verb == "create" && w.Resource == "events.events.k8s.io" && w.Code == http.StatusCreated:
-				events++
+				if strings.Contains(w.Body, `"reason":"FlyballScaled"`) {
+					events++
+				}
 			default:
 				t.Errorf("%s of %s %s was answered %d", w.Verb, w.Resource, w.Name, w.Code)
 			}

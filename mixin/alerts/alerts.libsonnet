@@ -178,14 +178,10 @@
           alert(
             'FlyballReplicasNotReady',
             'warning',
-            '15m',
-            'max %(by)s (%(ready)s) < max %(by)s (%(current)s)' % {
-              by: byProcess(['rule', 'target']),
-              ready: scale('flyball_scale_ready_replicas'),
-              current: scale('flyball_scale_current_replicas'),
-            },
+            '1m',
+            'max %s (%s) > 0' % [byProcess(['rule', 'target']), scale('flyball_scale_overdue_replicas')],
             'Replicas that were asked for do not come up.',
-            'Rule {{ $labels.rule }}%s: only {{ $value }} replicas of {{ $labels.target }} serve, fewer than were asked for.' % onInstance,
+            "Rule {{ $labels.rule }}%s: {{ $value }} replicas of {{ $labels.target }} that were asked for are past the rule's progress deadline." % onInstance,
           ),
           alert(
             'FlyballFrozen',

@@ -24,7 +24,7 @@ func stages(d *rules.Decision) []stage {
 		{Name: "budget", Size: d.Costed},
 		{Name: "stabilization window", Size: d.Stabilized},
 		{Name: "cooldown and rates", Size: d.Limited},
-		{Name: "no flapping", Size: d.Damped},
+		{Name: "no flapping, progress", Size: d.Damped},
 		{Name: "schedules, min and max", Size: d.To},
 	}
 	for _, r := range d.LimitedBy {
@@ -43,7 +43,7 @@ func stages(d *rules.Decision) []stage {
 			i = 2
 		case rules.Stabilized:
 			i = 3
-		case rules.FlapBudgetSpent, rules.ProjectionWouldFlap:
+		case rules.FlapBudgetSpent, rules.ProjectionWouldFlap, rules.Overdue:
 			i = 5
 		case rules.MinReplicas, rules.MaxReplicas, rules.Scheduled:
 			i = 6
@@ -136,6 +136,8 @@ func meaning(r rules.Reason) string {
 		return "too soon after the last change in that direction"
 	case rules.InFlight:
 		return "replicas that were asked for are not ready yet"
+	case rules.Overdue:
+		return "replicas that were asked for are not ready within progress.deadline"
 	case rules.MetricMissing:
 		return "a query has no answer, or fewer series than expected"
 	case rules.MetricStale:
@@ -153,7 +155,7 @@ func meaning(r rules.Reason) string {
 	case rules.ActuatorError:
 		return "the target could not be observed or changed"
 	case rules.Paused:
-		return "acting is frozen"
+		return "acting is frozen, or the target is paused"
 	}
 	return ""
 }
