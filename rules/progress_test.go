@@ -97,6 +97,12 @@ func TestNoRollback(t *testing.T) {
 		with func(c *cluster)
 	}{
 		{"somebody else asked for more", func(c *cluster) { c.spec = 6 }},
+		{"somebody else asks again for what the rule did once", func(c *cluster) {
+			c.evaluate(r, 30, true)
+			c.spec = 2
+			c.evaluate(r, 20, true)
+			c.spec, c.room = 3, 2
+		}},
 		{"replicas went", func(c *cluster) { c.evaluate(r, 30, true); c.evaluate(r, 30, true); c.room = 1 }},
 		{"it never saw all of them ready", func(c *cluster) { c.evaluate(r, 60, true); c.st.whole = whole{} }},
 		{"it only observes", func(c *cluster) { c.evaluate(r, 60, false) }},
@@ -135,8 +141,12 @@ func TestOverdueOfTwo(t *testing.T) {
 		after   time.Duration
 		overdue int
 	}{
-		{1, 2 * time.Minute, 0}, {1, 2*time.Minute + time.Second, 5}, {2, 2*time.Minute + time.Second, 4},
-		{3, 2*time.Minute + time.Second, 0}, {3, 3*time.Minute + 31*time.Second, 3}, {6, time.Hour, 0},
+		{1, 2 * time.Minute, 0},
+		{1, 2*time.Minute + time.Second, 5},
+		{2, 2*time.Minute + time.Second, 4},
+		{3, 2*time.Minute + time.Second, 0},
+		{3, 3*time.Minute + 31*time.Second, 3},
+		{6, time.Hour, 0},
 	} {
 		obs := Observation{
 			At: noon.Add(tt.after), Replicas: actuators.State{Spec: 6, Ready: tt.ready, Pending: 6 - tt.ready},
@@ -190,6 +200,43 @@ func TestTellHeld(t *testing.T) {
 	}
 	if len(f.held) != 1 || !strings.HasPrefix(f.held[0], "process/digits MetricMissing: held at 2 replicas: demand: ") {
 		t.Errorf("told %q", f.held)
+	}
+}
+
+// alone is a target that people have left alone.
+type alone struct{ *actuatortest.Fake }
+
+func (f alone) Observe(ctx context.Context, target actuators.Target) (actuators.State, error) {
+	state, err := f.Fake.Observe(ctx, target)
+	state.Paused = "the annotation flyball/paused"
+	return state, err
+}
+
+// TestPausedOnPlatform: what is paused where it runs is decided for and not changed.
+func TestPausedOnPlatform(t *testing.T) {
+	b := newBench(t, rule("max: 8", "max: 8\n    mode: act"), true, State{})
+	b.scaler.opts.Actuators["process"] = alone{b.fake}
+	b.data.set(0, nil, 500)
+	d := b.eval(t)
+	if want := "1 -> 4 AboveTarget, Paused: load 500 at 130 a replica needs 4, paused by the annotation flyball/paused"; story(d) != want || d.Result != Observed {
+		t.Errorf("%s: %s\nwant observed: %s", d.Result, story(d), want)
+	}
+	if len(b.fake.Changes()) != 0 {
+		t.Error("changed")
+	}
+}
+
+// TestCapWaits: a budget's cap takes no replicas away while others are on their way, whatever is in demand.
+func TestCapWaits(t *testing.T) {
+	r := parseScale(t, two("[{name: x, value: a, target_per_replica: 10}]", "    price: 1"))
+	for _, demand := range []float64{20, 60, 90} {
+		obs := Observation{
+			At: noon, Replicas: actuators.State{Spec: 6, Ready: 5, Pending: 1}, Caps: []Cap{{Budget: "gpu", Hard: true, USDPerHour: 2}},
+			Answers: []Answer{{Name: "a", Value: &demand, Series: 1, Confidence: 1}, {Name: "b", Value: &demand, Series: 1, Confidence: 1}},
+		}
+		if d, _ := Decide(r, obs, State{}); d.To != 6 {
+			t.Errorf("demand %g: %s", demand, story(d))
+		}
 	}
 }
 

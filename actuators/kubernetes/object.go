@@ -27,7 +27,9 @@ type object struct {
 	place           place  // of the size, where it is not in the scale subresource
 }
 
-func isPaused(whole *unstructured.Unstructured) bool { return whole.GetAnnotations()[PausedBy] == "true" }
+func isPaused(whole *unstructured.Unstructured) bool {
+	return whole.GetAnnotations()[PausedBy] == "true"
+}
 
 // version is that of what a decision is based on. A change of the status is no change of it.
 func (o *object) version() string { return fmt.Sprintf("%s/%d/%d", o.uid, o.generation, o.spec) }
