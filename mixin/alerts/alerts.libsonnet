@@ -192,6 +192,15 @@
             'Process {{ $labels.instance }} decides and records, and changes nothing, until it is unfrozen.',
           ),
           alert(
+            'FlyballTargetPaused',
+            'info',
+            '12h',
+            // A demand that comes and goes wants no other size now and then.
+            'max %s (max_over_time(%s[1h])) > 0' % [byProcess(['rule', 'target']), scale('flyball_scale_blocked', ['reason="Paused"'])],
+            'A target has been paused for half a day; somebody may have forgotten.',
+            'Rule {{ $labels.rule }}%s wants another size of {{ $labels.target }}, and is not to change it.' % onInstance,
+          ),
+          alert(
             'FlyballActuatorFailing',
             'warning',
             '10m',
