@@ -33,7 +33,9 @@
 // those that its status says are ready; without, they are those that it has. create of events.k8s.io/events has changes, and
 // refusals, told on the object. list of horizontalpodautoscalers and scaledobjects finds what else sets the size.
 //
-// Requests wait for their turn within qps and burst, oldest first. An answer of 429 or 5xx is followed by a pause with
-// jitter, or by as long as Retry-After asks for, within the timeout of the call. Nothing is cached but the list of the
-// cluster's resources and, for seconds, the autoscalers.
+// Requests wait for their turn within qps and burst: target by target in a circle, so that one with many, or whose requests
+// are turned away, has no other wait for more than one of them. An answer of 429 or 5xx is followed by a pause with jitter, or
+// by as long as Retry-After asks for, within the timeout of the call. The Retry-After of a 429, by which the apiserver's flow
+// control turns away a user and not an object, is kept by all. Nothing is cached but the list of the cluster's resources and,
+// for seconds, the autoscalers.
 package kubernetes

@@ -151,7 +151,7 @@ func (k *Kubernetes) observe(ctx context.Context, t actuators.Target) (actuators
 	if err != nil {
 		return actuators.State{}, err
 	}
-	ctx, cancel := c.limited(ctx)
+	ctx, cancel := c.limited(inLine(ctx, t.String()))
 	defer cancel()
 	now, err := c.read(ctx, r)
 	if err != nil {
@@ -214,7 +214,7 @@ func (k *Kubernetes) apply(ctx context.Context, t actuators.Target, change actua
 	if change.To < 0 || change.To > c.config.MaxReplicas {
 		return actuators.Receipt{}, fmt.Errorf("%w: it is not between 0 and actuators.kubernetes.max_replicas, which is %d", actuators.ErrOutOfRange, c.config.MaxReplicas)
 	}
-	ctx, cancel := c.limited(ctx)
+	ctx, cancel := c.limited(inLine(ctx, t.String()))
 	defer cancel()
 	known.mu.Lock()
 	defer known.mu.Unlock()
