@@ -69,8 +69,8 @@ type Resource struct {
 // DefaultConfig returns what holds where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		// A look at a target is two requests, so 200 a second are 1,500 targets each 15 s, and of 500 that change at once the
-		// last is asked to within 2 s. As many at once are what an apiserver has seats for by default (changes: 200); its own
+		// A look at a target is one request, or two at a custom resource, so 200 a second are 1,500 targets each 15 s at the least,
+		// and of 500 changes that are ready at once the last is asked for within 2 s. As many at once are what an apiserver has seats for by default (changes: 200); its own
 		// fairness protects it from more. With client-go's default of 5 the 500th would wait for a minute and a half.
 		QPS:   200,
 		Burst: 200,

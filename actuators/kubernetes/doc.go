@@ -30,7 +30,8 @@
 // # What it may do
 //
 // get and update of the scale subresource is all that scaling needs. With get of the object as well, ready replicas are
-// those that its status says are ready; without, they are those that it has. create of events.k8s.io/events has changes, and
+// those that its status says are ready, and a look at a Deployment or another of Kubernetes's own workloads is one request;
+// without, they are those that it has. create of events.k8s.io/events has changes, and
 // refusals, told on the object. list of horizontalpodautoscalers and scaledobjects finds what else sets the size.
 //
 // Requests wait for their turn within qps and burst: target by target in a circle, so that one with many, or whose requests
