@@ -105,6 +105,7 @@ func TestCluster(t *testing.T) {
 		{"annotation", testAnnotation},
 		{"a floor below an HPA", testFloor},
 		{"neighbours", testNeighbours},
+		{"given back", testGivenBack},
 		{"GitOps", testGitOps},
 		{"a resource that comes later", testLater},
 		{"the apiserver is away", testAway},

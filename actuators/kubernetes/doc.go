@@ -25,7 +25,8 @@
 // Before a change the HPAs and ScaledObjects of the target's namespace are listed, at most every few seconds, for those whose
 // scaleTargetRef it is. Config.Conflict says what becomes of the change then: it is refused with actuators.ErrOwned, or the
 // autoscaler's minimum is changed instead, or the autoscaler is taken out of charge. Both are JSON patches that test the
-// resourceVersion that was read.
+// resourceVersion that was read. What was taken is in annotations of the autoscaler, and given back by them: by the next change
+// of the target once Config says otherwise, or by Release.
 //
 // # What it may do
 //

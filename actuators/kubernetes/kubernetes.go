@@ -187,7 +187,7 @@ func (k *Kubernetes) meet(ctx context.Context, c *client, known *target, t actua
 	inCharge := slices.DeleteFunc(all, func(o owner) bool { return o.hands })
 	if text := ownersText(inCharge); text != known.owners {
 		if known.owners = text; text != "" {
-			k.log.Warn("an autoscaler sets the size of a target", "target", t.String(), "autoscaler", text, "conflict", string(c.config.Conflict))
+			k.log.Warn("an autoscaler sets the size of a target", "target", t.String(), "autoscaler", text, "conflict", string(c.config.ConflictOf(t.Name)))
 		} else {
 			k.log.Info("no autoscaler sets the size of a target any more", "target", t.String())
 		}
