@@ -1,17 +1,13 @@
 package kubernetes
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 
 	"flyball/actuators"
 	"flyball/actuators/kubernetes/kubetest"
@@ -170,32 +166,20 @@ func testGivenBack(t *testing.T, c *kubetest.Cluster) {
 		if _, err := n.apply(k, at, 4, "b1"); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		var last int
-		var wg sync.WaitGroup
-		begun := make(chan struct{})
-		wg.Go(func() {
-			for i := 1; ctx.Err() == nil; i++ {
-				if _, err := c.Admin.Resource(hpas).Namespace("ml").Patch(t.Context(), "written", types.MergePatchType,
-					fmt.Appendf(nil, `{"metadata":{"annotations":{"of-others":"%d"}}}`, i), metav1.PatchOptions{}); err != nil {
-					t.Error(err)
-					return
-				}
-				if last = i; i == 1 {
-					close(begun)
-				}
+		looks := 0
+		o := ownerOf(n.get(hpas, "written"), hpaResource)
+		if _, err := k.client.Load().revise(t.Context(), o, false, func(now *unstructured.Unstructured) ([]operation, error) {
+			if looks++; looks == 1 { // between the look and the write
+				n.patch(hpas, "written", `{"metadata":{"annotations":{"of-others":"1"}},"spec":{"maxReplicas":9}}`)
 			}
-		})
-		<-begun
-		_, err := k.Release(t.Context(), at, false)
-		cancel()
-		wg.Wait()
-		if err != nil {
-			t.Fatal(err)
+			operations, _, err := before(now, hpaResource, true, true)
+			return operations, err
+		}); err != nil || looks != 2 {
+			t.Errorf("%d looks, %v; want a second one after somebody has written", looks, err)
 		}
 		hpa := n.get(hpas, "written")
-		if got := hpa.GetAnnotations()["of-others"]; got != fmt.Sprint(last) || number(hpa, "spec", "minReplicas") != 2 {
-			t.Errorf("the annotation of others is %s, want %d; the minimum is %d, want 2", got, last, number(hpa, "spec", "minReplicas"))
+		if got := hpa.GetAnnotations()["of-others"]; got != "1" || number(hpa, "spec", "minReplicas") != 2 {
+			t.Errorf("the annotation of others is %q, want 1; the minimum is %d, want 2", got, number(hpa, "spec", "minReplicas"))
 		}
 		unmarked(t, hpa)
 	})
