@@ -106,6 +106,7 @@ func TestCluster(t *testing.T) {
 		{"a floor below an HPA", testFloor},
 		{"neighbours", testNeighbours},
 		{"given back", testGivenBack},
+		{"rights over autoscalers", testRights},
 		{"GitOps", testGitOps},
 		{"a resource that comes later", testLater},
 		{"the apiserver is away", testAway},
@@ -592,12 +593,14 @@ func testLostAnswers(t *testing.T, c *kubetest.Cluster) {
 		t.Fatal(err)
 	}
 	var puts atomic.Int32
-	var spoil func(http.ResponseWriter, func()) // the first PUT
+	var spoil []func(http.ResponseWriter, func()) // the PUTs, in their order; those after are answered as they are
 	forward := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(host) }}
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPut && puts.Add(1) == 1 {
-			spoil(w, func() { forward.ServeHTTP(httptest.NewRecorder(), r) })
-			return
+		if r.Method == http.MethodPut {
+			if n := int(puts.Add(1)); n <= len(spoil) {
+				spoil[n-1](w, func() { forward.ServeHTTP(httptest.NewRecorder(), r) })
+				return
+			}
 		}
 		forward.ServeHTTP(w, r)
 	}))
@@ -626,7 +629,7 @@ func testLostAnswers(t *testing.T, c *kubetest.Cluster) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			puts.Store(0)
-			spoil = tt.spoil
+			spoil = []func(http.ResponseWriter, func()){tt.spoil}
 			k := newKubernetes(t, file)
 			before := observe(t, k, llama)
 			to := before.Spec%4 + 1
@@ -649,6 +652,44 @@ func testLostAnswers(t *testing.T, c *kubetest.Cluster) {
 			}
 			if again, err := k.Apply(t.Context(), llama, change); err != nil || again.Changed {
 				t.Errorf("the same decision again: %+v, %v; want that it changes nothing", again, err)
+			}
+		})
+	}
+
+	// What is refused after it was turned away, or stumbled over, ends there.
+	forbidden := func(w http.ResponseWriter, _ func()) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,
+			"message":"deployments.apps \"llama\" is forbidden: User \"flyball\" cannot update resource \"deployments/scale\" in API group \"apps\""}`)
+	}
+	answers := func(status int) func(http.ResponseWriter, func()) {
+		return func(w http.ResponseWriter, _ func()) { w.WriteHeader(status) }
+	}
+	for _, tt := range []struct {
+		name    string
+		first   int
+		certain bool // that nothing was changed
+	}{
+		{"turned away, then forbidden", http.StatusTooManyRequests, true},
+		{"unavailable, then forbidden", http.StatusServiceUnavailable, false},
+		{"an internal error, then forbidden", http.StatusInternalServerError, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			puts.Store(0)
+			spoil = []func(http.ResponseWriter, func()){answers(tt.first), answers(tt.first), forbidden}
+			k := newKubernetes(t, file)
+			before := observe(t, k, llama)
+			_, err := k.Apply(t.Context(), llama, actuators.Change{From: before.Spec, To: before.Spec%4 + 1, IfVersion: before.Version, DecisionID: "refused-" + tt.name})
+			if err == nil || !strings.Contains(err.Error(), "resources: [deployments/scale], resourceNames: [llama], verbs: [update]") || puts.Load() != 3 {
+				t.Errorf("error %v after %d writes, want the refusal after the third", err, puts.Load())
+			}
+			unknown := strings.Contains(fmt.Sprint(err), "whether an earlier try was carried out is not known")
+			if errors.Is(err, actuators.ErrRefused) != tt.certain || unknown == tt.certain {
+				t.Errorf("error %v; want that nothing was changed for certain: %v", err, tt.certain)
+			}
+			if got := observe(t, k, llama).Spec; got != before.Spec {
+				t.Errorf("size %d, was %d", got, before.Spec)
 			}
 		})
 	}
