@@ -107,6 +107,7 @@ func TestCluster(t *testing.T) {
 		{"neighbours", testNeighbours},
 		{"given back", testGivenBack},
 		{"rights over autoscalers", testRights},
+		{"who leads by the clock", testLeads},
 		{"GitOps", testGitOps},
 		{"a resource that comes later", testLater},
 		{"the apiserver is away", testAway},

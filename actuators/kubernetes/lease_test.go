@@ -1,8 +1,15 @@
 package kubernetes
 
 import (
+	"context"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"flyball/actuators/kubernetes/kubetest"
 )
 
 // TestLeaseLeads: who has the Lease leads for as long after its last renewal as the deadline says, by the clock that passes
@@ -47,5 +54,51 @@ func TestLeaseLeads(t *testing.T) {
 				t.Errorf("leads %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// testLeads: who has the Lease of a real apiserver does not lead while its clock says that the renewal is long ago, though the
+// apiserver has it for the holder still, and leads again by the renewal after.
+func testLeads(t *testing.T, c *kubetest.Cluster) {
+	k := newKubernetes(t, c.Kubeconfig())
+	config := LeaseConfig{}
+	config.SetDefaults()
+	config.Namespace, config.Name, config.Identity = "ml", "leads", "flyball-0"
+	l := k.NewLease(config)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(ctx) }()
+	holder := func() string {
+		live, err := c.Admin.Resource(schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}).Namespace("ml").
+			Get(t.Context(), "leads", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, _, _ := unstructured.NestedString(live.Object, "spec", "holderIdentity")
+		return name
+	}
+	clock := func(now func() time.Time) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.now = now
+	}
+	eventually(t, "it leads", l.Leads)
+	for name, now := range map[string]func() time.Time{
+		"the machine slept":       func() time.Time { return time.Now().Round(0).Add(time.Hour) },
+		"the process was stopped": func() time.Time { return time.Now().Add(time.Duration(config.RenewDeadline)) },
+	} {
+		clock(now)
+		if l.Leads() || holder() != "flyball-0" {
+			t.Errorf("%s: it leads: %v, and the Lease is held by %q", name, l.Leads(), holder())
+		}
+	}
+	clock(time.Now)
+	eventually(t, "it leads again", l.Leads)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if l.Leads() || holder() != "" {
+		t.Errorf("after its end it leads: %v, and the Lease is held by %q", l.Leads(), holder())
 	}
 }
