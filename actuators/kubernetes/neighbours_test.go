@@ -465,3 +465,22 @@ func TestOwnerOf(t *testing.T) {
 		})
 	}
 }
+
+// testFloor: the minimum of a real HPA is raised, and its controller makes the Deployment at least that large.
+func testFloor(t *testing.T, c *kubetest.Cluster) {
+	k := newKubernetes(t, c.Kubeconfig())
+	hpa := named("ml/horizontalpodautoscalers.autoscaling/floored")
+	before := observe(t, k, hpa)
+	if _, err := k.Apply(t.Context(), hpa, actuators.Change{From: before.Spec, To: 7, IfVersion: before.Version, DecisionID: "floor"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the HPA has made 7 replicas", func() bool {
+		return observe(t, k, named("ml/deployments.apps/floored")).Ready == 7
+	})
+	if got := observe(t, k, hpa).Spec; got != 7 {
+		t.Errorf("the floor is %d, want 7", got)
+	}
+	if _, err := k.Apply(t.Context(), hpa, actuators.Change{To: 21, DecisionID: "above"}); !errors.Is(err, actuators.ErrOutOfRange) {
+		t.Errorf("a floor above maxReplicas: error %v, want ErrOutOfRange", err)
+	}
+}
