@@ -91,6 +91,7 @@ func TestCluster(t *testing.T) {
 		{"given back", testGivenBack},
 		{"rights over autoscalers", testRights},
 		{"who leads by the clock", testLeads},
+		{"a Lease that another has since", testGivesUpItsOwn},
 		{"GitOps", testGitOps},
 		{"a resource that comes later", testLater},
 		{"the apiserver is away", testAway},

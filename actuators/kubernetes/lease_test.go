@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"flyball/actuators/kubernetes/kubetest"
 )
@@ -100,5 +102,55 @@ func testLeads(t *testing.T, c *kubetest.Cluster) {
 	}
 	if l.Leads() || holder() != "" {
 		t.Errorf("after its end it leads: %v, and the Lease is held by %q", l.Leads(), holder())
+	}
+}
+
+// testGivesUpItsOwn: one that was stopped, and whose Lease another has since, does not give the other's up.
+func testGivesUpItsOwn(t *testing.T, c *kubetest.Cluster) {
+	leases := c.Admin.Resource(schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}).Namespace("ml")
+	k := newKubernetes(t, c.Kubeconfig())
+	config := LeaseConfig{}
+	config.SetDefaults()
+	config.Namespace, config.Name, config.Identity = "ml", "stopped", "flyball-0"
+	lock := &leaseLock{LeaseLock: resourcelock.LeaseLock{
+		LeaseMeta:  metav1.ObjectMeta{Namespace: "ml", Name: "stopped"},
+		LockConfig: resourcelock.ResourceLockConfig{Identity: "flyball-0"},
+	}, l: k.NewLease(config)}
+	record := resourcelock.LeaderElectionRecord{HolderIdentity: "flyball-0", LeaseDurationSeconds: 15, RenewTime: metav1.Now(), AcquireTime: metav1.Now()}
+	if err := lock.Create(t.Context(), record); err != nil {
+		t.Fatal(err)
+	}
+	holder := func() string {
+		live, err := leases.Get(t.Context(), "stopped", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, _, _ := unstructured.NestedString(live.Object, "spec", "holderIdentity")
+		return name
+	}
+	giveUp := func() error { // as client-go does it
+		t.Helper()
+		if _, _, err := lock.Get(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return lock.Update(t.Context(), resourcelock.LeaderElectionRecord{LeaseDurationSeconds: 1, RenewTime: metav1.Now(), AcquireTime: metav1.Now()})
+	}
+	if _, err := leases.Patch(t.Context(), "stopped", types.MergePatchType, []byte(`{"spec":{"holderIdentity":"flyball-1"}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := giveUp(); err == nil || holder() != "flyball-1" {
+		t.Errorf("error %v, and the Lease is held by %q: it is that of flyball-1", err, holder())
+	}
+	if _, err := leases.Patch(t.Context(), "stopped", types.MergePatchType, []byte(`{"spec":{"holderIdentity":""}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := lock.Get(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Update(t.Context(), record); err != nil || holder() != "flyball-0" {
+		t.Fatalf("it takes the Lease again: %v, held by %q", err, holder())
+	}
+	if err := giveUp(); err != nil || holder() != "" {
+		t.Errorf("error %v, and the Lease is held by %q: it was its own to give up", err, holder())
 	}
 }
