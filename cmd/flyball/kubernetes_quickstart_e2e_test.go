@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"flyball/actuators/kubernetes/kubetest"
 	"flyball/rules"
@@ -119,4 +121,72 @@ func TestKubernetesQuickstart(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), want) {
 		t.Errorf("explain: %v, no %q in\n%s", err, want, out)
 	}
+
+	t.Run("release", func(t *testing.T) {
+		release := func(more ...string) string {
+			out, err := exec.Command(built.path("flyball"), append([]string{"release", "kubernetes/ml/deployments.apps/digits", "--config.file=" + filepath.Join(i.dir, "flyball.yml")}, more...)...).CombinedOutput()
+			if err != nil {
+				return fmt.Sprintf("%s(%s)", out, err)
+			}
+			return string(out)
+		}
+		if got := release(); got != "ml/deployments.apps/digits: nothing to give back\n" {
+			t.Errorf("without an HPA it says %q", got)
+		}
+		c.ApplyText(t, taken)
+		autoscalers := c.Admin.Resource(schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}).Namespace("ml")
+		if _, err := autoscalers.Patch(t.Context(), "digits", types.MergePatchType, []byte(`{"spec":{"minReplicas":4},"metadata":{"annotations":{"flyball/min-replicas":"2"}}}`),
+			metav1.PatchOptions{FieldManager: "flyball"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := release(); !strings.Contains(got, `a Role in the namespace ml needs the rule {apiGroups: ["autoscaling"], resources: [horizontalpodautoscalers], resourceNames: [digits], verbs: [get]}`) ||
+			!strings.HasSuffix(got, "(exit status 1)") {
+			t.Errorf("without the right it says %q", got)
+		}
+		c.ApplyText(t, takes)
+		least := func() int64 {
+			live, err := autoscalers.Get(t.Context(), "digits", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, _, _ := unstructured.NestedInt64(live.Object, "spec", "minReplicas")
+			return n
+		}
+		i.eventually(time.Minute, "the Role holds", func() bool {
+			return release("--dry-run") == "ml/deployments.apps/digits: would be given back: HPA ml/digits: minReplicas is 2, as it was\n"
+		})
+		if got := least(); got != 4 {
+			t.Errorf("after a dry run minReplicas is %d, want 4", got)
+		}
+		if got := release(); got != "ml/deployments.apps/digits: given back: HPA ml/digits: minReplicas is 2, as it was\n" {
+			t.Errorf("it says %q", got)
+		}
+		if got := least(); got != 2 {
+			t.Errorf("minReplicas is %d, want the 2 that it was", got)
+		}
+	})
 }
+
+// taken is an HPA, and takes the right to give it back what was taken.
+const (
+	taken = `apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: digits, namespace: ml}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: digits}
+  minReplicas: 2
+  maxReplicas: 6
+  metrics: [{type: External, external: {metric: {name: none}, target: {type: AverageValue, averageValue: "1"}}}]
+`
+	takes = `apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: takes, namespace: ml}
+rules: [{apiGroups: [autoscaling], resources: [horizontalpodautoscalers], resourceNames: [digits], verbs: [get, patch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: takes, namespace: ml}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: takes}
+subjects: [{kind: ServiceAccount, name: flyball, namespace: ml}]
+`
+)
