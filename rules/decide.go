@@ -46,6 +46,7 @@ func Decide(rule *Scale, obs Observation, st State) (Decision, State) {
 		return p.finish(p.current), st
 	}
 	p.pending()
+	d.StartupSeconds = st.measured(rule.Startup).Seconds()
 	p.env = obs.environment(rule, st)
 	p.placements()
 	p.quality()

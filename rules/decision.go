@@ -70,10 +70,14 @@ type Decision struct {
 	// Unanswered is the size that the target may have taken all the same: the error does not say that it did not.
 	Unanswered *int `json:"unanswered,omitempty"`
 
-	Replicas Replicas       `json:"replicas"`
-	Queries  []Answer       `json:"queries"`
-	Signals  []SignalRecord `json:"signals,omitempty"`
-	Steps    []StepRecord   `json:"steps,omitempty"`
+	Replicas Replicas `json:"replicas"`
+	// StartupSeconds is how long a start takes, from a decision to all replicas being ready, as `startup: auto` has measured
+	// it; 0 where the rule gives it, and before three starts were seen.
+	StartupSeconds float64 `json:"startup_seconds,omitempty"`
+
+	Queries []Answer       `json:"queries"`
+	Signals []SignalRecord `json:"signals,omitempty"`
+	Steps   []StepRecord   `json:"steps,omitempty"`
 
 	// The size after each stage, in their order; the last, bound, gives To.
 	Combined   int `json:"combined"`

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"text/template"
 	"text/template/parse"
 	"time"
@@ -268,4 +270,20 @@ func (s *Scaler) Release() {
 	for _, i := range s.order {
 		i.release(s.rule.Name)
 	}
+}
+
+// inParallel calls do with each number below n, on so many goroutines, and returns when all have been.
+func inParallel(goroutines, n int, do func(int)) {
+	var next atomic.Int64
+	work := func() {
+		for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+			do(i)
+		}
+	}
+	var wg sync.WaitGroup
+	for range min(goroutines, n) - 1 {
+		wg.Go(work)
+	}
+	work()
+	wg.Wait()
 }

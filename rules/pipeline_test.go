@@ -208,7 +208,11 @@ func TestMeasuredStartup(t *testing.T) {
 			now = now.Add(time.Duration(10+i) * time.Second)
 			obs := observed(now, 2, named("a", 20), named("b", 0))
 			obs.Replicas.Ready, obs.Replicas.Pending = ready, 2-ready
-			_, st = Decide(r, obs, st)
+			var d Decision
+			d, st = Decide(r, obs, st)
+			if i < 2 && d.StartupSeconds != 0 || i == 3 && ready == 1 && d.StartupSeconds != 36 {
+				t.Errorf("after %d starts a decision has %g s", i, d.StartupSeconds)
+			}
 		}
 	}
 	if got, want := st.startup(r.Startup), 3*18*time.Second; got != want { // the ninth of 30s, 33s, ... 57s

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -55,6 +56,10 @@ type ScalerOptions struct {
 	Acting    bool         // acting is enabled on the command line; the rule must say act as well
 	Brake     *Brake       // stops acting at once; nil: nothing does
 	Limit     *RateLimit   // of changes over all targets, shared by the rules of a process; nil: none
+
+	// Parallel is how many targets of a rule for many are observed, decided for and changed at the same time, in an order that is
+	// not given. 0: one after the other.
+	Parallel int
 
 	// Leads says whether this process is the one that acts, of several that could; the others decide as it does, follow its
 	// changes as theirs, and are ready to take its place. nil: it is.
@@ -192,16 +197,20 @@ func (s *Scaler) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	if err != nil {
 		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err)
 	}
-	var samples []Sample
-	var errs []error
-	for _, t := range targets {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("scale %s: %w", s.rule.Name, err) // stopping: half an observation decides nothing
+	samples, errs := make([][]Sample, len(targets)), make([]error, len(targets))
+	var stopping atomic.Bool
+	inParallel(s.opts.Parallel, len(targets), func(n int) {
+		if ctx.Err() != nil { // half an observation decides nothing
+			stopping.Store(true)
+			return
 		}
-		out, err := s.evaluate(ctx, at, t.instance, s.observe(ctx, at, t, caps))
-		samples, errs = append(samples, out...), append(errs, err)
+		t := targets[n]
+		samples[n], errs[n] = s.evaluate(ctx, at, t.instance, s.observe(ctx, at, t, caps))
+	})
+	if stopping.Load() {
+		return nil, fmt.Errorf("scale %s: %w", s.rule.Name, ctx.Err())
 	}
-	return samples, errors.Join(errs...)
+	return slices.Concat(samples...), errors.Join(errs...)
 }
 
 // keepTime moves what is remembered along with a clock that has jumped.

@@ -234,8 +234,16 @@ func (s *State) started(took time.Duration) {
 
 // startup is how long a start takes, as the rule gives it or as it was measured.
 func (s *State) startup(rule Startup) time.Duration {
+	if took := s.measured(rule); took > 0 {
+		return took
+	}
+	return rule.Given
+}
+
+// measured is how long a start takes by those that were seen; 0 where the rule gives it, and before there were three.
+func (s *State) measured(rule Startup) time.Duration {
 	if !rule.Auto || len(s.starts) < 3 {
-		return rule.Given
+		return 0
 	}
 	sorted := slices.Sorted(slices.Values(s.starts))
 	return sorted[(len(sorted)*9+9)/10-1] // the 90th percentile

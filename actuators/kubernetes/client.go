@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -69,10 +68,10 @@ func newClient(config Config, log *slog.Logger, userAgent string) (*client, erro
 	base.QPS = -1                                    // transport limits all clients together
 	base.Timeout = time.Duration(config.Timeout) * 2 // of one request whose context has no end
 	base.WarningHandlerWithContext = warnings{log}
-	limit := rate.NewLimiter(rate.Limit(config.QPS), config.Burst)
+	turns := newTurns(config.QPS, config.Burst)
 	var shared []*transport
 	base.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		t := newTransport(next, limit)
+		t := newTransport(next, turns)
 		shared = append(shared, t)
 		return t
 	})

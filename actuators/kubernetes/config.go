@@ -40,6 +40,12 @@ type Config struct {
 	// Conflict says what becomes of a change where an HPA or a ScaledObject sets the size of the same target.
 	Conflict Conflict `yaml:"conflict"`
 
+	// Conflicts says the same for single targets, by their names. It is part of the configuration and no annotation of the
+	// workload, as who may edit a workload could else have flyball change an autoscaler by a right that is flyball's, and as a
+	// Role with the scale subresource alone does not let an annotation be read. Where it, or Conflict, no longer says floor or
+	// adopt of a target, the next change of the target, or Release, gives the autoscaler back as it was.
+	Conflicts map[string]Conflict `yaml:"conflicts"`
+
 	// Events says whether changes and refusals are told as Events on their objects.
 	Events bool `yaml:"events"`
 
@@ -69,8 +75,8 @@ type Resource struct {
 // DefaultConfig returns what holds where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		// A look at a target is two requests, so 200 a second are 1,500 targets each 15 s, and of 500 that change at once the
-		// last is asked to within 2 s. As many at once are what an apiserver has seats for by default (changes: 200); its own
+		// A look at a target is one request, or two at a custom resource, so 200 a second are 1,500 targets each 15 s at the least,
+		// and of 500 changes that are ready at once the last is asked for within 2 s. As many at once are what an apiserver has seats for by default (changes: 200); its own
 		// fairness protects it from more. With client-go's default of 5 the 500th would wait for a minute and a half.
 		QPS:   200,
 		Burst: 200,
@@ -116,6 +122,14 @@ func (c *Config) resource(name string) Resource {
 	return DefaultResources()[name]
 }
 
+// ConflictOf is what becomes of a change of a target, by its name, that an autoscaler has.
+func (c *Config) ConflictOf(target string) Conflict {
+	if of, given := c.Conflicts[target]; given {
+		return of
+	}
+	return c.Conflict
+}
+
 // SetDirectory makes the path of the kubeconfig relative to the folder of the configuration file.
 func (c *Config) SetDirectory(dir string) {
 	if c.Kubeconfig != "" && !filepath.IsAbs(c.Kubeconfig) {
@@ -147,8 +161,17 @@ func (c *Config) Validate() error {
 	if c.MaxReplicas < 1 {
 		fault("max_replicas: %d allows no replica: give 1 or more", c.MaxReplicas)
 	}
-	if known := []Conflict{ConflictRefuse, ConflictFloor, ConflictAdopt}; !slices.Contains(known, c.Conflict) {
+	known := []Conflict{ConflictRefuse, ConflictFloor, ConflictAdopt}
+	if !slices.Contains(known, c.Conflict) {
 		fault("conflict: %q is none of refuse, floor, adopt", string(c.Conflict))
+	}
+	for _, target := range slices.Sorted(maps.Keys(c.Conflicts)) {
+		if err := c.CheckTarget(target); err != nil {
+			fault("conflicts.%s: %w", target, err)
+		}
+		if of := c.Conflicts[target]; !slices.Contains(known, of) {
+			fault("conflicts.%s: %q is none of refuse, floor, adopt", target, string(of))
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Resources)) {
 		r := c.Resources[name]

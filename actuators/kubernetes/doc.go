@@ -25,15 +25,19 @@
 // Before a change the HPAs and ScaledObjects of the target's namespace are listed, at most every few seconds, for those whose
 // scaleTargetRef it is. Config.Conflict says what becomes of the change then: it is refused with actuators.ErrOwned, or the
 // autoscaler's minimum is changed instead, or the autoscaler is taken out of charge. Both are JSON patches that test the
-// resourceVersion that was read.
+// resourceVersion that was read. What was taken is in annotations of the autoscaler, and given back by them: by the next change
+// of the target once Config says otherwise, or by Release.
 //
 // # What it may do
 //
 // get and update of the scale subresource is all that scaling needs. With get of the object as well, ready replicas are
-// those that its status says are ready; without, they are those that it has. create of events.k8s.io/events has changes, and
+// those that its status says are ready, and a look at a Deployment or another of Kubernetes's own workloads is one request;
+// without, they are those that it has. create of events.k8s.io/events has changes, and
 // refusals, told on the object. list of horizontalpodautoscalers and scaledobjects finds what else sets the size.
 //
-// Requests wait for their turn within qps and burst, oldest first. An answer of 429 or 5xx is followed by a pause with
-// jitter, or by as long as Retry-After asks for, within the timeout of the call. Nothing is cached but the list of the
-// cluster's resources and, for seconds, the autoscalers.
+// Requests wait for their turn within qps and burst: target by target in a circle, so that one with many, or whose requests
+// are turned away, has no other wait for more than one of them. An answer of 429 or 5xx is followed by a pause with jitter, or
+// by as long as Retry-After asks for, within the timeout of the call. The Retry-After of a 429, by which the apiserver's flow
+// control turns away a user and not an object, is kept by all. Nothing is cached but the list of the cluster's resources and,
+// for seconds, the autoscalers.
 package kubernetes

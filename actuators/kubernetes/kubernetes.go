@@ -154,7 +154,7 @@ func (k *Kubernetes) observe(ctx context.Context, t actuators.Target) (actuators
 	if err != nil {
 		return actuators.State{}, err
 	}
-	ctx, cancel := c.limited(ctx)
+	ctx, cancel := c.limited(inLine(ctx, t.String()))
 	defer cancel()
 	now, err := c.read(ctx, r)
 	if err != nil {
@@ -194,7 +194,7 @@ func (k *Kubernetes) meet(ctx context.Context, c *client, known *target, t actua
 	inCharge := slices.DeleteFunc(all, func(o owner) bool { return o.hands })
 	if text := ownersText(inCharge); text != known.owners {
 		if known.owners = text; text != "" {
-			k.log.Warn("an autoscaler sets the size of a target", "target", t.String(), "autoscaler", text, "conflict", string(c.config.Conflict))
+			k.log.Warn("an autoscaler sets the size of a target", "target", t.String(), "autoscaler", text, "conflict", string(c.config.ConflictOf(t.Name)))
 		} else {
 			k.log.Info("no autoscaler sets the size of a target any more", "target", t.String())
 		}
@@ -221,7 +221,7 @@ func (k *Kubernetes) apply(ctx context.Context, t actuators.Target, change actua
 	if change.To < 0 || change.To > c.config.MaxReplicas {
 		return actuators.Receipt{}, fmt.Errorf("%w: it is not between 0 and actuators.kubernetes.max_replicas, which is %d", actuators.ErrOutOfRange, c.config.MaxReplicas)
 	}
-	ctx, cancel := c.limited(ctx)
+	ctx, cancel := c.limited(inLine(ctx, t.String()))
 	defer cancel()
 	known.mu.Lock()
 	defer known.mu.Unlock()

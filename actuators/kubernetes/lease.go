@@ -204,7 +204,8 @@ func (l *Lease) complain(err error) {
 // leaseLock is client-go's lock over the cluster that the actuator has at the time, which notes what becomes of each request.
 type leaseLock struct {
 	resourcelock.LeaseLock
-	l *Lease
+	l      *Lease
+	others bool // what was read last: somebody else has the Lease
 }
 
 // begin gives a request a part of the time in which the Lease has to be renewed, so that one that hangs is not the last.
@@ -234,7 +235,8 @@ func (k *leaseLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord
 		}
 		return nil, nil, err
 	}
-	if !k.l.found(record.HolderIdentity, record.RenewTime.Time) && record.HolderIdentity == k.l.config.Identity {
+	mine := k.l.found(record.HolderIdentity, record.RenewTime.Time)
+	if k.others = !mine && record.HolderIdentity != ""; k.others && record.HolderIdentity == k.l.config.Identity {
 		record.HolderIdentity += " (another process)"
 	}
 	return record, raw, nil
@@ -257,6 +259,11 @@ func (k *leaseLock) write(ctx context.Context, record resourcelock.LeaderElectio
 	mine := record.HolderIdentity == k.l.config.Identity
 	if !mine {
 		k.l.lose("the Lease is given up") // before it is asked for
+		// client-go gives up what it last knew to be its own, with the version that it has just read: of one that was stopped for
+		// so long that another took over, that is the other's.
+		if k.others {
+			return errors.New("another has the Lease")
+		}
 	}
 	ctx, cancel, through, err := k.begin(ctx)
 	if err != nil {

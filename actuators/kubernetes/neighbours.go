@@ -33,6 +33,7 @@ const (
 const (
 	MinReplicas = "flyball/min-replicas" // the minimum before the first change of it; empty where it was not given
 	Behavior    = "flyball/behavior"     // spec.behavior of an HPA before it was taken out of charge, as JSON; null for none
+	KEDAPaused  = "flyball/keda-paused"  // KEDA's annotation of a ScaledObject before it was taken out of charge; empty where it was not given
 )
 
 // paused and pausedAt are KEDA's own annotations. By the second a ScaledObject keeps a size, by the first it keeps its hands off.
@@ -57,6 +58,8 @@ type owner struct {
 	hands    bool             // off: it changes no size within its bounds
 	min, max int              // that an HPA keeps to although its hands are off; 0, 0 for none
 	unread   bool             // a ScaledObject that is known by its HPA only
+	floored  bool             // its minimum was changed by flyball, which has not given it back
+	adopted  bool             // it was taken out of charge, and not given back
 }
 
 func (o owner) String() string {
@@ -252,6 +255,11 @@ func (c *client) list(ctx context.Context, gvr schema.GroupVersionResource, r re
 // ownerOf reads an HPA or a ScaledObject.
 func ownerOf(object *unstructured.Unstructured, resource string) owner {
 	o := owner{ref: ref{namespace: object.GetNamespace(), resource: resource, name: object.GetName()}}
+	mark := func(name string) bool {
+		_, there := object.GetAnnotations()[name]
+		return there
+	}
+	o.floored, o.adopted = mark(MinReplicas), mark(Behavior) || mark(KEDAPaused)
 	text := func(fields ...string) string {
 		s, _, _ := unstructured.NestedString(object.Object, fields...)
 		return s
@@ -307,13 +315,25 @@ func (k *Kubernetes) clear(ctx context.Context, c *client, t actuators.Target, r
 	if err != nil { // nothing was changed, for certain
 		return nil, fmt.Errorf("%w: %w", actuators.ErrRefused, err)
 	}
+	how := c.config.ConflictOf(t.Name)
+	if !change.DryRun {
+		given, err := k.giveBack(ctx, c, t, all, how, false)
+		if err != nil {
+			return nil, err
+		}
+		if len(given) > 0 {
+			if all, err = c.neighbours(ctx, r, found, actedFor); err != nil {
+				return nil, fmt.Errorf("%w: %w", actuators.ErrRefused, err)
+			}
+		}
+	}
 	var inCharge []owner
 	for _, o := range all {
-		if !o.hands {
+		if !o.hands || o.adopted && how != ConflictAdopt {
 			inCharge = append(inCharge, o)
 		}
 	}
-	if len(inCharge) > 0 && (c.config.Conflict == ConflictRefuse || c.config.Conflict == ConflictFloor && len(inCharge) > 1) {
+	if len(inCharge) > 0 && (how == ConflictRefuse || how == ConflictFloor && len(inCharge) > 1) {
 		return nil, fmt.Errorf("%w: %s: delete it, or say in actuators.kubernetes.conflict who is in charge", actuators.ErrOwned, ownersText(inCharge))
 	}
 	for _, o := range inCharge {
@@ -321,7 +341,7 @@ func (k *Kubernetes) clear(ctx context.Context, c *client, t actuators.Target, r
 			return nil, fmt.Errorf("%w: %s, which cannot be read: a Role in the namespace %s needs the rule %s", actuators.ErrOwned, o, o.namespace,
 				rule("list", ref{resource: scaledResource}, ""))
 		}
-		if c.config.Conflict == ConflictFloor {
+		if how == ConflictFloor {
 			return &o, nil
 		}
 	}
@@ -396,11 +416,14 @@ func (c *client) revise(ctx context.Context, o owner, dryRun bool, edit func(*un
 	}
 }
 
-// annotated is the operation that adds annotations to those of an object.
-func annotated(object *unstructured.Unstructured, add map[string]string) operation {
+// annotated is the operation that adds annotations to those of an object, and drops others.
+func annotated(object *unstructured.Unstructured, add map[string]string, drop ...string) operation {
 	all := maps.Clone(object.GetAnnotations())
 	if all == nil {
 		all = map[string]string{}
+	}
+	for _, name := range drop {
+		delete(all, name)
 	}
 	maps.Copy(all, add)
 	return operation{"add", "/metadata/annotations", all}
@@ -413,7 +436,11 @@ func (k *Kubernetes) adopt(ctx context.Context, c *client, t actuators.Target, o
 			if n, given := now.GetAnnotations()[pausedAt]; given {
 				return nil, fmt.Errorf("%w: %s is to keep it at %s replicas: remove its annotation %s", actuators.ErrOwned, o, n, pausedAt)
 			}
-			return []operation{annotated(now, map[string]string{paused: "true"})}, nil
+			before := now.GetAnnotations()[paused]
+			if first, remembered := now.GetAnnotations()[KEDAPaused]; remembered {
+				before = first
+			}
+			return []operation{annotated(now, map[string]string{paused: "true", KEDAPaused: before})}, nil
 		}
 		if ownerOf(now, hpaResource).hands {
 			return nil, nil

@@ -59,56 +59,89 @@ spec:
   metrics: [{type: External, external: {metric: {name: none}, target: {type: AverageValue, averageValue: "1"}}}]
 `
 
+// crowd are the workloads of a cluster, and what sets their sizes.
+type crowd struct {
+	t *testing.T
+	c *kubetest.Cluster
+}
+
+func (n crowd) get(resource schema.GroupVersionResource, name string) *unstructured.Unstructured {
+	n.t.Helper()
+	o, err := n.c.Admin.Resource(resource).Namespace("ml").Get(n.t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return o
+}
+
+// patch changes an object as somebody else does.
+func (n crowd) patch(resource schema.GroupVersionResource, name, patch string) {
+	n.t.Helper()
+	if _, err := n.c.Admin.Resource(resource).Namespace("ml").Patch(n.t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// apply changes a target as it is now, even if its HPA does so too at the moment.
+func (n crowd) apply(k *Kubernetes, at actuators.Target, to int, id string) (actuators.Receipt, error) {
+	n.t.Helper()
+	for {
+		before := observe(n.t, k, at)
+		receipt, err := k.Apply(n.t.Context(), at, actuators.Change{From: before.Spec, To: to, IfVersion: before.Version, DecisionID: id})
+		if !errors.Is(err, actuators.ErrConflict) {
+			return receipt, err
+		}
+	}
+}
+
+// workload makes a Deployment, and an autoscaler for it.
+func (n crowd) workload(name, autoscaler string) actuators.Target {
+	n.t.Helper()
+	n.c.Apply(n.t, []string{"testdata/neighbours.yml"}, "NAME", name)
+	if autoscaler != "" {
+		n.c.ApplyText(n.t, fmt.Sprintf(autoscaler, name))
+	}
+	return named("ml/deployments.apps/" + name)
+}
+
+// with is an actuator with a way, for all targets or for those that are named, and its log.
+func (n crowd) with(conflict Conflict, of ...actuators.Target) (*Kubernetes, *lines) {
+	log := &lines{}
+	return newLogged(n.t, slog.New(slog.NewTextHandler(log, nil)), n.c.Kubeconfig(), func(config *Config) {
+		if config.Conflict = conflict; len(of) > 0 {
+			config.Conflict, config.Conflicts = ConflictRefuse, map[string]Conflict{}
+		}
+		for _, target := range of {
+			config.Conflicts[target.Name] = conflict
+		}
+	}), log
+}
+
+// wants gives an HPA another load, and returns once its controller has seen it.
+func (n crowd) wants(name string, load int) {
+	n.t.Helper()
+	n.patch(schema.GroupVersionResource{Group: "external.metrics.k8s.io", Version: "v1beta1", Resource: "load"}, "load", fmt.Sprintf(`{"value":"%d"}`, load))
+	eventually(n.t, fmt.Sprintf("the HPA %s has seen a load of %d", name, load), func() bool {
+		status, _, _ := unstructured.NestedSlice(n.get(hpas, name).Object, "status", "currentMetrics")
+		if len(status) == 0 {
+			return false
+		}
+		average, _, _ := unstructured.NestedString(status[0].(map[string]any), "external", "current", "averageValue")
+		size := number(n.get(deployments, name), "spec", "replicas")
+		return size > 0 && (average == fmt.Sprint(int64(load)/size) || strings.HasSuffix(average, "m") && average == fmt.Sprintf("%dm", (int64(load)*1000+size-1)/size))
+	})
+}
+
+func number(o *unstructured.Unstructured, field ...string) int64 {
+	n, _, _ := unstructured.NestedInt64(o.Object, field...)
+	return n
+}
+
 // testNeighbours: an HPA, with its controller, and a ScaledObject that set the size of the same target.
 func testNeighbours(t *testing.T, c *kubetest.Cluster) {
-	get := func(resource schema.GroupVersionResource, name string) *unstructured.Unstructured {
-		t.Helper()
-		o, err := c.Admin.Resource(resource).Namespace("ml").Get(t.Context(), name, metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return o
-	}
-	number := func(o *unstructured.Unstructured, field ...string) int64 {
-		n, _, _ := unstructured.NestedInt64(o.Object, field...)
-		return n
-	}
-	apply := func(k *Kubernetes, at actuators.Target, to int, id string) (actuators.Receipt, error) {
-		t.Helper()
-		before := observe(t, k, at)
-		return k.Apply(t.Context(), at, actuators.Change{From: before.Spec, To: to, IfVersion: before.Version, DecisionID: id})
-	}
-	workload := func(name, autoscaler string) actuators.Target {
-		t.Helper()
-		c.Apply(t, []string{"testdata/neighbours.yml"}, "NAME", name)
-		if autoscaler != "" {
-			c.ApplyText(t, fmt.Sprintf(autoscaler, name))
-		}
-		return named("ml/deployments.apps/" + name)
-	}
-	with := func(conflict Conflict) (*Kubernetes, *lines) {
-		log := &lines{}
-		return newLogged(t, slog.New(slog.NewTextHandler(log, nil)), c.Kubeconfig(), func(config *Config) { config.Conflict = conflict }), log
-	}
-	// wants gives the HPA another load, and returns once its controller has seen it.
-	wants := func(name string, load int) {
-		t.Helper()
-		_, err := c.Admin.Resource(schema.GroupVersionResource{Group: "external.metrics.k8s.io", Version: "v1beta1", Resource: "load"}).Namespace("ml").
-			Patch(t.Context(), "load", types.MergePatchType, fmt.Appendf(nil, `{"value":"%d"}`, load), metav1.PatchOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, fmt.Sprintf("the HPA %s has seen a load of %d", name, load), func() bool {
-			status, _, _ := unstructured.NestedSlice(get(hpas, name).Object, "status", "currentMetrics")
-			if len(status) == 0 {
-				return false
-			}
-			average, _, _ := unstructured.NestedString(status[0].(map[string]any), "external", "current", "averageValue")
-			size := number(get(deployments, name), "spec", "replicas")
-			return size > 0 && (average == fmt.Sprint(int64(load)/size) || strings.HasSuffix(average, "m") && average == fmt.Sprintf("%dm", (int64(load)*1000+size-1)/size))
-		})
-	}
-
+	n := crowd{t, c}
+	get, apply, workload, wants := n.get, n.apply, n.workload, n.wants
+	with := func(conflict Conflict) (*Kubernetes, *lines) { return n.with(conflict) }
 	t.Run("refuse", func(t *testing.T) {
 		at := workload("refused", hpaText)
 		k, log := with(ConflictRefuse)
@@ -430,5 +463,24 @@ func TestOwnerOf(t *testing.T) {
 				t.Errorf("%s, hands off %t; want %s, %t", got.of, got.hands, tt.of, tt.hands)
 			}
 		})
+	}
+}
+
+// testFloor: the minimum of a real HPA is raised, and its controller makes the Deployment at least that large.
+func testFloor(t *testing.T, c *kubetest.Cluster) {
+	k := newKubernetes(t, c.Kubeconfig())
+	hpa := named("ml/horizontalpodautoscalers.autoscaling/floored")
+	before := observe(t, k, hpa)
+	if _, err := k.Apply(t.Context(), hpa, actuators.Change{From: before.Spec, To: 7, IfVersion: before.Version, DecisionID: "floor"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the HPA has made 7 replicas", func() bool {
+		return observe(t, k, named("ml/deployments.apps/floored")).Ready == 7
+	})
+	if got := observe(t, k, hpa).Spec; got != 7 {
+		t.Errorf("the floor is %d, want 7", got)
+	}
+	if _, err := k.Apply(t.Context(), hpa, actuators.Change{To: 21, DecisionID: "above"}); !errors.Is(err, actuators.ErrOutOfRange) {
+		t.Errorf("a floor above maxReplicas: error %v, want ErrOutOfRange", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -46,8 +47,30 @@ func (c *client) read(ctx context.Context, r ref) (*object, error) {
 	return c.readScale(ctx, r, found)
 }
 
-// readScale looks at the scale subresource and then, so that what it has is never newer, at the object itself.
+// plain are the resources whose scale subresource has the size of spec.replicas, as Kubernetes itself defines them: the object
+// says all, in one request. Of a custom resource only its definition says where the size is.
+var plain = []string{"deployments.apps", "statefulsets.apps", "replicasets.apps", "replicationcontrollers"}
+
+// readScale looks at the object itself where that is enough, or else at the scale subresource and then, so that what it has is
+// never newer, at the object.
 func (c *client) readScale(ctx context.Context, r ref, found resource) (*object, error) {
+	if slices.Contains(plain, r.resource) {
+		whole, err := c.readWhole(ctx, r, found)
+		if err != nil && !apierrors.IsForbidden(err) {
+			return nil, c.explain(err, "get", r, "")
+		}
+		if err == nil {
+			o := &object{
+				resource: found, uid: whole.GetUID(), resourceVersion: whole.GetResourceVersion(), generation: whole.GetGeneration(), syncedBy: syncedBy(whole),
+			}
+			n, _, err := unstructured.NestedInt64(whole.Object, "spec", "replicas")
+			if err != nil {
+				return nil, err
+			}
+			o.spec = int(n)
+			return o, c.countReady(o, r, whole)
+		}
+	}
 	scale, err := c.scales.Scales(r.namespace).Get(ctx, found.GroupResource(), r.name, metav1.GetOptions{})
 	if err != nil {
 		return nil, c.explain(err, "get", r, "scale")

@@ -8,35 +8,34 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // transport sends the requests of all the clients of a cluster, each when it is its turn, and sends those again that the
 // apiserver turned away or stumbled over.
 type transport struct {
 	next   http.RoundTripper
-	limit  *rate.Limiter // hands out turns in the order in which they were asked for
+	turns  *turns
 	jitter func() float64
 }
 
-func newTransport(next http.RoundTripper, limit *rate.Limiter) *transport {
-	return &transport{next: next, limit: limit, jitter: rand.Float64}
+func newTransport(next http.RoundTripper, turns *turns) *transport {
+	return &transport{next: next, turns: turns, jitter: rand.Float64}
 }
 
 const (
 	attempts   = 5                      // of one request: with the pauses below, 2 s of an apiserver that is starting
 	firstPause = 100 * time.Millisecond // doubles with each attempt
+
+	// longestClosed is the most that one answer keeps all from asking. The apiserver's own flow control says 1 s; a proxy before
+	// it may say anything.
+	longestClosed = 30 * time.Second
 )
 
 // RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	for attempt := 1; ; attempt++ {
-		if err := t.limit.Wait(ctx); err != nil {
-			if ctx.Err() == nil { // its turn would come after the deadline
-				err = context.DeadlineExceeded
-			}
+		if err := t.turns.take(ctx, lineOf(ctx)); err != nil {
 			return nil, err
 		}
 		resp, err := t.next.RoundTrip(req)
@@ -46,11 +45,17 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if doubt, ok := ctx.Value(doubtKey{}).(*atomic.Bool); ok && resp.StatusCode != http.StatusTooManyRequests {
 			doubt.Store(true)
 		}
-		pause := t.pause(attempt, resp.Header.Get("Retry-After"))
+		asked := retryAfter(resp)
+		// By its priority and fairness an apiserver turns away a user's requests, and not those for one object: so all wait. A 5xx
+		// may be of one object, such as that of a webhook.
+		if asked > 0 && resp.StatusCode == http.StatusTooManyRequests {
+			t.turns.close(min(asked, longestClosed))
+		}
+		pause := t.pause(attempt, asked)
 		// client-go sleeps, without jitter, for as long as this header says.
 		resp.Header.Del("Retry-After")
 		deadline, limited := ctx.Deadline()
-		if attempt == attempts || limited && time.Until(deadline) < pause || req.Body != nil && req.GetBody == nil {
+		if attempt == attempts || limited && time.Until(deadline) < pause || req.GetBody == nil && req.Body != nil && req.Body != http.NoBody {
 			return resp, nil
 		}
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
@@ -62,7 +67,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, ctx.Err()
 		case <-timer.C:
 		}
-		if req.Body != nil {
+		if req.GetBody != nil {
 			req = req.Clone(ctx)
 			if req.Body, err = req.GetBody(); err != nil {
 				return nil, err
@@ -97,13 +102,18 @@ func mayPass(status int) bool {
 	return false
 }
 
+// retryAfter is how long an answer asks to stay away for, in whole seconds as an apiserver gives it; 0 where it does not.
+func retryAfter(resp *http.Response) time.Duration {
+	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil || seconds < 0 {
+		return 0
+	}
+	return time.Duration(min(seconds, 1<<20)) * time.Second
+}
+
 // pause is how long to wait after an attempt: half of it at random, so that those who were turned away together do not
 // come back together; and never less than the server asks for.
-func (t *transport) pause(attempt int, retryAfter string) time.Duration {
+func (t *transport) pause(attempt int, asked time.Duration) time.Duration {
 	pause := firstPause << (attempt - 1)
-	pause = pause/2 + time.Duration(t.jitter()*float64(pause/2))
-	if seconds, err := strconv.Atoi(retryAfter); err == nil && seconds > 0 {
-		pause += time.Duration(seconds) * time.Second
-	}
-	return pause
+	return asked + pause/2 + time.Duration(t.jitter()*float64(pause/2))
 }

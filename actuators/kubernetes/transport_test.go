@@ -9,8 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // answers is a server that gives one answer after the other, and the last one for ever.
@@ -82,7 +80,7 @@ func TestTransport(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := &answers{list: tt.answers, began: time.Now()}
-				tr := newTransport(server, rate.NewLimiter(rate.Inf, 1))
+				tr := newTransport(server, newTurns(1e9, 1000))
 				tr.jitter = func() float64 { return 1 }
 				ctx, doubt := withDoubt(t.Context())
 				if tt.timeout != 0 {
@@ -131,7 +129,7 @@ func TestTransport(t *testing.T) {
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &answers{list: []answer{{status: 200}}, began: time.Now()}
-		tr := newTransport(server, rate.NewLimiter(10, 2))
+		tr := newTransport(server, newTurns(10, 2))
 		for range 4 {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1/", http.NoBody)
 			if err != nil {
@@ -171,7 +169,7 @@ func TestJitter(t *testing.T) {
 	tr := newTransport(nil, nil)
 	seen := map[time.Duration]bool{}
 	for range 100 {
-		p := tr.pause(3, "")
+		p := tr.pause(3, 0)
 		if p < 200*time.Millisecond || p > 400*time.Millisecond {
 			t.Fatalf("pause %s, want 200 ms to 400 ms", p)
 		}

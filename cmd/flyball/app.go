@@ -297,7 +297,8 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 	options := rules.ScalerOptions{
 		Querier: a.store.Router(), Actuators: a.actuators(), Journal: a.journal, Metrics: a.scales,
 		Log: a.opts.log.With("component", "rules"), Memory: &a.memory, Acting: a.opts.act, May: a.opts.mayAct, Brake: a.brake, Limit: a.limit,
-		Leads: a.leads, Claim: a.claim, Decided: a.decided, Clock: a.clock, Expand: a.store.ExpandAnnotation,
+		Parallel: parallelTargets,
+		Leads:    a.leads, Claim: a.claim, Decided: a.decided, Clock: a.clock, Expand: a.store.ExpandAnnotation,
 	}
 	for _, f := range l.rules {
 		for i := range f.Groups {
@@ -306,6 +307,11 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 	}
 	return groups, d
 }
+
+// parallelTargets is how many targets of a rule for many are seen to at the same time. One after the other, 500 that an
+// apiserver answers for within 7 ms take most of an interval; and with more of them, a change waits behind as many looks at
+// others for its turn within the limit of requests.
+const parallelTargets = 32
 
 // claim says why a target that a rule with for_each finds is not for it.
 func (a *app) claim(r *rules.Scale, t actuators.Target) error {

@@ -178,9 +178,10 @@ func TestElectionLease(t *testing.T) {
 		t.Fatalf("the leaders are %v, want one of the others", got)
 	}
 	leader := leaders()[0]
-	if _, page := all[0].send(http.MethodGet, "/", nil); !strings.Contains(page, fmt.Sprintf("another flyball (flyball-%d) acts", leader)) {
-		t.Error("its page does not say who acts")
-	}
+	all[0].eventually(time.Minute, "its page says who acts", func() bool { // it has to ask first: until then it knows that it does not
+		_, page := all[0].send(http.MethodGet, "/", nil)
+		return strings.Contains(page, fmt.Sprintf("another flyball (flyball-%d) acts", leader))
+	})
 	if got := replicasOf(t, c); got != 1 {
 		t.Errorf("%d replicas, want 1", got)
 	}

@@ -165,6 +165,9 @@ func writeDecision(w io.Writer, d *rules.Decision) error {
 	if d.Result != rules.Recommended {
 		line("replicas\t%d asked for\t%d ready\tmin %d\tmax %d", d.Replicas.Spec, d.Replicas.Ready, d.Replicas.Min, d.Replicas.Max)
 	}
+	if d.StartupSeconds > 0 {
+		line("startup\t%s\tas measured", time.Duration(d.StartupSeconds*float64(time.Second)).Round(10*time.Millisecond))
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.Annotations)) {
 		line("annotation\t%s\t%s", name, d.Annotations[name])
 	}

@@ -3,12 +3,17 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
+	"strings"
 
 	"github.com/prometheus/common/version"
 
+	"flyball/actuators"
 	"flyball/actuators/kubernetes"
 	"flyball/rules/source"
 )
@@ -69,6 +74,45 @@ func (l *loaded) checkKubernetes(name string, most int) error {
 		return fmt.Errorf("max: %d, above actuators.kubernetes.max_replicas, which is %d", most, c.MaxReplicas)
 	}
 	return nil
+}
+
+// giveBack gives back what was taken of the autoscalers of targets, by their names, and says so.
+func (l *loaded) giveBack(ctx context.Context, stdout, stderr io.Writer, targets []string, dryRun bool) error {
+	config := l.Actuators.Kubernetes
+	if config == nil {
+		return errors.New("actuators.kubernetes is not in the configuration")
+	}
+	for i, target := range targets {
+		name, whole := strings.CutPrefix(target, kubernetesKind+"/") // as metrics and the page have it
+		if config.CheckTarget(target) != nil && whole {
+			targets[i] = name
+		}
+		if err := config.CheckTarget(targets[i]); err != nil {
+			return exitError{exitUsage, fmt.Errorf("release: %w", err)}
+		}
+	}
+	k := kubernetes.New(kubernetes.Options{UserAgent: "flyball/" + version.Version})
+	update, err := k.Prepare(config)
+	if err != nil {
+		return err
+	}
+	update.Commit()
+	defer k.Close()
+	var errs []error
+	for _, name := range targets {
+		done, err := k.Release(ctx, actuators.Target{Kind: kubernetesKind, Name: name}, dryRun)
+		errs = append(errs, err)
+		switch would := map[bool]string{true: "would be given back: ", false: "given back: "}[dryRun]; {
+		case len(done) > 0:
+			fmt.Fprintf(stdout, "%s: %s%s\n", name, would, strings.Join(done, "; "))
+		case err == nil:
+			fmt.Fprintf(stdout, "%s: nothing to give back\n", name)
+		}
+		if how := config.ConflictOf(name); how != kubernetes.ConflictRefuse && len(done) > 0 {
+			fmt.Fprintf(stderr, "flyball: %s: a flyball that acts on it takes it again: its conflict is %s\n", name, how)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (l *loaded) validateLease(d *source.Decoder) {

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"io"
 
 	"gopkg.in/yaml.v3"
 
@@ -47,6 +49,10 @@ func (*kubernetesActuator) Prepare(*kubernetesConfig) (*kubernetesUpdate, error)
 }
 
 func (*kubernetesUpdate) Commit() {}
+
+func (*loaded) giveBack(context.Context, io.Writer, io.Writer, []string, bool) error {
+	return errors.New("release: this flyball was built without Kubernetes (-tags nokubernetes)")
+}
 
 func (l *loaded) validateLease(d *source.Decoder) {
 	if l.Election.Lease != nil {

@@ -138,6 +138,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		freezeCommand(app, stdout),
 		pauseCommand(app, stdout),
 		resumeCommand(app, stdout),
+		releaseCommand(app, stdout, stderr),
 		exportRulesCommand(app, stdout),
 		exportSchemaCommand(app, stdout),
 		convertHPACommand(app, stdout, stderr),

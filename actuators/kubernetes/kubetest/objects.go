@@ -117,6 +117,8 @@ type Write struct {
 	Code     int    // the HTTP status of the answer
 	Body     string // the object or the patch that was sent, as JSON
 	Pod      string // whose token it came with, if that was bound to one
+
+	At time.Time // when the apiserver received it
 }
 
 // Writes returns what a user has asked the apiserver to change, oldest first. One that was answered just now may be missing.
@@ -139,6 +141,8 @@ func (c *Cluster) Writes(t testing.TB, user string) (all []Write) {
 			ObjectRef      struct{ Resource, Subresource, APIGroup, Namespace, Name string }
 			ResponseStatus struct{ Code int }
 			RequestObject  json.RawMessage
+
+			RequestReceivedTimestamp time.Time
 		}
 		if err := json.Unmarshal(line, &event); err != nil {
 			t.Fatalf("audit log: %v", err)
@@ -157,7 +161,7 @@ func (c *Cluster) Writes(t testing.TB, user string) (all []Write) {
 		all = append(all, Write{
 			Verb: event.Verb, Resource: resource, Name: ref.Namespace + "/" + ref.Name, DryRun: strings.Contains(event.RequestURI, "dryRun=All"),
 			Code: event.ResponseStatus.Code, Body: string(event.RequestObject),
-			Pod: strings.Join(event.User.Extra["authentication.kubernetes.io/pod-name"], ""),
+			Pod: strings.Join(event.User.Extra["authentication.kubernetes.io/pod-name"], ""), At: event.RequestReceivedTimestamp,
 		})
 	}
 	return all
