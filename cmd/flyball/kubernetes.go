@@ -4,10 +4,12 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"reflect"
 
 	"github.com/prometheus/common/version"
+	"k8s.io/klog/v2"
 
 	"flyball/actuators/kubernetes"
 	"flyball/rules/source"
@@ -28,6 +30,10 @@ func withKubernetes() []string { return []string{kubernetesKind} }
 
 // missingKind says why a kind that flyball can have is not in this binary.
 func missingKind(string) string { return "" }
+
+// logKubernetes has what client-go says by itself, such as a watch that is forbidden, in the log instead of on stderr. It is
+// for the beginning of the process, before anything of Kubernetes runs.
+func logKubernetes(log *slog.Logger) { klog.SetSlogLogger(log.With("component", "client-go")) }
 
 func (a *app) buildKubernetes() error {
 	if !a.opts.has(roleRules) {

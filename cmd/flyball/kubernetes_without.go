@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 
 	"gopkg.in/yaml.v3"
 
@@ -29,6 +30,8 @@ func missingKind(kind string) string {
 	}
 	return ""
 }
+
+func logKubernetes(*slog.Logger) {}
 
 func (*app) buildKubernetes() error { return nil }
 

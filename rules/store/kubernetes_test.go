@@ -1,0 +1,104 @@
+//go:build !nokubernetes
+
+package store
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/prometheus/discovery/kubernetes"
+)
+
+const kubeconfig = `apiVersion: v1
+kind: Config
+current-context: test
+contexts: [{name: test, context: {cluster: test, user: test}}]
+clusters: [{name: test, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: test, user: {token: very-secret}}]
+`
+
+// TestKubernetesDiscovery reads each role, with a kubeconfig beside the configuration file, without asking a cluster.
+func TestKubernetesDiscovery(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "kube.yml"), []byte(kubeconfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range []kubernetes.Role{
+		kubernetes.RolePod, kubernetes.RoleEndpointSlice, kubernetes.RoleService, kubernetes.RoleNode, kubernetes.RoleIngress, kubernetes.RoleEndpoint,
+	} {
+		item := "{kubernetes_sd_configs: [{role: " + string(role) + ", kubeconfig_file: kube.yml, namespaces: {names: [ml]}}]"
+		scrapes, err := ParseScrapeConfigs([]byte("- "+item+", job_name: x}"), ScrapeGlobal{Dir: dir})
+		if err != nil {
+			t.Errorf("%s: %v", role, err)
+			continue
+		}
+		sd := scrapes.configs[0].ServiceDiscoveryConfigs[0].(*kubernetes.SDConfig)
+		if sd.Role != role || sd.KubeConfig != filepath.Join(dir, "kube.yml") || sd.NamespaceDiscovery.Names[0] != "ml" {
+			t.Errorf("%s: %+v", role, sd)
+		}
+		if _, err := ParseAlerting([]byte("alertmanagers: ["+item+"}]"), dir); err != nil {
+			t.Errorf("Alertmanagers by %s: %v", role, err)
+		}
+	}
+	// That of a pod is no fault where it is checked, and one where it is to run and there is no pod.
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	own, err := ParseScrapeConfigs([]byte("- {job_name: x, kubernetes_sd_configs: [{role: pod}]}"), ScrapeGlobal{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerting, err := ParseAlerting([]byte("alertmanagers: [{kubernetes_sd_configs: [{role: pod}]}]"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, t.TempDir())
+	const noPod = "kubernetes_sd_configs: this process does not run in a pod: give kubeconfig_file or api_server"
+	if err := s.ApplyScrape(Scrape{Configs: own}); err == nil || err.Error() != "job x: "+noPod {
+		t.Errorf("no pod: %v", err)
+	}
+	if err := s.ApplyAlerting(alerting); err == nil || err.Error() != "alerting.alertmanagers[0]: "+noPod {
+		t.Errorf("no pod: %v", err)
+	}
+}
+
+func TestKubernetesDiscoveryErrors(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"broken.yml": "token: very-secret\n  x: [", "no-context.yml": strings.Replace(kubeconfig, "current-context: test", "current-context: none", 1),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct{ name, sd, want string }{
+		{"no role", "{namespaces: {names: [ml]}}", `x.kubernetes_sd_configs[0]: role missing (one of: pod, service, endpoints, endpointslice, node, ingress)`},
+		{"unknown role", "{role: pods}", `x.kubernetes_sd_configs[0]: unknown Kubernetes SD role "pods"`},
+		{"unknown key", "{role: pod, namespace: ml}", `x.kubernetes_sd_configs[0].namespace: unknown key "namespace" (did you mean "namespaces"?)`},
+		{"unknown key below", "{role: pod, namespaces: {name: [ml]}}", `x.kubernetes_sd_configs[0].namespaces.name: unknown key "name" (did you mean "names"?)`},
+		{"selector", "{role: pod, selectors: [{role: service}]}", `x.kubernetes_sd_configs[0]: pod role supports only pod, node selectors`},
+		{"two clusters", "{role: pod, api_server: 'https://a', kubeconfig_file: a}", `x.kubernetes_sd_configs[0]: cannot use 'kubeconfig_file' and 'api_server' simultaneously`},
+		{"no file", "{role: pod, kubeconfig_file: none.yml}", `x: kubernetes_sd_configs: kubeconfig_file: open DIR/none.yml: no such file or directory`},
+		{"no kubeconfig", "{role: pod, kubeconfig_file: broken.yml}", `x: kubernetes_sd_configs: kubeconfig_file: DIR/broken.yml is not one: kubectl config view --kubeconfig=DIR/broken.yml says why`},
+		{"no context", "{role: pod, kubeconfig_file: no-context.yml}", `x: kubernetes_sd_configs: kubeconfig_file: the current-context "none" of DIR/no-context.yml is not usable: kubectl --kubeconfig=DIR/no-context.yml version says why`},
+		{"certificate", "{role: pod, api_server: 'https://a', tls_config: {ca_file: ca.pem}}", `x: unable to read CA cert: unable to read file DIR/ca.pem: open DIR/ca.pem: no such file or directory`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			said := func(err error, at string) string {
+				if err == nil {
+					return ""
+				}
+				return strings.Replace(strings.ReplaceAll(err.Error(), dir, "DIR"), at, "x", 1)
+			}
+			_, err := ParseScrapeConfigs([]byte("- job_name: x\n  file_sd_configs: [{files: [a.yml]}]\n  kubernetes_sd_configs: ["+tt.sd+"]"), ScrapeGlobal{Dir: dir})
+			if diff := cmp.Diff(tt.want, said(err, "scrape_configs[0]")); diff != "" {
+				t.Error(diff)
+			}
+			_, err = ParseAlerting([]byte("alertmanagers:\n- kubernetes_sd_configs: ["+tt.sd+"]"), dir)
+			if diff := cmp.Diff(tt.want, said(err, "alerting.alertmanagers[0]")); diff != "" {
+				t.Errorf("Alertmanagers: %s", diff)
+			}
+		})
+	}
+}
