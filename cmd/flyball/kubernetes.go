@@ -20,6 +20,8 @@ type (
 	kubernetesConfig   = kubernetes.Config
 	kubernetesActuator = kubernetes.Kubernetes
 	kubernetesUpdate   = kubernetes.Update
+	kubernetesServices = kubernetes.Services
+	servicesUpdate     = kubernetes.ServicesUpdate
 	leaseConfig        = kubernetes.LeaseConfig
 )
 
@@ -45,6 +47,24 @@ func (a *app) buildKubernetes() error {
 	})
 	a.onClose(func() error {
 		a.kubernetes.Close()
+		return nil
+	})
+	return nil
+}
+
+// buildServices makes what finds the endpoints of Services for the proxy, without a cluster yet.
+func (a *app) buildServices() (err error) {
+	if a.proxyListener == nil {
+		return nil
+	}
+	a.services, err = kubernetes.NewServices(kubernetes.ServicesOptions{
+		Logger: a.opts.log.With("component", "kubernetes"), Registerer: a.metrics, UserAgent: "flyball/" + version.Version,
+	})
+	if err != nil {
+		return err
+	}
+	a.onClose(func() error {
+		a.services.Close()
 		return nil
 	})
 	return nil

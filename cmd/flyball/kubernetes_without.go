@@ -4,11 +4,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"gopkg.in/yaml.v3"
 
 	"flyball/actuators"
+	"flyball/batchproxy"
 	"flyball/rules/source"
 )
 
@@ -17,6 +19,9 @@ type (
 	kubernetesConfig   = yaml.Node
 	kubernetesActuator struct{ actuators.Actuator }
 	kubernetesUpdate   struct{}
+	noServices         = batchproxy.Endpoints
+	kubernetesServices struct{ noServices }
+	servicesUpdate     struct{}
 	leaseConfig        = yaml.Node
 )
 
@@ -35,7 +40,25 @@ func logKubernetes(*slog.Logger) {}
 
 func (*app) buildKubernetes() error { return nil }
 
+func (*app) buildServices() error { return nil }
+
+func (*kubernetesServices) Prepare(*kubernetesConfig) (*servicesUpdate, error) {
+	return &servicesUpdate{}, nil
+}
+
+func (*kubernetesServices) Warnings() []string { return nil }
+
+func (*servicesUpdate) Commit() {}
+
 func (l *loaded) validateKubernetes(d *source.Decoder, _ string) {
+	for i, m := range l.Batchproxy.Models {
+		for j, u := range m.Upstreams {
+			if u.Service != "" {
+				at := fmt.Sprintf("batchproxy.models[%d].upstreams[%d].service", i, j)
+				d.FaultAt(at, 0, "%s: this flyball was built without Kubernetes (-tags nokubernetes)", at)
+			}
+		}
+	}
 	if l.Actuators.Kubernetes != nil {
 		d.FaultAt("actuators.kubernetes", 0, "actuators.kubernetes: this flyball was built without Kubernetes (-tags nokubernetes)")
 	}
