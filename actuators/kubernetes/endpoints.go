@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -386,6 +387,9 @@ func (w *serviceWatch) asked(ctx context.Context, err error) {
 	w.s.metrics.up.WithLabelValues(name).Set(0)
 	kind := "away"
 	w.failed = messageOf(err)
+	if at, ok := errors.AsType[*url.Error](err); ok { // its URL is that of a watch, which is long
+		w.failed = at.Err.Error()
+	}
 	switch {
 	case apierrors.IsForbidden(err):
 		kind = "forbidden"
