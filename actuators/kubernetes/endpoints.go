@@ -380,10 +380,10 @@ func (w *serviceWatch) asked(ctx context.Context, err error) {
 		w.failed, w.kind = "", ""
 		return
 	}
-	w.s.metrics.failures.WithLabelValues(name).Inc()
 	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err) {
-		return // it asks for the whole list then
+		return // a version that is gone, or a list that is not streamed: it asks for the whole list then
 	}
+	w.s.metrics.failures.WithLabelValues(name).Inc()
 	w.s.metrics.up.WithLabelValues(name).Set(0)
 	kind := "away"
 	w.failed = messageOf(err)

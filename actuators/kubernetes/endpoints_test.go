@@ -14,7 +14,10 @@ import (
 // sliceOf is an EndpointSlice: ports are name=number or name=number/UDP; each endpoint is an address with the conditions that
 // are true (+) or false (-), by their first letters, as in 10.0.0.1 -r +s +t.
 func sliceOf(name string, family discoveryv1.AddressType, ports string, endpoints ...string) *discoveryv1.EndpointSlice {
-	s := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: name}, AddressType: family}
+	s := &discoveryv1.EndpointSlice{
+		TypeMeta:   metav1.TypeMeta{Kind: "EndpointSlice", APIVersion: "discovery.k8s.io/v1"},
+		ObjectMeta: metav1.ObjectMeta{Name: name}, AddressType: family,
+	}
 	for p := range strings.FieldsSeq(ports) {
 		name, number, _ := strings.Cut(p, "=")
 		var n int32
