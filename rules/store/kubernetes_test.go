@@ -3,13 +3,19 @@
 package store
 
 import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/discovery/kubernetes"
+	"go.uber.org/goleak"
 )
 
 const kubeconfig = `apiVersion: v1
@@ -100,5 +106,80 @@ func TestKubernetesDiscoveryErrors(t *testing.T) {
 				t.Errorf("Alertmanagers: %s", diff)
 			}
 		})
+	}
+}
+
+// podsServer answers for pods as an apiserver with one of them does, and keeps watches open.
+type podsServer struct {
+	lists, watches atomic.Int64 // watches that are open
+}
+
+func (s *podsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	switch q := r.URL.Query(); {
+	case q.Get("sendInitialEvents") != "":
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","code":422}`)
+	case q.Get("watch") == "":
+		s.lists.Add(1)
+		_, _ = io.WriteString(w, `{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[{
+			"metadata":{"name":"llama","namespace":"ml","uid":"1","annotations":{"prometheus.io/path":"/m"}},
+			"spec":{"nodeName":"n","containers":[{"name":"vllm","ports":[{"name":"http","containerPort":1,"protocol":"TCP"}]}]},
+			"status":{"phase":"Running","podIP":"127.0.0.1","podIPs":[{"ip":"127.0.0.1"}]}}]}`)
+	default:
+		s.watches.Add(1)
+		defer s.watches.Add(-1)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}
+}
+
+// TestKubernetesDiscoveryEnds: a job that a reload takes away leaves no watch and no goroutine, and neither does the end.
+func TestKubernetesDiscoveryEnds(t *testing.T) {
+	pods := &podsServer{}
+	server := httptest.NewServer(pods)
+	defer server.Close()
+	configs, err := ParseScrapeConfigs([]byte("- job_name: x\n  kubernetes_sd_configs: [{role: pod, api_server: '"+server.URL+"'}]\n"+
+		"  relabel_configs:\n  - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}\n"+
+		"  - {source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_path], target_label: __metrics_path__}\n"), ScrapeGlobal{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, t.TempDir())
+	quiet := goleak.IgnoreCurrent()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	until(t, "scraper that runs", func() bool {
+		s.scraper.mu.Lock()
+		defer s.scraper.mu.Unlock()
+		return s.scraper.running
+	})
+	before := goleak.IgnoreCurrent()
+	for range 2 {
+		apply(t, s, Scrape{Configs: configs})
+		until(t, "pod", func() bool {
+			found := s.Targets()
+			return len(found) == 1 && found[0].Labels.Get("pod") == "llama" && strings.HasPrefix(found[0].URL, "http://127.0.0.1:1/m")
+		})
+		until(t, "watch", func() bool { return pods.watches.Load() == 1 })
+		apply(t, s, Scrape{})
+		until(t, "end of the watch", func() bool { return pods.watches.Load() == 0 && len(s.Targets()) == 0 })
+		server.CloseClientConnections()
+		if err := goleak.Find(before); err != nil {
+			t.Error(err)
+		}
+	}
+	apply(t, s, Scrape{Configs: configs})
+	until(t, "watch", func() bool { return pods.watches.Load() == 1 })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	until(t, "end of the watch", func() bool { return pods.watches.Load() == 0 })
+	server.CloseClientConnections()
+	if err := goleak.Find(quiet); err != nil {
+		t.Error(err)
 	}
 }
