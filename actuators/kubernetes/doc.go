@@ -27,6 +27,16 @@
 // autoscaler's minimum is changed instead, or the autoscaler is taken out of charge. Both are JSON patches that test the
 // resourceVersion that was read.
 //
+// # Endpoints of Services
+//
+// Services follow the endpoints of Services, for a proxy to send to, by their EndpointSlices. That has nothing to do with
+// scaling but the cluster, and needs list and watch of endpointslices.discovery.k8s.io in the namespaces of the Services.
+//
+//	s, err := kubernetes.NewServices(kubernetes.ServicesOptions{Logger: log})
+//	update, err := s.Prepare(&cfg) // or nil: the pod's service account
+//	update.Commit()
+//	current, changes, err := s.Endpoints(ctx, "ml/llama:http")
+//
 // # What it may do
 //
 // get and update of the scale subresource is all that scaling needs. With get of the object as well, ready replicas are

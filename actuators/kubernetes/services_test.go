@@ -253,6 +253,11 @@ func TestServicesFollow(t *testing.T) {
 		}
 	}
 	up(0)
+	late, cancelLate := context.WithCancel(t.Context())
+	if current, _, err := s.Endpoints(late, "ml/llama:http"); err != nil || !slices.Equal(current, []string{"10.0.0.1:8000"}) {
+		t.Errorf("the list while nothing is answered: %v, %v; want what was known last", current, err)
+	}
+	cancelLate()
 	server.mu.Lock()
 	server.refuse = func(http.ResponseWriter, *http.Request) bool { return false }
 	server.mu.Unlock()

@@ -161,7 +161,7 @@ func (p *alertingParser) alertmanager(item *yaml.Node, path string) {
 		p.fault(path, "%s", err)
 	}
 	am.SetDirectory(p.dir)
-	if err := at(path, checkAlertmanager(am, false)); err != nil {
+	if err := below(path, checkAlertmanager(am, false)); err != nil {
 		p.faults = append(p.faults, err)
 	}
 	p.alerting.alertmanagers = append(p.alerting.alertmanagers, alertmanagerConfig{am, string(text)})

@@ -25,8 +25,8 @@ func kubernetesForm() reflect.Type { return reflect.TypeFor[kubernetes.SDConfig]
 const withoutKubernetes = ""
 
 // checkKubernetes says what of the files that a discovery needs cannot be read, if it is one by Kubernetes, and where it is to
-// run here also whether there is a pod's service account for one that names no cluster. It asks no cluster. Errors have
-// nothing of what is in a kubeconfig.
+// run here also whether there is a pod's service account for one that names no cluster. It asks no cluster. Errors begin with the
+// key of the field, where it is one's, and have nothing of what is in a kubeconfig.
 func checkKubernetes(sd discovery.Config, here bool) error {
 	c, ok := sd.(*kubernetes.SDConfig)
 	if !ok {
@@ -37,12 +37,12 @@ func checkKubernetes(sd discovery.Config, here bool) error {
 		loaded, err := clientcmd.LoadFromFile(c.KubeConfig)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-			return fmt.Errorf("kubernetes_sd_configs: kubeconfig_file: %w", err)
+			return fmt.Errorf("kubeconfig_file: %w", err)
 		case err != nil:
-			return fmt.Errorf("kubernetes_sd_configs: kubeconfig_file: %s is not one: kubectl config view --kubeconfig=%[1]s says why", c.KubeConfig)
+			return fmt.Errorf("kubeconfig_file: %s is not one: kubectl config view --kubeconfig=%[1]s says why", c.KubeConfig)
 		}
 		if _, err := clientcmd.NewDefaultClientConfig(*loaded, &clientcmd.ConfigOverrides{}).ClientConfig(); err != nil {
-			return fmt.Errorf("kubernetes_sd_configs: kubeconfig_file: the current-context %q of %s is not usable: kubectl --kubeconfig=%[2]s version says why",
+			return fmt.Errorf("kubeconfig_file: the current-context %q of %s is not usable: kubectl --kubeconfig=%[2]s version says why",
 				loaded.CurrentContext, c.KubeConfig)
 		}
 	case c.APIServer.URL != nil:
@@ -51,10 +51,10 @@ func checkKubernetes(sd discovery.Config, here bool) error {
 	case here:
 		_, err := rest.InClusterConfig()
 		if errors.Is(err, rest.ErrNotInCluster) {
-			return errors.New("kubernetes_sd_configs: this process does not run in a pod: give kubeconfig_file or api_server")
+			return errors.New("this process does not run in a pod: give kubeconfig_file or api_server")
 		}
 		if err != nil {
-			return fmt.Errorf("kubernetes_sd_configs: the pod's service account: %w", err)
+			return fmt.Errorf("the pod's service account: %w", err)
 		}
 	}
 	return nil

@@ -60,7 +60,7 @@ func TestKubernetesDiscovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, t.TempDir())
-	const noPod = "kubernetes_sd_configs: this process does not run in a pod: give kubeconfig_file or api_server"
+	const noPod = "kubernetes_sd_configs[0]: this process does not run in a pod: give kubeconfig_file or api_server"
 	if err := s.ApplyScrape(Scrape{Configs: own}); err == nil || err.Error() != "job x: "+noPod {
 		t.Errorf("no pod: %v", err)
 	}
@@ -85,10 +85,10 @@ func TestKubernetesDiscoveryErrors(t *testing.T) {
 		{"unknown key below", "{role: pod, namespaces: {name: [ml]}}", `x.kubernetes_sd_configs[0].namespaces.name: unknown key "name" (did you mean "names"?)`},
 		{"selector", "{role: pod, selectors: [{role: service}]}", `x.kubernetes_sd_configs[0]: pod role supports only pod, node selectors`},
 		{"two clusters", "{role: pod, api_server: 'https://a', kubeconfig_file: a}", `x.kubernetes_sd_configs[0]: cannot use 'kubeconfig_file' and 'api_server' simultaneously`},
-		{"no file", "{role: pod, kubeconfig_file: none.yml}", `x: kubernetes_sd_configs: kubeconfig_file: open DIR/none.yml: no such file or directory`},
-		{"no kubeconfig", "{role: pod, kubeconfig_file: broken.yml}", `x: kubernetes_sd_configs: kubeconfig_file: DIR/broken.yml is not one: kubectl config view --kubeconfig=DIR/broken.yml says why`},
-		{"no context", "{role: pod, kubeconfig_file: no-context.yml}", `x: kubernetes_sd_configs: kubeconfig_file: the current-context "none" of DIR/no-context.yml is not usable: kubectl --kubeconfig=DIR/no-context.yml version says why`},
-		{"certificate", "{role: pod, api_server: 'https://a', tls_config: {ca_file: ca.pem}}", `x: unable to read CA cert: unable to read file DIR/ca.pem: open DIR/ca.pem: no such file or directory`},
+		{"no file", "{role: pod, kubeconfig_file: none.yml}", `x.kubernetes_sd_configs[0]: kubeconfig_file: open DIR/none.yml: no such file or directory`},
+		{"no kubeconfig", "{role: pod, kubeconfig_file: broken.yml}", `x.kubernetes_sd_configs[0]: kubeconfig_file: DIR/broken.yml is not one: kubectl config view --kubeconfig=DIR/broken.yml says why`},
+		{"no context", "{role: pod, kubeconfig_file: no-context.yml}", `x.kubernetes_sd_configs[0]: kubeconfig_file: the current-context "none" of DIR/no-context.yml is not usable: kubectl --kubeconfig=DIR/no-context.yml version says why`},
+		{"certificate", "{role: pod, api_server: 'https://a', tls_config: {ca_file: ca.pem}}", `x.kubernetes_sd_configs[0]: unable to read CA cert: unable to read file DIR/ca.pem: open DIR/ca.pem: no such file or directory`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			said := func(err error, at string) string {

@@ -136,7 +136,7 @@ func parseScrapeConfig(item *yaml.Node, path string, global ScrapeGlobal) (*conf
 	}
 	c := cfg.ScrapeConfigs[0]
 	c.SetDirectory(global.Dir)
-	if err := at(path, checkClients(c.HTTPClientConfig, c.ServiceDiscoveryConfigs, false)); err != nil {
+	if err := below(path, checkClients(c.HTTPClientConfig, c.ServiceDiscoveryConfigs, false)); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -175,6 +175,19 @@ func at(path string, err error) error {
 	return errors.Join(all...)
 }
 
+// below does the same, where those of discovery by Kubernetes begin with the rest of the path.
+func below(path string, err error) error {
+	var all []error
+	for _, err := range apart(err) {
+		if err != nil && strings.HasPrefix(err.Error(), "kubernetes_sd_configs[") {
+			all = append(all, fmt.Errorf("%s.%w", path, err))
+		} else if err != nil {
+			all = append(all, fmt.Errorf("%s: %w", path, err))
+		}
+	}
+	return errors.Join(all...)
+}
+
 // checkClients makes the HTTP clients that the scraper and discovery will make, which reads the files of TLS. Of one that
 // cannot be read, Prometheus writes a line in the log and goes on without the job. here says that they are to run in this
 // process, and not only to be checked.
@@ -185,8 +198,12 @@ func checkClients(c commonconfig.HTTPClientConfig, sds discovery.Configs, here b
 
 func checkDiscoveryClients(sds discovery.Configs, here bool) error {
 	var errs []error
+	clusters := 0
 	for _, sd := range sds {
-		errs = append(errs, checkKubernetes(sd, here))
+		if sd.Name() == "kubernetes" {
+			errs = append(errs, at(fmt.Sprintf("kubernetes_sd_configs[%d]", clusters), checkKubernetes(sd, here)))
+			clusters++
+		}
 		if sd, ok := sd.(*sdhttp.SDConfig); ok {
 			_, err := commonconfig.NewClientFromConfig(sd.HTTPClientConfig, "check")
 			errs = append(errs, err)
