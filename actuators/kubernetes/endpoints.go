@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -129,12 +128,10 @@ func (s *Services) Prepare(config *Config) (*ServicesUpdate, error) {
 	if err != nil {
 		return nil, unusable(err)
 	}
-	c := &slicesClient{slices: client, timeout: time.Duration(config.Timeout), close: func() { closeIdle(used.Transport) }}
+	c := &slicesClient{slices: client, timeout: time.Duration(config.Timeout), close: func() { utilnet.CloseIdleConnectionsFor(used.Transport) }}
 	c.over, c.end = context.WithCancel(context.Background())
 	return &ServicesUpdate{s: s, next: c}, nil
 }
-
-func closeIdle(t http.RoundTripper) { utilnet.CloseIdleConnectionsFor(t) }
 
 // Commit takes the configuration over: what is followed is followed through it from now on, and keeps its endpoints until
 // the cluster has told them again.
@@ -174,7 +171,7 @@ func (s *Services) Warnings() (all []string) {
 	for _, name := range slices.SortedFunc(maps.Keys(s.watches), compareNames) {
 		w := s.watches[name]
 		if w.failed != "" {
-			all = append(all, fmt.Sprintf("service %s: its endpoints are as they were known last: %s", name, w.failed))
+			all = append(all, fmt.Sprintf("service %s: its endpoints are %s: %s", name, w.known(), w.failed))
 		}
 		for _, f := range w.followers {
 			if text := fmt.Sprintf("service %s: %s", f, f.trouble); f.trouble != "" && !slices.Contains(all, text) {
@@ -400,9 +397,17 @@ func (w *serviceWatch) asked(ctx context.Context, err error) {
 		w.failed = "unauthorized: the apiserver does not take the credentials of actuators.kubernetes: is the token or the certificate still valid?"
 	}
 	if kind != w.kind {
-		log.Warn("the endpoints of a service cannot be followed, and stay as they were known last", "service", name, "err", w.failed)
+		log.Warn("the endpoints of a service cannot be followed, and are "+w.known(), "service", name, "err", w.failed)
 	}
 	w.kind = kind
+}
+
+// known says what the endpoints are while they cannot be followed. Services.mu is held.
+func (w *serviceWatch) known() string {
+	if w.slices == nil {
+		return "not known yet"
+	}
+	return "as they were known last"
 }
 
 // change has the endpoints computed again after a change of the slices.

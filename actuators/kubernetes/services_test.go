@@ -32,6 +32,7 @@ type slicesServer struct {
 	items    []discoveryv1.EndpointSlice
 	version  int
 	watchers []chan []byte // of events; nil ends the watch
+	open     int           // watches
 	asked    []string
 }
 
@@ -68,7 +69,13 @@ func (s *slicesServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		events := make(chan []byte, 10)
 		s.mu.Lock()
 		s.watchers = append(s.watchers, events)
+		s.open++
 		s.mu.Unlock()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.open--
+		}()
 		_ = http.NewResponseController(w).Flush()
 		for {
 			select {
@@ -277,10 +284,20 @@ func TestServicesFollow(t *testing.T) {
 		t.Error(diff)
 	}
 
+	select {
+	case got := <-changes:
+		t.Errorf("the list again, although it is the same: %v", got)
+	default:
+	}
 	cancel()
 	for range changes {
 		continue
 	}
+	eventually(t, "nothing is watched", func() bool {
+		elsewhere.mu.Lock()
+		defer elsewhere.mu.Unlock()
+		return elsewhere.open == 0
+	})
 	eventually(t, "its series are gone", func() bool {
 		n, err := testutil.GatherAndCount(registry)
 		return err == nil && n == 0

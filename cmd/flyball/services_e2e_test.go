@@ -347,7 +347,7 @@ func TestServices(t *testing.T) {
 			"service ml/later:http: the namespace has no EndpointSlice of it: is there such a Service, and has it a selector?",
 			"service ml/digits:htpp: it has no port &#34;htpp&#34;: its EndpointSlices have grpc (9000), http (8000)",
 			"service ml/digits: it has more than one port: give one of grpc (9000), http (8000)",
-			"service other/digits: its endpoints are as they were known last: forbidden: a Role in the namespace other needs the rule {apiGroups: [&#34;discovery.k8s.io&#34;], resources: [endpointslices], verbs: [list, watch]}",
+			"service other/digits: its endpoints are not known yet: forbidden: a Role in the namespace other needs the rule {apiGroups: [&#34;discovery.k8s.io&#34;], resources: [endpointslices], verbs: [list, watch]}",
 		} {
 			i.eventually(time.Minute, "the page says: "+text, warns(text))
 		}
