@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,10 +42,22 @@ type ModelConfig struct {
 	Timeout prom.Duration `yaml:"timeout"`
 }
 
-// Upstream is one replica by its URL, or all the replicas of an actuator's target. One of the two is set.
+// Upstream is one replica by its URL, all the replicas of an actuator's target, or all the endpoints of a Kubernetes Service.
+// One of the three is set.
 type Upstream struct {
-	URL    string `yaml:"url,omitempty"`
-	Target string `yaml:"target,omitempty"`
+	URL     string `yaml:"url,omitempty"`
+	Target  string `yaml:"target,omitempty"`
+	Service string `yaml:"service,omitempty"` // namespace/name
+	// Port is the name or the number of a port of the Service's EndpointSlices; empty where they have one only.
+	Port string `yaml:"port,omitempty"`
+}
+
+// service is what the endpoints of a Service are asked for by: namespace/name, or namespace/name:port.
+func (u Upstream) service() string {
+	if u.Service == "" || u.Port == "" {
+		return u.Service
+	}
+	return u.Service + ":" + u.Port
 }
 
 // BatchConfig says when a batch is sent.
@@ -137,7 +151,7 @@ func (c ModelConfig) validate(path string) []error {
 		fault(".name", "%q cannot stand in a path: leave out / : ? # and %%", c.Name)
 	}
 	if len(c.Upstreams) == 0 {
-		fault(".upstreams", "empty: give at least one {url: ...} or {target: ...}")
+		fault(".upstreams", "empty: give at least one {url: ...}, {target: ...} or {service: ...}")
 	}
 	seen := make(map[Upstream]int)
 	for i, u := range c.Upstreams {
@@ -147,15 +161,29 @@ func (c ModelConfig) validate(path string) []error {
 		} else {
 			seen[u] = i
 		}
+		given := 0
+		for _, value := range []string{u.URL, u.Target, u.Service} {
+			if value != "" {
+				given++
+			}
+		}
 		switch {
-		case u.URL != "" && u.Target != "":
-			fault(field, "has both url and target: give one of them")
-		case u.URL == "" && u.Target == "":
-			fault(field, "has neither url nor target: give one of them")
+		case given > 1:
+			fault(field, "has more than one of url, target and service: give one of them")
+		case given == 0:
+			fault(field, "has none of url, target and service: give one of them")
 		case u.URL != "":
 			if _, err := parseUpstream(u.URL); err != nil {
 				fault(field+".url", "%w", err)
 			}
+		case u.Service != "" && !isService(u.Service):
+			fault(field+".service", "%q is not namespace/name of a Service, as in ml/llama", u.Service)
+		}
+		switch {
+		case u.Port != "" && u.Service == "" && given > 0:
+			fault(field+".port", "it is one of a service: give it in the url, or leave it out")
+		case u.Port != "" && !isPort(u.Port):
+			fault(field+".port", "%q is neither the name of a port, such as http, nor a number between 1 and 65535", u.Port)
 		}
 	}
 	if c.Batch.MaxSize < 1 {
@@ -180,6 +208,22 @@ func (c ModelConfig) validate(path string) []error {
 		fault(".timeout", "%s is not a timeout: give more than 0s, such as 30s", c.Timeout)
 	}
 	return faults
+}
+
+// label is what the names of namespaces, of Services and of the ports of EndpointSlices are.
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+func isService(text string) bool {
+	namespace, name, ok := strings.Cut(text, "/")
+	return ok && label.MatchString(namespace) && label.MatchString(name)
+}
+
+func isPort(text string) bool {
+	if strings.Trim(text, "0123456789") == "" {
+		n, err := strconv.Atoi(text)
+		return err == nil && n >= 1 && n <= 65535 && text[0] != '0'
+	}
+	return label.MatchString(text)
 }
 
 // parseUpstream reads the URL of a replica: http or https, a host, perhaps a path that stands before the request's.

@@ -23,14 +23,14 @@ func TestConfigYAML(t *testing.T) {
 	decode("limits: {max_body: 1MiB}\ndrain: 5s", &cfg)
 	var m ModelConfig
 	m.SetDefaults()
-	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}]\nbatch: {max_size: 8, ignore_headers: [x-mine]}", &m)
+	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nbatch: {max_size: 8, ignore_headers: [x-mine]}", &m)
 	cfg.Models = append(cfg.Models, m)
 
 	want := DefaultConfig()
 	want.Limits.MaxBody = 1 << 20
 	want.Drain = prom.Duration(5 * time.Second)
 	want.Models = []ModelConfig{{
-		Name: "digits", Upstreams: []Upstream{{URL: "http://10.0.0.1:8000"}, {Target: "digits"}},
+		Name: "digits", Upstreams: []Upstream{{URL: "http://10.0.0.1:8000"}, {Target: "digits"}, {Service: "ml/digits", Port: "8000"}},
 		Batch:    BatchConfig{MaxSize: 8, MaxWait: prom.Duration(10 * time.Millisecond), IgnoreHeaders: []string{"x-mine"}},
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
 	}}
@@ -71,18 +71,40 @@ func TestConfigFaults(t *testing.T) {
 			`models[1].name: "digits" is the name of models[0] too: give each model a name of its own`,
 		}},
 		{"no upstream", func(c *Config) { c.Models[0].Upstreams = nil }, []string{
-			"models[0].upstreams: empty: give at least one {url: ...} or {target: ...}",
+			"models[0].upstreams: empty: give at least one {url: ...}, {target: ...} or {service: ...}",
 		}},
 		{"upstreams", func(c *Config) {
 			c.Models[0].Upstreams = []Upstream{{}, {URL: "http://a", Target: "b"}, {URL: "10.0.0.1:8000"}, {URL: "http://"}, {URL: "http://a?b"}, {URL: "http://c"}, {URL: "http://c"}, {URL: "http://a b"}}
 		}, []string{
-			"models[0].upstreams[0]: has neither url nor target: give one of them",
-			"models[0].upstreams[1]: has both url and target: give one of them",
+			"models[0].upstreams[0]: has none of url, target and service: give one of them",
+			"models[0].upstreams[1]: has more than one of url, target and service: give one of them",
 			`models[0].upstreams[2].url: "10.0.0.1:8000" is not a URL: first path segment in URL cannot contain colon`,
 			`models[0].upstreams[3].url: "http://" has no host: give one, such as http://10.0.0.1:8000`,
 			`models[0].upstreams[4].url: "http://a?b" has more than a host and a path: leave out the user, query and fragment`,
 			"models[0].upstreams[6]: the same as upstreams[5]: give each once",
 			`models[0].upstreams[7].url: "http://a b" is not a URL: invalid character " " in host name`,
+		}},
+		{"services", func(c *Config) {
+			c.Models[0].Upstreams = []Upstream{
+				{Service: "ml/llama"}, {Service: "ml/llama", Port: "http"}, {Service: "ml/llama", Port: "8000"}, {Service: "ml/llama", Port: "http"},
+				{Service: "llama"}, {Service: "ml/llama/x"}, {Service: "ml/Llama"}, {Service: "/llama"}, {Service: "ml/llama:http"},
+				{Service: "ml/llama", Port: "0"}, {Service: "ml/llama", Port: "65536"}, {Service: "ml/llama", Port: "HTTP"}, {Service: "ml/llama", Port: "a:b"},
+				{URL: "http://a", Port: "http"}, {Target: "digits", Service: "ml/digits"}, {Port: "http"},
+			}
+		}, []string{
+			"models[0].upstreams[3]: the same as upstreams[1]: give each once",
+			`models[0].upstreams[4].service: "llama" is not namespace/name of a Service, as in ml/llama`,
+			`models[0].upstreams[5].service: "ml/llama/x" is not namespace/name of a Service, as in ml/llama`,
+			`models[0].upstreams[6].service: "ml/Llama" is not namespace/name of a Service, as in ml/llama`,
+			`models[0].upstreams[7].service: "/llama" is not namespace/name of a Service, as in ml/llama`,
+			`models[0].upstreams[8].service: "ml/llama:http" is not namespace/name of a Service, as in ml/llama`,
+			`models[0].upstreams[9].port: "0" is neither the name of a port, such as http, nor a number between 1 and 65535`,
+			`models[0].upstreams[10].port: "65536" is neither the name of a port, such as http, nor a number between 1 and 65535`,
+			`models[0].upstreams[11].port: "HTTP" is neither the name of a port, such as http, nor a number between 1 and 65535`,
+			`models[0].upstreams[12].port: "a:b" is neither the name of a port, such as http, nor a number between 1 and 65535`,
+			"models[0].upstreams[13].port: it is one of a service: give it in the url, or leave it out",
+			"models[0].upstreams[14]: has more than one of url, target and service: give one of them",
+			"models[0].upstreams[15]: has none of url, target and service: give one of them",
 		}},
 		{"numbers", func(c *Config) {
 			c.Models[0].Batch = BatchConfig{MaxWait: prom.Duration(-time.Second), IgnoreHeaders: []string{"a b", "authorization"}}

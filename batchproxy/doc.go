@@ -13,6 +13,9 @@
 //	go http.Serve(listener, p)
 //	err = p.Run(ctx) // until ctx ends, then until what was admitted is answered
 //
+// An upstream is a URL, a target of an actuator or a Service of Kubernetes; of the last two [Endpoints] say where their
+// replicas are, for as long as Run runs. One that leaves the list gets no more requests, and those that it has are finished.
+//
 // How a request goes through it, in the order of the files: route.go finds the model; infer.go reads the body and has
 // package protocol check it, in the request's own goroutine; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which

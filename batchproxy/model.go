@@ -61,7 +61,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	for _, u := range c.Upstreams {
 		if u.URL != "" {
 			if at, err := parseUpstream(u.URL); err == nil { // the configuration was validated
-				m.picker.replicas = append(m.picker.replicas, m.newReplica("", at))
+				m.picker.replicas = append(m.picker.replicas, m.newReplica(source{}, at))
 			}
 		}
 	}
@@ -77,8 +77,8 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	return m
 }
 
-func (m *model) newReplica(target string, at *url.URL) *replica {
-	r := &replica{target: target, address: at.Host, url: at}
+func (m *model) newReplica(from source, at *url.URL) *replica {
+	r := &replica{from: from, address: at.Host, url: at}
 	r.forward = m.forwarder(r)
 	return r
 }
@@ -286,16 +286,16 @@ func (m *model) arm(now time.Time, free bool) {
 	m.timer.Reset(next.Sub(now))
 }
 
-// setReplicas makes the replicas of a target those at the addresses.
-func (m *model) setReplicas(target string, addresses []string) {
-	if !slices.ContainsFunc(m.config.Upstreams, func(u Upstream) bool { return u.Target == target }) {
+// setReplicas makes the replicas of a source those at the addresses.
+func (m *model) setReplicas(from source, addresses []string) {
+	if !slices.ContainsFunc(m.config.Upstreams, func(u Upstream) bool { return u.source() == from }) {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var kept []*replica
 	for _, r := range m.picker.replicas {
-		if r.target != target || slices.Contains(addresses, r.address) {
+		if r.from != from || slices.Contains(addresses, r.address) {
 			kept = append(kept, r)
 			continue
 		}
@@ -305,15 +305,15 @@ func (m *model) setReplicas(target string, addresses []string) {
 		}
 	}
 	for _, address := range addresses {
-		if slices.ContainsFunc(kept, func(r *replica) bool { return r.target == target && r.address == address }) {
+		if slices.ContainsFunc(kept, func(r *replica) bool { return r.from == from && r.address == address }) {
 			continue
 		}
 		at, err := parseUpstream("http://" + address)
 		if err != nil {
-			m.proxy.logger.Warn("a replica's address is not one", "model", m.config.Name, "target", target, "err", err)
+			m.proxy.logger.Warn("a replica's address is not one", "model", m.config.Name, "of", from.String(), "err", err)
 			continue
 		}
-		kept = append(kept, m.newReplica(target, at))
+		kept = append(kept, m.newReplica(from, at))
 	}
 	m.picker.replicas = kept
 	m.pump(time.Now())
@@ -325,7 +325,7 @@ func (m *model) drainReplica(target, address string) []<-chan struct{} {
 	defer m.mu.Unlock()
 	var waits []<-chan struct{}
 	for _, r := range slices.Concat(m.picker.replicas, m.leaving) {
-		if r.target != target || r.address != address {
+		if r.from != (source{target: target}) || r.address != address {
 			continue
 		}
 		r.draining = true

@@ -8,7 +8,7 @@ import (
 
 // replica is one upstream of a model. Its model's mutex guards it, except for what never changes.
 type replica struct {
-	target  string // the actuator's target that it came from, empty for one given by URL
+	from    source // the list that it came from, the zero value for one given by URL
 	address string // host:port
 	url     *url.URL
 	forward *httputil.ReverseProxy
@@ -16,7 +16,7 @@ type replica struct {
 	batches  int // in flight
 	calls    int // other requests in flight
 	draining bool
-	left     bool      // no longer in its target's list
+	left     bool      // no longer in its list
 	bench    time.Time // not sent to before this time, because it could not be reached
 	refusals int       // without a success between them
 	idle     chan struct{}

@@ -19,7 +19,7 @@ import (
 	"flyball/batchproxy/protocol"
 )
 
-// Endpoints finds the replicas of a target.
+// Endpoints finds the replicas of a target, or of a Service.
 type Endpoints interface {
 	// Endpoints returns the addresses (host:port) of the replicas that are ready, and a channel that sends the whole
 	// list again at every change and is closed when ctx ends.
@@ -31,15 +31,17 @@ type Options struct {
 	Logger     *slog.Logger          // discarded if nil
 	Registerer prometheus.Registerer // not registered if nil
 	Endpoints  Endpoints             // needed where an upstream is a target
+	Services   Endpoints             // needed where an upstream is a Service; it is asked for namespace/name or namespace/name:port
 	Transport  http.RoundTripper     // to upstreams; one with connections kept for every batch if nil
 }
 
 // Proxy takes inference requests, sends them on in batches and gives each client its part of the answer. It is an
-// http.Handler; Run must be running for targets to be followed and for an orderly end.
+// http.Handler; Run must be running for targets and Services to be followed and for an orderly end.
 type Proxy struct {
 	config    Config
 	logger    *slog.Logger
 	endpoints Endpoints
+	services  Endpoints
 	transport http.RoundTripper
 	metrics   *metrics
 	models    map[string]*model
@@ -48,7 +50,7 @@ type Proxy struct {
 	copies    copies
 
 	successor atomic.Pointer[Proxy] // takes the requests from when it is set
-	following chan struct{}         // closed when Run has found the replicas of every target
+	following chan struct{}         // closed when Run has found the replicas of every target and Service
 
 	base context.Context // ends when the drain is over: what is still in flight then is given up
 	stop context.CancelFunc
@@ -80,6 +82,7 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		config:    cfg,
 		logger:    opts.Logger,
 		endpoints: opts.Endpoints,
+		services:  opts.Services,
 		transport: opts.Transport,
 		metrics:   m,
 		models:    make(map[string]*model, len(cfg.Models)),
@@ -97,6 +100,9 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		for _, u := range c.Upstreams {
 			if u.Target != "" && p.endpoints == nil {
 				return nil, fmt.Errorf("models[%d]: target %q is given, and nothing that finds its replicas", i, u.Target)
+			}
+			if u.Service != "" && p.services == nil {
+				return nil, fmt.Errorf("models[%d]: service %q is given, and nothing that finds its endpoints", i, u.Service)
 			}
 		}
 		p.models[c.Name] = newModel(p, c)
@@ -121,17 +127,17 @@ func newTransport() *http.Transport {
 	}
 }
 
-// Run follows the targets' replicas until ctx ends. Then new requests are refused with 503, what is queued leaves at
+// Run follows the replicas of targets and of Services until ctx ends. Then new requests are refused with 503, what is queued leaves at
 // once, and Run returns when all that was admitted is answered, or after the configured drain, when it is given up. The
-// error is that of a target which cannot be followed.
+// error is that of one which cannot be followed.
 func (p *Proxy) Run(ctx context.Context) error {
 	following, unfollow := context.WithCancel(context.WithoutCancel(ctx)) // replicas may change during the drain
 	defer unfollow()
 	group, failed := errgroup.WithContext(following)
 	var found sync.WaitGroup
-	for _, target := range p.targets() {
+	for _, from := range p.sources() {
 		found.Add(1)
-		group.Go(func() error { return p.follow(failed, target, sync.OnceFunc(found.Done)) })
+		group.Go(func() error { return p.follow(failed, from, sync.OnceFunc(found.Done)) })
 	}
 	group.Go(func() error {
 		found.Wait()
@@ -161,28 +167,48 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return err
 }
 
-func (p *Proxy) targets() []string {
-	var targets []string
+// source is where replicas come from: an actuator's target or, with a service, a Service. The zero value is a URL.
+type source struct {
+	target  string
+	service string // namespace/name or namespace/name:port
+}
+
+func (s source) String() string {
+	if s.service != "" {
+		return "service " + s.service
+	}
+	return "target " + s.target
+}
+
+func (u Upstream) source() source { return source{u.Target, u.service()} }
+
+// sources are the lists of replicas to follow.
+func (p *Proxy) sources() []source {
+	var all []source
 	for _, name := range p.names {
 		for _, u := range p.models[name].config.Upstreams {
-			if u.Target != "" && !slices.Contains(targets, u.Target) {
-				targets = append(targets, u.Target)
+			if from := u.source(); from != (source{}) && !slices.Contains(all, from) {
+				all = append(all, from)
 			}
 		}
 	}
-	return targets
+	return all
 }
 
-// follow keeps the models' replicas of one target true, and calls found when they are for the first time, or never will be.
-func (p *Proxy) follow(ctx context.Context, target string, found func()) error {
+// follow keeps the models' replicas of one source true, and calls found when they are for the first time, or never will be.
+func (p *Proxy) follow(ctx context.Context, from source, found func()) error {
 	defer found()
-	current, changes, err := p.endpoints.Endpoints(ctx, target)
+	list, name := p.endpoints, from.target
+	if from.service != "" {
+		list, name = p.services, from.service
+	}
+	current, changes, err := list.Endpoints(ctx, name)
 	if err != nil {
-		return fmt.Errorf("target %s: find replicas: %w", target, err)
+		return fmt.Errorf("%s: find replicas: %w", from, err)
 	}
 	for {
 		for _, m := range p.models {
-			m.setReplicas(target, current)
+			m.setReplicas(from, current)
 		}
 		found()
 		var open bool
@@ -195,7 +221,7 @@ func (p *Proxy) follow(ctx context.Context, target string, found func()) error {
 			if ctx.Err() != nil || p.isDraining() {
 				return nil
 			}
-			return fmt.Errorf("target %s: the list of its replicas ended", target)
+			return fmt.Errorf("%s: the list of its replicas ended", from)
 		}
 	}
 }
@@ -270,7 +296,7 @@ func (p *Proxy) Drain(ctx context.Context, target, address string) error {
 	return nil
 }
 
-// Following is closed when Run knows the replicas of every target.
+// Following is closed when Run knows the replicas of every target and Service.
 func (p *Proxy) Following() <-chan struct{} { return p.following }
 
 // Replace has every request from now on served by another proxy, that of a new configuration, which must be [Proxy.Following];

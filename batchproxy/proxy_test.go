@@ -426,6 +426,50 @@ func TestUnknownTarget(t *testing.T) {
 	}
 }
 
+// TestService sends to the endpoints of a Service beside a target of the same addresses: each has a list of its own, and a request
+// that is with an endpoint when it leaves is answered.
+func TestService(t *testing.T) {
+	a, b := newModelServer(t), newModelServer(t)
+	g := newGate()
+	a.before = g.hold
+	pool, service := &list{current: []string{b.address()}}, &list{current: []string{a.address()}}
+	f := start(t, oneModel(Upstream{Service: "ml/pool", Port: "http"}, Upstream{Target: "pool"}), Options{Endpoints: pool, Services: service})
+	ready := func(n int) {
+		t.Helper()
+		until(t, fmt.Sprintf("%d ready", n), func() bool { return f.Models()[0].Ready == n })
+	}
+	ready(2)
+	pool.set()
+	ready(1)
+	var wg sync.WaitGroup
+	wg.Go(func() { want(t, f.post("/v1/models/m:predict", `{"instances":[1]}`), 200, `{"predictions":[1]}`) })
+	<-g.entered
+	pool.set(a.address())
+	ready(2)
+	pool.set()
+	if err := f.Drain(context.Background(), "ml/pool:http", a.address()); err != nil {
+		t.Errorf("what is drained is a target's: %v", err)
+	}
+	service.set(b.address())
+	ready(1)
+	want(t, f.post("/v1/models/m:predict", `{"instances":[2]}`), 200, `{"predictions":[2]}`)
+	close(g.open)
+	wg.Wait()
+	if n := len(b.seen()); n != 1 {
+		t.Errorf("%d requests at the endpoint that stayed, want 1", n)
+	}
+	if _, err := New(oneModel(Upstream{Service: "ml/pool"}), Options{Endpoints: pool}); err == nil {
+		t.Error("a service was taken with nothing that finds its endpoints")
+	}
+	p, err := New(oneModel(Upstream{Service: "ml/nowhere"}), Options{Services: service})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Run(context.Background()); err == nil || err.Error() != `service ml/nowhere: find replicas: no target "ml/nowhere"` {
+		t.Errorf("run: %v", err)
+	}
+}
+
 func TestRestart(t *testing.T) {
 	address := refusing(t)
 	f := start(t, oneModel(Upstream{URL: "http://" + address}), Options{})

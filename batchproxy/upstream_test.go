@@ -251,7 +251,7 @@ type list struct {
 }
 
 func (l *list) Endpoints(ctx context.Context, target string) ([]string, <-chan []string, error) {
-	if target != "pool" {
+	if target != "pool" && target != "ml/pool:http" {
 		return nil, nil, fmt.Errorf("no target %q", target)
 	}
 	l.mu.Lock()

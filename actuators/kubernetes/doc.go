@@ -28,6 +28,16 @@
 // resourceVersion that was read. What was taken is in annotations of the autoscaler, and given back by them: by the next change
 // of the target once Config says otherwise, or by Release.
 //
+// # Endpoints of Services
+//
+// Services follow the endpoints of Services, for a proxy to send to, by their EndpointSlices. That has nothing to do with
+// scaling but the cluster, and needs list and watch of endpointslices.discovery.k8s.io in the namespaces of the Services.
+//
+//	s, err := kubernetes.NewServices(kubernetes.ServicesOptions{Logger: log})
+//	update, err := s.Prepare(&cfg) // or nil: the pod's service account
+//	update.Commit()
+//	current, changes, err := s.Endpoints(ctx, "ml/llama:http")
+//
 // # What it may do
 //
 // get and update of the scale subresource is all that scaling needs. With get of the object as well, ready replicas are

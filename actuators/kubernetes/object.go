@@ -61,7 +61,7 @@ func (c *client) readScale(ctx context.Context, r ref, found resource) (*object,
 		}
 		if err == nil {
 			o := &object{
-				resource: found, uid: whole.GetUID(), resourceVersion: whole.GetResourceVersion(), generation: whole.GetGeneration(), syncedBy: syncedBy(whole),
+				resource: found, uid: whole.GetUID(), resourceVersion: whole.GetResourceVersion(), generation: whole.GetGeneration(), syncedBy: syncedBy(whole), paused: isPaused(whole),
 			}
 			n, _, err := unstructured.NestedInt64(whole.Object, "spec", "replicas")
 			if err != nil {

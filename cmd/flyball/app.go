@@ -57,6 +57,7 @@ type app struct {
 	remotes       *remote.Metrics // nil before there is a Prometheus elsewhere
 	processes     *process.Processes
 	kubernetes    *kubernetesActuator      // nil where there are no rules, or no Kubernetes in this binary
+	services      *kubernetesServices      // nil where there is no proxy, or no Kubernetes in this binary
 	elector       elector                  // nil: this process is the one that acts
 	elsewhere     map[string]*none.Targets // by kind: what something else scales
 	kedaListener  net.Listener             // nil: KEDA has nothing to ask for here
@@ -105,7 +106,7 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 
 // build opens what stays for the life of the process, then takes the configuration over as a reload does.
 func (a *app) build(ctx context.Context) error {
-	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildKubernetes, a.buildElection, a.buildElsewhere} {
+	for _, step := range []func() error{a.openStore, a.buildProcesses, a.buildKubernetes, a.buildServices, a.buildElection, a.buildElsewhere} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -255,6 +256,9 @@ func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector
 // newProxy makes the proxy of a configuration, with its metrics in a registry or, without one, nowhere.
 func (a *app) newProxy(c batchproxy.Config, metrics prometheus.Registerer) (*batchproxy.Proxy, error) {
 	o := batchproxy.Options{Logger: a.opts.log.With("component", "batchproxy"), Registerer: metrics}
+	if a.services != nil {
+		o.Services = a.services
+	}
 	if a.processes != nil {
 		o.Endpoints = a.processes
 	} else {

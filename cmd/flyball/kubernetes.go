@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"reflect"
 	"strings"
 
 	"github.com/prometheus/common/version"
+	"k8s.io/klog/v2"
 
 	"flyball/actuators"
 	"flyball/actuators/kubernetes"
@@ -23,6 +25,8 @@ type (
 	kubernetesConfig   = kubernetes.Config
 	kubernetesActuator = kubernetes.Kubernetes
 	kubernetesUpdate   = kubernetes.Update
+	kubernetesServices = kubernetes.Services
+	servicesUpdate     = kubernetes.ServicesUpdate
 	leaseConfig        = kubernetes.LeaseConfig
 )
 
@@ -34,6 +38,10 @@ func withKubernetes() []string { return []string{kubernetesKind} }
 // missingKind says why a kind that flyball can have is not in this binary.
 func missingKind(string) string { return "" }
 
+// logKubernetes has what client-go says by itself, such as a watch that is forbidden, in the log instead of on stderr. It is
+// for the beginning of the process, before anything of Kubernetes runs.
+func logKubernetes(log *slog.Logger) { klog.SetSlogLogger(log.With("component", "client-go")) }
+
 func (a *app) buildKubernetes() error {
 	if !a.opts.has(roleRules) {
 		return nil
@@ -44,6 +52,24 @@ func (a *app) buildKubernetes() error {
 	})
 	a.onClose(func() error {
 		a.kubernetes.Close()
+		return nil
+	})
+	return nil
+}
+
+// buildServices makes what finds the endpoints of Services for the proxy, without a cluster yet.
+func (a *app) buildServices() (err error) {
+	if a.proxyListener == nil {
+		return nil
+	}
+	a.services, err = kubernetes.NewServices(kubernetes.ServicesOptions{
+		Logger: a.opts.log.With("component", "kubernetes"), Registerer: a.metrics, UserAgent: "flyball/" + version.Version,
+	})
+	if err != nil {
+		return err
+	}
+	a.onClose(func() error {
+		a.services.Close()
 		return nil
 	})
 	return nil

@@ -263,7 +263,26 @@ func TestWithoutKubernetes(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-tags", "nokubernetes", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	said, err := exec.Command(binary, "check", "config", "../../examples/kubernetes/flyball.yml").CombinedOutput()
+	services := filepath.Join(dir, "services.yml")
+	if err := os.WriteFile(services, []byte("scrape_configs: [{job_name: pods, kubernetes_sd_configs: [{role: pod}]}]\n"+
+		"alerting: {alertmanagers: [{kubernetes_sd_configs: [{role: service}]}]}\n"+
+		"batchproxy: {models: [{name: llama, upstreams: [{service: ml/llama}]}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said, err := exec.Command(binary, "check", "config", services).CombinedOutput()
+	if err == nil {
+		t.Error("it takes a configuration with Services")
+	}
+	for _, want := range []string{
+		": scrape_configs[0].kubernetes_sd_configs: this flyball was built without Kubernetes (-tags nokubernetes)",
+		": alerting.alertmanagers[0].kubernetes_sd_configs: this flyball was built without Kubernetes (-tags nokubernetes)",
+		": batchproxy.models[0].upstreams[0].service: this flyball was built without Kubernetes (-tags nokubernetes)",
+	} {
+		if !strings.Contains(string(said), want) {
+			t.Errorf("it says\n%s\nwant %s", said, want)
+		}
+	}
+	said, err = exec.Command(binary, "check", "config", "../../examples/kubernetes/flyball.yml").CombinedOutput()
 	if err == nil {
 		t.Error("it takes a configuration with a cluster")
 	}

@@ -5,11 +5,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 
 	"gopkg.in/yaml.v3"
 
 	"flyball/actuators"
+	"flyball/batchproxy"
 	"flyball/rules/source"
 )
 
@@ -18,6 +21,9 @@ type (
 	kubernetesConfig   = yaml.Node
 	kubernetesActuator struct{ actuators.Actuator }
 	kubernetesUpdate   struct{}
+	noServices         = batchproxy.Endpoints
+	kubernetesServices struct{ noServices }
+	servicesUpdate     struct{}
 	leaseConfig        = yaml.Node
 )
 
@@ -32,9 +38,29 @@ func missingKind(kind string) string {
 	return ""
 }
 
+func logKubernetes(*slog.Logger) {}
+
 func (*app) buildKubernetes() error { return nil }
 
+func (*app) buildServices() error { return nil }
+
+func (*kubernetesServices) Prepare(*kubernetesConfig) (*servicesUpdate, error) {
+	return &servicesUpdate{}, nil
+}
+
+func (*kubernetesServices) Warnings() []string { return nil }
+
+func (*servicesUpdate) Commit() {}
+
 func (l *loaded) validateKubernetes(d *source.Decoder, _ string) {
+	for i, m := range l.Batchproxy.Models {
+		for j, u := range m.Upstreams {
+			if u.Service != "" {
+				at := fmt.Sprintf("batchproxy.models[%d].upstreams[%d].service", i, j)
+				d.FaultAt(at, 0, "%s: this flyball was built without Kubernetes (-tags nokubernetes)", at)
+			}
+		}
+	}
 	if l.Actuators.Kubernetes != nil {
 		d.FaultAt("actuators.kubernetes", 0, "actuators.kubernetes: this flyball was built without Kubernetes (-tags nokubernetes)")
 	}

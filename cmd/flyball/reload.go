@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type next struct {
 	live
 	processes *process.Update
 	cluster   *kubernetesUpdate  // nil where this process has no Kubernetes
+	services  *servicesUpdate    // nil where the proxy sends to no Service
 	store     *store.Prepared    // nil where this process has no store
 	exporter  *exporter.Exporter // nil: it stays as it is
 	proxied   bool               // the proxy is to be another one
@@ -107,6 +109,11 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 			return nil, fmt.Errorf("actuators.kubernetes: %w", err)
 		}
 	}
+	if a.services != nil && l.hasServices() {
+		if n.services, err = a.services.Prepare(l.Actuators.Kubernetes); err != nil {
+			return nil, fmt.Errorf("batchproxy: services are found through actuators.kubernetes: %w", err)
+		}
+	}
 	if a.opts.has(roleExporter) && (a.exporter.Load() == nil || !reflect.DeepEqual(l.Exporter, now.Exporter)) {
 		if n.exporter, n.gpus, err = a.newExporter(l.Exporter); err != nil {
 			return nil, fmt.Errorf("exporter: %w", err)
@@ -150,6 +157,13 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 	return n, nil
 }
 
+// hasServices says whether the proxy sends to a Service of Kubernetes.
+func (l *loaded) hasServices() bool {
+	return slices.ContainsFunc(l.Batchproxy.Models, func(m batchproxy.ModelConfig) bool {
+		return slices.ContainsFunc(m.Upstreams, func(u batchproxy.Upstream) bool { return u.Service != "" })
+	})
+}
+
 // commit takes over what was prepared. The store, which alone can refuse by now, comes first, and with it the targets that
 // are new, which it follows: their replicas start, and rules decide, when it has not. Targets go last, since the others
 // follow them.
@@ -173,6 +187,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 			n.processes.Cancel()
 			return err
 		}
+	}
+	if n.services != nil {
+		n.services.Commit()
 	}
 	if n.proxied {
 		if n.proxy, err = a.newProxy(n.Batchproxy, a.metrics); err != nil { // at the start, if ever: its metrics

@@ -139,6 +139,7 @@ func (o *runOptions) run(ctx context.Context) error {
 		fmt.Fprintln(o.stdout, a.greeting())
 	}
 	slog.SetDefault(o.log) // for what the standard library logs by itself
+	logKubernetes(o.log)
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)

@@ -31,7 +31,8 @@ func (a *app) page() web.Page {
 	return page
 }
 
-// warnings are what keeps this process from recording what it sees and decides, or from acting at all.
+// warnings are what keeps this process from recording what it sees and decides, from acting at all, or from knowing what the
+// proxy may send to.
 func (a *app) warnings() (all []string) {
 	var unrecorded *rules.Decision
 	for _, s := range a.live.Load().scalers {
@@ -55,6 +56,9 @@ func (a *app) warnings() (all []string) {
 		} else {
 			all = append(all, "this flyball is not the one that acts, and does not know which is; it decides, and changes nothing")
 		}
+	}
+	if a.services != nil {
+		all = append(all, a.services.Warnings()...)
 	}
 	return all
 }

@@ -183,7 +183,7 @@ func (p *preparedAlerting) check() error {
 	}
 	var errs []error
 	for i, c := range p.config.AlertingConfig.AlertmanagerConfigs {
-		errs = append(errs, at(fmt.Sprintf("alerting.alertmanagers[%d]", i), checkAlertmanager(c)))
+		errs = append(errs, at(fmt.Sprintf("alerting.alertmanagers[%d]", i), checkAlertmanager(c, true)))
 	}
 	return errors.Join(errs...)
 }

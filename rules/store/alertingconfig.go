@@ -32,8 +32,8 @@ type alertmanagerConfig struct {
 func (a Alerting) Len() int { return len(a.alertmanagers) }
 
 // ParseAlerting reads the value of alerting, a mapping in Prometheus's format, with alertmanagers and
-// alert_relabel_configs. Alertmanagers may come from static_configs, file_sd_configs and http_sd_configs; any other
-// discovery is an error. Relative paths start from dir. The error joins all faults, each beginning with the path of its
+// alert_relabel_configs. Alertmanagers may come from static_configs, file_sd_configs, http_sd_configs and
+// kubernetes_sd_configs; any other discovery is an error. Relative paths start from dir. The error joins all faults, each beginning with the path of its
 // field, such as alerting.alertmanagers[0].scheme, as closely as it is known; files of TLS that cannot be read are among them.
 func ParseAlerting(text []byte, dir string) (Alerting, error) {
 	var doc yaml.Node
@@ -154,25 +154,25 @@ func (p *alertingParser) alertmanager(item *yaml.Node, path string) {
 	case am.Timeout <= 0:
 		p.fault(path+".timeout", "%s leaves no time to send: give more than 0s, such as 10s", am.Timeout)
 	case len(am.ServiceDiscoveryConfigs) == 0:
-		p.fault(path, "it names no Alertmanager: give static_configs, file_sd_configs or http_sd_configs")
+		p.fault(path, "it names no Alertmanager: give %s", discoveries)
 	}
 	text, err := yaml.Marshal(item)
 	if err != nil {
 		p.fault(path, "%s", err)
 	}
 	am.SetDirectory(p.dir)
-	if err := at(path, checkAlertmanager(am)); err != nil {
+	if err := below(path, checkAlertmanager(am, false)); err != nil {
 		p.faults = append(p.faults, err)
 	}
 	p.alerting.alertmanagers = append(p.alerting.alertmanagers, alertmanagerConfig{am, string(text)})
 }
 
 // checkAlertmanager makes the clients that the notifier and discovery will make, from their certificates and keys. A notifier
-// that never runs starts nothing.
-func checkAlertmanager(c *config.AlertmanagerConfig) error {
+// that never runs starts nothing. here says that they are to run in this process, and not only to be checked.
+func checkAlertmanager(c *config.AlertmanagerConfig, here bool) error {
 	trial := notifier.NewManager(&notifier.Options{}, model.UTF8Validation, slog.New(slog.DiscardHandler))
 	err := trial.ApplyConfig(&config.Config{AlertingConfig: config.AlertingConfig{AlertmanagerConfigs: config.AlertmanagerConfigs{c}}})
-	return errors.Join(err, checkDiscoveryClients(c.ServiceDiscoveryConfigs))
+	return errors.Join(err, checkDiscoveryClients(c.ServiceDiscoveryConfigs, here))
 }
 
 // key reads one key of a configuration of Alertmanagers, and each item of a list alone.

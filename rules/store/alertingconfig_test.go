@@ -80,13 +80,13 @@ func TestParseAlertingErrors(t *testing.T) {
 		{name: "not an Alertmanager", yaml: "alertmanagers: [a:9093]", want: []string{
 			"alerting.alertmanagers[0]: it is not a configuration of Alertmanagers: give a mapping with static_configs or another list of them",
 		}},
-		{name: "other discovery", yaml: "alertmanagers:\n- kubernetes_sd_configs: [{role: pod}]\n  timeout: fast\n- dns_sd_configs: []", want: []string{
-			"alerting.alertmanagers[0].kubernetes_sd_configs: discovery by kubernetes is not built in: give static_configs, file_sd_configs or http_sd_configs",
+		{name: "other discovery", yaml: "alertmanagers:\n- consul_sd_configs: [{server: a}]\n  timeout: fast\n- dns_sd_configs: []", want: []string{
+			"alerting.alertmanagers[0].consul_sd_configs: discovery by consul is not built in: give " + discoveries,
 			`alerting.alertmanagers[0].timeout: not a valid duration string: "fast"`,
-			"alerting.alertmanagers[1].dns_sd_configs: discovery by dns is not built in: give static_configs, file_sd_configs or http_sd_configs",
+			"alerting.alertmanagers[1].dns_sd_configs: discovery by dns is not built in: give " + discoveries,
 		}},
 		{name: "nobody", yaml: "alertmanagers: [{scheme: http}]", want: []string{
-			"alerting.alertmanagers[0]: it names no Alertmanager: give static_configs, file_sd_configs or http_sd_configs",
+			"alerting.alertmanagers[0]: it names no Alertmanager: give " + discoveries,
 		}},
 		{name: "unknown keys", yaml: "alertmanagers:\n- {" + static + ", shceme: http}\n- static_configs: [{targets: [a:1]}, {target: [b:1]}]\n  tls_config: {ca_fiel: x}\n  relabel_configs: [{}, {source_label: [x]}]", want: []string{
 			`alerting.alertmanagers[0].shceme: unknown key "shceme" (did you mean "scheme"?)`,

@@ -43,7 +43,7 @@
 //
 // # Scraping
 //
-// ParseScrapeConfigs reads scrape_configs in Prometheus's format with static, file and HTTP discovery. A Job scrapes the
+// ParseScrapeConfigs reads scrape_configs in Prometheus's format with static, file, HTTP and Kubernetes discovery. A Job scrapes the
 // replicas of an actuator's target and follows the list that the actuator gives. A Self scrapes flyball's own metrics.
 //
 // # Alerts

@@ -177,7 +177,7 @@ func (p *prepared) check() error {
 	}
 	var errs []error
 	for _, c := range p.config.ScrapeConfigs {
-		errs = append(errs, at("job "+c.JobName, checkClients(c.HTTPClientConfig, p.discovery[c.JobName])))
+		errs = append(errs, at("job "+c.JobName, checkClients(c.HTTPClientConfig, p.discovery[c.JobName], true)))
 	}
 	return errors.Join(errs...)
 }

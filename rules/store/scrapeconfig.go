@@ -47,9 +47,9 @@ func (c ScrapeConfigs) Jobs() []string {
 }
 
 // ParseScrapeConfigs reads the value of scrape_configs, a list in Prometheus's format. Targets may come from
-// static_configs, file_sd_configs and http_sd_configs; any other discovery is an error. The error joins all faults, each
-// beginning with the path of its field, such as scrape_configs[0].scheme, as closely as it is known; files of TLS that
-// cannot be read are among them.
+// static_configs, file_sd_configs, http_sd_configs and kubernetes_sd_configs; any other discovery is an error. The error
+// joins all faults, each beginning with the path of its field, such as scrape_configs[0].scheme, as closely as it is known;
+// files of TLS and kubeconfigs that cannot be read are among them.
 func ParseScrapeConfigs(list []byte, global ScrapeGlobal) (ScrapeConfigs, error) {
 	if global.Interval == 0 {
 		global.Interval = DefaultOptions().ScrapeInterval
@@ -128,14 +128,39 @@ func parseScrapeConfig(item *yaml.Node, path string, global ScrapeGlobal) (*conf
 	}
 	cfg, err := config.Load(text.String(), slog.New(slog.DiscardHandler))
 	if err != nil {
-		return nil, configErrors(err, section{in: "scrape_configs[0]", path: path, root: path, form: reflect.TypeFor[config.ScrapeConfig]()}, text.Bytes())
+		s := section{in: "scrape_configs[0]", path: path, root: path, form: reflect.TypeFor[config.ScrapeConfig]()}
+		if !strings.Contains(err.Error(), "line ") {
+			s.path = discoveryAt(item, path, err)
+		}
+		return nil, configErrors(err, s, text.Bytes())
 	}
 	c := cfg.ScrapeConfigs[0]
 	c.SetDirectory(global.Dir)
-	if err := at(path, checkClients(c.HTTPClientConfig, c.ServiceDiscoveryConfigs)); err != nil {
+	if err := below(path, checkClients(c.HTTPClientConfig, c.ServiceDiscoveryConfigs, false)); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// discoveryAt is the path of the discovery to blame for an error that names no line: the one that gives the same error alone.
+// It is the path of the whole configuration where there is none.
+func discoveryAt(item *yaml.Node, path string, err error) string {
+	for i := 0; i+1 < len(item.Content); i += 2 {
+		key, list := item.Content[i].Value, item.Content[i+1]
+		if !strings.HasSuffix(key, "_sd_configs") || list.Kind != yaml.SequenceNode {
+			continue
+		}
+		for j, sd := range list.Content {
+			text, fault := yaml.Marshal(map[string]any{"scrape_configs": []any{map[string]any{"job_name": "x", key: []*yaml.Node{sd}}}})
+			if fault != nil {
+				continue
+			}
+			if _, alone := config.Load(string(text), slog.New(slog.DiscardHandler)); alone != nil && alone.Error() == err.Error() {
+				return fmt.Sprintf("%s.%s[%d]", path, key, j)
+			}
+		}
+	}
+	return path
 }
 
 // at puts a path before each of the errors that are joined in one.
@@ -150,16 +175,35 @@ func at(path string, err error) error {
 	return errors.Join(all...)
 }
 
-// checkClients makes the HTTP clients that the scraper and discovery will make, which reads the files of TLS. Of one that
-// cannot be read, Prometheus writes a line in the log and goes on without the job.
-func checkClients(c commonconfig.HTTPClientConfig, sds discovery.Configs) error {
-	_, err := commonconfig.NewClientFromConfig(c, "check")
-	return errors.Join(err, checkDiscoveryClients(sds))
+// below does the same, where those of discovery by Kubernetes begin with the rest of the path.
+func below(path string, err error) error {
+	var all []error
+	for _, err := range apart(err) {
+		if err != nil && strings.HasPrefix(err.Error(), "kubernetes_sd_configs[") {
+			all = append(all, fmt.Errorf("%s.%w", path, err))
+		} else if err != nil {
+			all = append(all, fmt.Errorf("%s: %w", path, err))
+		}
+	}
+	return errors.Join(all...)
 }
 
-func checkDiscoveryClients(sds discovery.Configs) error {
+// checkClients makes the HTTP clients that the scraper and discovery will make, which reads the files of TLS. Of one that
+// cannot be read, Prometheus writes a line in the log and goes on without the job. here says that they are to run in this
+// process, and not only to be checked.
+func checkClients(c commonconfig.HTTPClientConfig, sds discovery.Configs, here bool) error {
+	_, err := commonconfig.NewClientFromConfig(c, "check")
+	return errors.Join(err, checkDiscoveryClients(sds, here))
+}
+
+func checkDiscoveryClients(sds discovery.Configs, here bool) error {
 	var errs []error
+	clusters := 0
 	for _, sd := range sds {
+		if sd.Name() == "kubernetes" {
+			errs = append(errs, at(fmt.Sprintf("kubernetes_sd_configs[%d]", clusters), checkKubernetes(sd, here)))
+			clusters++
+		}
 		if sd, ok := sd.(*sdhttp.SDConfig); ok {
 			_, err := commonconfig.NewClientFromConfig(sd.HTTPClientConfig, "check")
 			errs = append(errs, err)
@@ -174,10 +218,13 @@ func checkDiscovery(item *yaml.Node, path string) error {
 	for i := 0; i+1 < len(item.Content); i += 2 {
 		key := item.Content[i].Value
 		kind, ok := strings.CutSuffix(key, "_sd_configs")
-		if !ok || kind == "file" || kind == "http" {
-			continue
+		switch {
+		case !ok || kind == "file" || kind == "http":
+		case kind == "kubernetes" && withoutKubernetes != "":
+			errs = append(errs, fmt.Errorf("%s.%s: %s", path, key, withoutKubernetes))
+		case kind != "kubernetes":
+			errs = append(errs, fmt.Errorf("%s.%s: discovery by %s is not built in: give %s", path, key, kind, discoveries))
 		}
-		errs = append(errs, fmt.Errorf("%s.%s: discovery by %s is not built in: give static_configs, file_sd_configs or http_sd_configs", path, key, kind))
 	}
 	return errors.Join(errs...)
 }
@@ -279,6 +326,9 @@ func keysOf(form reflect.Type, path string) []string {
 				fields["static_configs"] = reflect.TypeFor[targetgroup.Group]()
 				fields["file_sd_configs"] = reflect.TypeFor[file.SDConfig]()
 				fields["http_sd_configs"] = reflect.TypeFor[sdhttp.SDConfig]()
+				if kubernetes := kubernetesForm(); kubernetes != nil {
+					fields["kubernetes_sd_configs"] = kubernetes
+				}
 			case tag != "" && tag != "-":
 				fields[tag] = f.Type
 			}

@@ -78,9 +78,9 @@ func TestParseScrapeConfigsErrors(t *testing.T) {
 			`scrape_configs[0].static_configs[0].lables: unknown key "lables" (did you mean "labels"?)`,
 		}},
 		{name: "not a mapping", yaml: "- x", want: []string{"scrape_configs[0]: it is not a scrape configuration: give a mapping with job_name and targets"}},
-		{name: "other discovery", yaml: "- job_name: x\n  kubernetes_sd_configs: [{role: pod}]\n  dns_sd_configs: []", want: []string{
-			"scrape_configs[0].kubernetes_sd_configs: discovery by kubernetes is not built in: give static_configs, file_sd_configs or http_sd_configs",
-			"scrape_configs[0].dns_sd_configs: discovery by dns is not built in: give static_configs, file_sd_configs or http_sd_configs",
+		{name: "other discovery", yaml: "- job_name: x\n  consul_sd_configs: [{server: a}]\n  dns_sd_configs: []", want: []string{
+			"scrape_configs[0].consul_sd_configs: discovery by consul is not built in: give " + discoveries,
+			"scrape_configs[0].dns_sd_configs: discovery by dns is not built in: give " + discoveries,
 		}},
 		{name: "unknown keys", yaml: "- job_name: a\n- job_name: x\n  shceme: http\n  static_configs:\n  - targets: [a:1]\n  - target: [b:1]\n", want: []string{
 			`scrape_configs[1].shceme: unknown key "shceme" (did you mean "scheme"?)`,
@@ -147,7 +147,11 @@ func TestManyFaults(t *testing.T) {
 
 // TestDiscoveryKinds holds what is linked in to what the errors say: each other kind would bring in a cloud's SDK.
 func TestDiscoveryKinds(t *testing.T) {
-	if diff := cmp.Diff([]string{"file", "http", "static"}, discovery.RegisteredConfigNames()); diff != "" {
+	want := []string{"file", "http", "kubernetes", "static"}
+	if withoutKubernetes != "" {
+		want = []string{"file", "http", "static"}
+	}
+	if diff := cmp.Diff(want, discovery.RegisteredConfigNames()); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -155,6 +159,7 @@ func TestDiscoveryKinds(t *testing.T) {
 func FuzzParseScrapeConfigs(f *testing.F) {
 	for _, seed := range []string{
 		"- job_name: x\n  static_configs: [{targets: [a:1]}]", "- job_name: x\n  honor_labels: 7", "- &a [*a]", "[{job_name: x, shceme: y}]", "- ~", "- {? [a] : b}",
+		"- job_name: x\n  kubernetes_sd_configs: [{role: pod, namespaces: {names: [ml]}, selectors: [{role: pod, label: app=llama}], kubeconfig_file: k}]",
 	} {
 		f.Add(seed)
 	}

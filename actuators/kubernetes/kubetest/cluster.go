@@ -59,6 +59,7 @@ func Start(t testing.TB) *Cluster {
 		t.Fatal(err)
 	}
 	c.kubeconfig = c.writeKubeconfig(t, "admin", c.token)
+	c.startNode(t)
 	c.startControllers(t)
 	c.startKubelet(t)
 	return c
@@ -118,7 +119,7 @@ func (c *Cluster) startControllers(t testing.TB) {
 		return []string{
 			"--kubeconfig=" + c.kubeconfig, "--authentication-kubeconfig=" + c.kubeconfig, "--authorization-kubeconfig=" + c.kubeconfig,
 			"--bind-address=" + host, "--secure-port=" + port, "--cert-dir=" + filepath.Join(dir, "certs"), "--leader-elect=false",
-			"--controllers=deployment-controller,replicaset-controller,statefulset-controller,horizontal-pod-autoscaler-controller",
+			"--controllers=deployment-controller,replicaset-controller,statefulset-controller,endpointslice-controller,horizontal-pod-autoscaler-controller",
 			"--horizontal-pod-autoscaler-sync-period=2s",
 		}
 	}})

@@ -7,7 +7,8 @@
 //	...
 //	writes := c.Writes(t, "system:serviceaccount:ml:flyball") // what it wrote, as the apiserver's audit log has it
 //
-// Pods whose template names [Node] get ready soon after they were made, and are gone soon after they were deleted. All
+// Pods whose template names [Node] get ready soon after they were made, and are gone soon after they were deleted. They have
+// addresses, by which the EndpointSlices of Services name them; in a test that is [Isolated] something can listen there. All
 // programs end with the test, and their data with them.
 //
 // The programs are built by .ci/components, which make test calls, once for each version of the module in programs/: it has a

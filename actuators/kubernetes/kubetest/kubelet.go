@@ -2,6 +2,7 @@ package kubetest
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -13,16 +14,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// readyStatus is what a kubelet says of a pod that serves.
-const readyStatus = `{"status":{"phase":"Running","conditions":[
+// readyStatus is what a kubelet says of a pod that serves, at its address.
+const readyStatus = `{"status":{"phase":"Running","podIP":"%[1]s","podIPs":[{"ip":"%[1]s"}],"conditions":[
  {"type":"PodScheduled","status":"True"},{"type":"Initialized","status":"True"},
  {"type":"ContainersReady","status":"True"},{"type":"Ready","status":"True"}]}}`
 
 // kubelet is what a test has of it in hand.
 type kubelet struct {
-	mu    sync.Mutex // guards what follows
-	held  bool       // pods that are new do not get ready
-	again func()     // ends the present watch; the next begins with all pods
+	mu    sync.Mutex     // guards what follows
+	held  bool           // pods that are new do not get ready
+	used  [255]types.UID // the pods that have the addresses [PodIP]
+	again func()         // ends the present watch; the next begins with all pods
 }
 
 // HoldPods keeps pods that are new from getting ready, as if their images were large, until ReleasePods.
@@ -43,6 +45,44 @@ func (k *kubelet) holds() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.held
+}
+
+// PodIP is the address that a pod is given which is the n-th of those that are there, from 1 on: the first that is free. They are
+// on no interface; see [Isolated].
+func PodIP(n int) string { return fmt.Sprintf("10.244.0.%d", n) }
+
+// address is that of a pod, which has it from now on.
+func (k *kubelet) address(pod types.UID) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	free := 0
+	for n := 1; n < len(k.used); n++ {
+		if k.used[n] == pod {
+			return PodIP(n)
+		}
+		if k.used[n] == "" && free == 0 {
+			free = n
+		}
+	}
+	k.used[free] = pod
+	return PodIP(free)
+}
+
+// release takes the address of a pod that is gone.
+func (k *kubelet) release(pod types.UID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for n := range k.used {
+		if k.used[n] == pod {
+			k.used[n] = ""
+		}
+	}
+}
+
+// startNode makes the node, which endpoints of a Service have to be on.
+func (c *Cluster) startNode(t testing.TB) {
+	t.Helper()
+	c.ApplyText(t, "apiVersion: v1\nkind: Node\nmetadata: {name: "+Node+"}\n")
 }
 
 // startKubelet makes pods of the node ready, and removes those that were deleted, until the test ends.
@@ -115,8 +155,9 @@ func (c *Cluster) keepPod(ctx context.Context, pod *unstructured.Unstructured) (
 	case pod.GetDeletionTimestamp() != nil:
 		now := int64(0)
 		err = pods.Delete(ctx, pod.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now})
+		c.kubelet.release(pod.GetUID())
 	case phase != "Running" && !c.kubelet.holds():
-		_, err = pods.Patch(ctx, pod.GetName(), types.MergePatchType, []byte(readyStatus), metav1.PatchOptions{}, "status")
+		_, err = pods.Patch(ctx, pod.GetName(), types.MergePatchType, fmt.Appendf(nil, readyStatus, c.kubelet.address(pod.GetUID())), metav1.PatchOptions{}, "status")
 	}
 	if apierrors.IsNotFound(err) || ctx.Err() != nil {
 		return nil
