@@ -31,7 +31,8 @@ func TestFollowFiles(t *testing.T) {
 		{"two", 30 * time.Second, map[time.Duration]string{time.Second: "b", 70 * time.Second: "c"}, "31s b, 1m32s c, "},
 		{
 			"written while it is looked at", 30 * time.Second,
-			map[time.Duration]string{30*time.Second - 1: "b", 30500 * time.Millisecond: "bc", 31500 * time.Millisecond: "bcd"}, "33s bcd, ",
+			map[time.Duration]string{30*time.Second - 1: "b", 30500 * time.Millisecond: "bc", 31500 * time.Millisecond: "bcd"},
+			"33s bcd, ",
 		},
 		{"a short interval", 100 * time.Millisecond, map[time.Duration]string{time.Second - 1: "b"}, "1.1s b, "},
 	} {
