@@ -73,7 +73,8 @@ type app struct {
 	begun chan struct{}        // closed when it is ready
 	quit  func()               // ends run
 
-	reloading sync.Mutex // held by reload
+	reloading sync.Mutex             // held by reload
+	tried     atomic.Pointer[string] // the fingerprint of the files that were read last, or were to be
 	reloads   *reloadMetrics
 
 	mu      sync.Mutex          // guards what follows
@@ -92,6 +93,7 @@ const (
 func newApp(l *loaded, o *runOptions) (*app, error) {
 	a := &app{opts: o, began: time.Now(), metrics: prometheus.NewRegistry(), embedded: prometheus.NewRegistry(), begun: make(chan struct{})}
 	a.live.Store(&live{loaded: l})
+	a.tried.Store(&l.print)
 	a.proxySlot, a.gpuSlot = newSlot("proxy", o.log), newSlot("gpu collector", o.log)
 	a.metrics.MustRegister(versioncollector.NewCollector("flyball"), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -413,6 +415,9 @@ func (a *app) runBuilt(ctx context.Context) error {
 	}
 	if a.store != nil {
 		parts = append(parts, part{"snapshot", a.snapshot.Run}, part{"rules", a.store.Run})
+	}
+	if a.opts.autoReload > 0 {
+		parts = append(parts, part{"automatic reload", a.autoReload})
 	}
 	a.isReady()
 	return runParts(ctx, parts, a.isStopping)

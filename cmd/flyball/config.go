@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/alecthomas/units"
@@ -87,7 +86,8 @@ func DefaultConfig() Config {
 type loaded struct {
 	Config
 	rules    []*rules.File
-	lint     error // what is probably not meant in them
+	lint     error  // what is probably not meant in them
+	print    string // the fingerprint of the files that it is from; "" where that was not asked for
 	scrape   store.ScrapeConfigs
 	writes   store.RemoteWrites
 	alerting store.Alerting
@@ -246,15 +246,9 @@ func (l *loaded) findRules(d *source.Decoder, dir string) (files []ruleFile) {
 	seen := map[string]bool{}
 	for i, pattern := range l.RuleFiles {
 		at := fmt.Sprintf("rule_files[%d]", i)
-		if !filepath.IsAbs(pattern) {
-			pattern = filepath.Join(dir, pattern)
-		}
-		names := []string{pattern}
-		if strings.ContainsAny(pattern, "*?[") {
-			var err error
-			if names, err = filepath.Glob(pattern); err != nil {
-				d.FaultAt(at, 0, "%q is not a pattern: %s", pattern, err)
-			}
+		names, err := matchRules(pattern, dir)
+		if err != nil {
+			d.FaultAt(at, 0, "%q is not a pattern: %s", pattern, err)
 		}
 		for _, name := range names {
 			if !seen[name] {

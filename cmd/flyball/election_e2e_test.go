@@ -38,7 +38,8 @@ func demanded(t *testing.T, demand *atomic.Int64) string {
 // newElected is a flyball with the files of examples/kubernetes that may act, and takes part in an election.
 func newElected(t *testing.T, election, kubeconfig, server, upCooldown string) *instance {
 	t.Helper()
-	return newInstanceOf(t, "kubernetes",
+	return newInstanceOf(t, "kubernetes/rules",
+		"election: {lease: {namespace: flyball, name: flyball}}\n", "",
 		"prometheus:\n  url: http://prometheus-operated.monitoring.svc:9090\n",
 		"election: "+election+"\nglobal: {scrape_interval: 200ms, evaluation_interval: 200ms}\n"+
 			"scrape_configs:\n- {job_name: vllm, static_configs: [{targets: ["+server+"]}]}\n",
@@ -74,8 +75,8 @@ func replicasOf(t *testing.T, c *kubetest.Cluster) int64 {
 func TestElectionFile(t *testing.T) {
 	c := kubetest.Start(t)
 	c.ApplyText(t, deployment)
-	c.Apply(t, []string{"../../examples/kubernetes/rbac.yml"})
-	kubeconfig := c.ServiceAccount(t, "ml", "flyball")
+	c.Apply(t, []string{"../../examples/kubernetes/rules/rbac.yml"})
+	kubeconfig := c.ServiceAccount(t, "flyball", "flyball")
 	var demand atomic.Int64
 	demand.Store(20)
 	server := demanded(t, &demand)
@@ -123,8 +124,8 @@ func TestElectionFile(t *testing.T) {
 func TestElectionLease(t *testing.T) {
 	c := kubetest.Start(t)
 	c.ApplyText(t, deployment)
-	c.Apply(t, []string{"../../examples/kubernetes/rbac.yml", "../../examples/kubernetes/fence.yml"})
-	const user = "system:serviceaccount:ml:flyball"
+	c.Apply(t, []string{"../../examples/kubernetes/rules/rbac.yml", "../../examples/kubernetes/rules/fence.yml"})
+	const user = "system:serviceaccount:flyball:flyball"
 	var stale, demand atomic.Int64
 	stale.Store(60)
 	demand.Store(60)
@@ -132,8 +133,8 @@ func TestElectionLease(t *testing.T) {
 	var kubeconfigs []string
 	for n, server := range []string{demanded(t, &stale), demanded(t, &demand), demanded(t, &demand)} {
 		pod := fmt.Sprintf("flyball-%d", n)
-		kubeconfig := c.Pod(t, "ml", "flyball", pod)
-		i := newElected(t, "{lease: {namespace: ml, name: flyball, identity: "+pod+", duration: 3s, renew_deadline: 2s, retry_period: 500ms}}",
+		kubeconfig := c.Pod(t, "flyball", "flyball", pod)
+		i := newElected(t, "{lease: {namespace: flyball, name: flyball, identity: "+pod+", duration: 3s, renew_deadline: 2s, retry_period: 500ms}}",
 			kubeconfig, server, "0s")
 		i.start("--role=rules")
 		if n == 0 {

@@ -28,10 +28,14 @@ import (
 	"flyball/rules"
 )
 
-// deployment is the workload that examples/kubernetes names.
+// deployment is the workload that examples/kubernetes names, and the namespace of flyball.
 const deployment = `apiVersion: v1
 kind: Namespace
 metadata: {name: ml}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: flyball}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -49,8 +53,8 @@ spec:
 func TestKubernetes(t *testing.T) {
 	c := kubetest.Start(t)
 	c.ApplyText(t, deployment)
-	c.Apply(t, []string{"../../examples/kubernetes/rbac.yml"})
-	kubeconfig := c.ServiceAccount(t, "ml", "flyball")
+	c.Apply(t, []string{"../../examples/kubernetes/rules/rbac.yml"})
+	kubeconfig := c.ServiceAccount(t, "flyball", "flyball")
 	token := tokenOf(t, kubeconfig)
 
 	var demand atomic.Int64
@@ -60,7 +64,8 @@ func TestKubernetes(t *testing.T) {
 	}))
 	t.Cleanup(vllm.Close)
 
-	i := newInstanceOf(t, "kubernetes",
+	i := newInstanceOf(t, "kubernetes/rules",
+		"election: {lease: {namespace: flyball, name: flyball}}\n", "",
 		"prometheus:\n  url: http://prometheus-operated.monitoring.svc:9090\n",
 		"global: {scrape_interval: 200ms, evaluation_interval: 200ms}\nscrape_configs:\n- {job_name: vllm, static_configs: [{targets: ["+
 			strings.TrimPrefix(vllm.URL, "http://")+"]}]}\n",
@@ -89,7 +94,7 @@ func TestKubernetes(t *testing.T) {
 		})
 	}
 	// While the rule observes, the apiserver checks what it would do, and does nothing.
-	user := "system:serviceaccount:ml:flyball"
+	user := "system:serviceaccount:flyball:flyball"
 	i.eventually(time.Minute, "the apiserver was asked for 3 replicas in a dry run", func() bool {
 		return slices.ContainsFunc(c.Writes(t, user), func(w kubetest.Write) bool {
 			return w.DryRun && w.Code == http.StatusOK && w.Resource == "deployments.apps/scale" && strings.Contains(w.Body, `"replicas":3`)
@@ -282,7 +287,7 @@ func TestWithoutKubernetes(t *testing.T) {
 			t.Errorf("it says\n%s\nwant %s", said, want)
 		}
 	}
-	said, err = exec.Command(binary, "check", "config", "../../examples/kubernetes/flyball.yml").CombinedOutput()
+	said, err = exec.Command(binary, "check", "config", "../../examples/kubernetes/rules/flyball.yml").CombinedOutput()
 	if err == nil {
 		t.Error("it takes a configuration with a cluster")
 	}

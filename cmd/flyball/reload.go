@@ -57,6 +57,8 @@ func (a *app) reload(ctx context.Context) error {
 	a.notify(daemon.SdNotifyMonotonicUsec() + daemon.SdNotifyReloading)
 	defer a.notify(daemon.SdNotifyReady)
 	began := time.Now()
+	tried := fingerprint(a.opts.configFile)
+	a.tried.Store(&tried)
 	err := a.loadAgain(context.WithoutCancel(ctx))
 	a.reloads.done(err)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/promslog"
 	promslogflag "github.com/prometheus/common/promslog/flag"
 	"github.com/prometheus/common/version"
@@ -34,6 +35,7 @@ const (
 
 type runOptions struct {
 	configFile   string
+	autoReload   model.Duration // how often the files are looked at for changes; 0: never
 	storagePath  string
 	webListen    []string // none: the default of the roles
 	proxyListen  string
@@ -58,6 +60,7 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c := app.Command("run", "Run until Ctrl-C or SIGTERM: measure, batch, decide and, where it is enabled, act.")
 	var o runOptions
 	c.Flag("config.file", "The configuration file.").Default("flyball.yml").StringVar(&o.configFile)
+	c.Flag("config.auto-reload-interval", "How often the configuration and the rule files that it names, new ones included, are looked at for changes and reloaded, as SIGHUP does it. What was refused is tried again when it has changed. 0s: never.").Default("0s").SetValue(&o.autoReload)
 	c.Flag("storage.path", "Where samples and decisions are kept, instead of storage.path in the configuration.").StringVar(&o.storagePath)
 	c.Flag("role", "What this process does: all, exporter, batchproxy or rules; repeatable.").Default(roleAll).EnumsVar(&o.roles, roleAll, roleExporter, roleBatchproxy, roleRules)
 	c.Flag("act.enabled", "Carry out the decisions of rules whose mode is act. Without it every rule only observes.").BoolVar(&o.act)
@@ -153,17 +156,22 @@ func (o *runOptions) run(ctx context.Context) error {
 
 // load reads the configuration; running is the one that holds now, nil at the start.
 func (o *runOptions) load(running *loaded) (*loaded, error) {
-	l, err := load(o.configFile, func(l *loaded, d *source.Decoder) {
-		if o.storagePath != "" {
-			l.Storage.Path = o.storagePath
-		}
-		if running != nil {
-			l.checkFixed(d, running)
-		}
+	var l *loaded
+	print, err := steady(func() string { return fingerprint(o.configFile) }, func() (err error) {
+		l, err = load(o.configFile, func(l *loaded, d *source.Decoder) {
+			if o.storagePath != "" {
+				l.Storage.Path = o.storagePath
+			}
+			if running != nil {
+				l.checkFixed(d, running)
+			}
+		})
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	l.print = print
 	for _, w := range asErrors(l.lint) {
 		o.log.Warn("rule file", "place", fmt.Sprintf("%s:%d:%d", w.File, w.Line, w.Column), "finding", w.Message)
 	}

@@ -55,14 +55,14 @@ func cache(t testing.TB) string {
 	return filepath.Join(root, ".cache")
 }
 
-// repository finds the folder with go.mod, above where the test runs.
+// repository finds the folder with .ci/components, above where the test runs: modules within it have a go.mod as well.
 var repository = sync.OnceValues(func() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, ".ci", "components")); err == nil {
 			return dir, nil
 		}
 		up := filepath.Dir(dir)

@@ -176,12 +176,14 @@ func (c *Cluster) Token(t testing.TB, namespace, name string) string {
 }
 
 // Pod makes a pod of a service account, and returns the path of a kubeconfig with a token that is bound to it, as the pod
-// itself would have one.
+// itself would have one. The pod keeps to the restricted Pod Security standard, so that it may be in any namespace.
 func (c *Cluster) Pod(t testing.TB, namespace, account, pod string) string {
 	t.Helper()
 	c.Token(t, namespace, account) // makes the account
 	c.ApplyText(t, fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: %s}\n"+
-		"spec: {nodeName: %s, serviceAccountName: %s, containers: [{name: flyball, image: none}]}\n", pod, namespace, Node, account))
+		"spec:\n  nodeName: %s\n  serviceAccountName: %s\n  securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}\n"+
+		"  containers: [{name: flyball, image: none, securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}}]\n",
+		pod, namespace, Node, account))
 	return c.writeKubeconfig(t, pod, c.boundToken(t, namespace, account, map[string]any{"kind": "Pod", "apiVersion": "v1", "name": pod}))
 }
 
