@@ -26,7 +26,7 @@ import (
 func TestKubernetesQuickstart(t *testing.T) {
 	c := kubetest.Start(t)
 	c.ApplyText(t, strings.ReplaceAll(deployment, "llama", "digits"))
-	c.Apply(t, []string{"../../examples/kubernetes/rbac.yml"}, "resourceNames: [llama]", "resourceNames: [digits]")
+	c.Apply(t, []string{"../../examples/kubernetes/rules/rbac.yml"}, "resourceNames: [llama]", "resourceNames: [digits]")
 
 	file, err := os.ReadFile("../../examples/quickstart/flyball.yml")
 	if err != nil {
@@ -40,7 +40,7 @@ func TestKubernetesQuickstart(t *testing.T) {
 	upstream := &instance{t: t}
 	server := upstream.modelserver()
 	i := newInstance(t,
-		"actuators:\n"+processes, "actuators: {kubernetes: {kubeconfig: "+c.ServiceAccount(t, "ml", "flyball")+"}}\n",
+		"actuators:\n"+processes, "actuators: {kubernetes: {kubeconfig: "+c.ServiceAccount(t, "flyball", "flyball")+"}}\n",
 		"{target: digits}", `{url: "http://`+server+`"}`,
 		"{kind: process, name: digits}", "{kind: kubernetes, name: ml/deployments.apps/digits}",
 		"startup: 2s", "startup: auto",
