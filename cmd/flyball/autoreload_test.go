@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,15 +40,17 @@ func TestFollowFiles(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				files, tried, got := "a", "a", ""
+				var files atomic.Value
+				files.Store("a")
+				tried, got := "a", ""
 				for at, to := range tt.change {
-					time.AfterFunc(at, func() { files = to })
+					time.AfterFunc(at, func() { files.Store(to) })
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 				defer cancel()
-				followFiles(ctx, tt.interval, func() string { return files }, func() string { return tried }, func() {
-					tried = files
-					got += fmt.Sprintf("%s %s, ", time.Since(began), files)
+				followFiles(ctx, tt.interval, func() string { return files.Load().(string) }, func() string { return tried }, func() {
+					tried = files.Load().(string)
+					got += fmt.Sprintf("%s %s, ", time.Since(began), tried)
 				})
 				if got != tt.want {
 					t.Errorf("reloaded at %q, want %q", got, tt.want)
@@ -165,7 +168,9 @@ func TestAutoReload(t *testing.T) {
 	refused := func() int { return strings.Count(w.log.String(), "not reloaded") }
 	mounted.set(t, map[string]string{"flyball.yml": config, "a.rules.yml": rule("a", "vector(4")})
 	w.eventually("the broken file is refused", func() bool { return refused() == 1 })
-	// It goes on looking: a change to another broken state is the next line, with none between the two.
+	if *w.tried.Load() != fingerprint(w.opts.configFile) {
+		t.Error("what was refused is to be tried again")
+	}
 	mounted.set(t, map[string]string{"flyball.yml": config, "a.rules.yml": rule("a", "vector(5")})
 	w.eventually("the next broken file is refused", func() bool { return refused() == 2 })
 	if got := rules(); got != "a = vector(2), b = vector(3)" || testutil.ToFloat64(w.reloads.successful) != 0 {
@@ -198,6 +203,21 @@ func TestAutoReload(t *testing.T) {
 	}
 	if got := strings.Count(w.log.String(), "msg=reloaded"); got != before+1 {
 		t.Errorf("%d reloads, want one", got-before)
+	}
+}
+
+// TestTriedAtStart: what a process was started with is no change.
+func TestTriedAtStart(t *testing.T) {
+	w := startWithin(t, map[string]string{"flyball.yml": "exporter: {collectors: {gpu: false, host: false}}\n"})
+	if *w.tried.Load() != fingerprint(w.opts.configFile) {
+		t.Error("it would be read again")
+	}
+	w.write(map[string]string{"flyball.yml": "exporter: {collectors: {gpu: false, host: perhaps}}\n"})
+	if err := w.reload(t.Context()); err == nil {
+		t.Fatal("a broken file is taken")
+	}
+	if *w.tried.Load() != fingerprint(w.opts.configFile) {
+		t.Error("what was refused would be read again")
 	}
 }
 

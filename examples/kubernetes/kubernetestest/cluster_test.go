@@ -74,6 +74,9 @@ func TestCluster(t *testing.T) {
 	t.Run("pods", func(t *testing.T) { admitted(t, c, built) })
 	t.Run("rights", func(t *testing.T) { rights(t, c) })
 	t.Run("configmap", func(t *testing.T) { followed(t, c, built[slices.Index(parts, "rules")]) })
+	c.ApplyText(t, serving)
+	t.Run("gateway", func(t *testing.T) { found(t, c, built[slices.Index(parts, "gateway")]) })
+	t.Run("embedded", func(t *testing.T) { scraped(t, c, built[slices.Index(parts, "embedded")]) })
 }
 
 func moduleFolder(t *testing.T, path string) string {
@@ -307,5 +310,68 @@ func followed(t *testing.T, c *kubetest.Cluster, p *part) {
 	}
 	if !strings.Contains(i.said(), "the apiserver fences") {
 		t.Error("it does not say that the apiserver fences")
+	}
+}
+
+// serving is a pod of each model server, where nothing answers: that it is found is what is asked.
+const serving = `apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: digits-1, namespace: ml, labels: {kubernetes.io/service-name: digits}}
+addressType: IPv4
+ports: [{name: http, port: 8000, protocol: TCP}]
+endpoints: [{addresses: [10.244.0.9], conditions: {ready: true}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: llama-1, namespace: ml, labels: {app: llama}}
+spec:
+  securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}
+  containers:
+  - name: vllm
+    image: none
+    ports: [{name: http, containerPort: 8000}, {name: other, containerPort: 8001}]
+    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+`
+
+// found runs the gateway with the rights that it has: it sends to the pods of the Service.
+func found(t *testing.T, c *kubetest.Cluster, p *part) {
+	able(t, p.name)
+	w := p.workloads()[0]
+	files := newConfigMap(t, p.config(t, w), "batchproxy:\n",
+		"actuators: {kubernetes: {kubeconfig: "+c.ServiceAccount(t, "flyball", w.template.Spec.ServiceAccountName)+"}}\nbatchproxy:\n")
+	i := start(t, w.flyball(t), files, "")
+	i.probes()
+	i.eventually("it has a model server", func() bool {
+		_, metrics := i.get("web", "/metrics")
+		return strings.Contains(metrics, "\nflyball_batchproxy_replicas_ready{model=\"digits\"} 1\n")
+	})
+	if strings.Contains(i.said(), "forbidden") {
+		t.Error("it may not do what it does")
+	}
+}
+
+// scraped runs the rules with a store of their own, with the rights that they have: it scrapes the port of the servers alone.
+func scraped(t *testing.T, c *kubetest.Cluster, p *part) {
+	able(t, p.name)
+	if _, err := c.Admin.Resource(podResource).Namespace("ml").Patch(t.Context(), "llama-1", types.MergePatchType,
+		[]byte(`{"status":{"phase":"Running","podIP":"10.244.0.9","podIPs":[{"ip":"10.244.0.9"}]}}`), metav1.PatchOptions{}, "status"); err != nil {
+		t.Fatal(err)
+	}
+	const pod = "flyball-2"
+	kubeconfig := c.Pod(t, "flyball", "flyball", pod)
+	w := p.workloads()[0]
+	files := newConfigMap(t, p.config(t, w), "{role: pod, ", "{role: pod, kubeconfig_file: "+kubeconfig+", ",
+		"  kubernetes:\n", "  kubernetes:\n    kubeconfig: "+kubeconfig+"\n")
+	i := start(t, w.flyball(t), files, pod)
+	i.probes()
+	i.eventually("it scrapes the server", func() bool {
+		_, targets := i.get("web", "/api/v1/targets")
+		return strings.Contains(targets, `"http://10.244.0.9:8000/metrics"`) && strings.Contains(targets, `"pod":"llama-1"`)
+	})
+	if _, targets := i.get("web", "/api/v1/targets?state=active"); strings.Contains(targets, `"http://10.244.0.9:8001/metrics"`) {
+		t.Error("it scrapes another port of the pod")
+	}
+	if strings.Contains(i.said(), "forbidden") {
+		t.Error("it may not do what it does")
 	}
 }
