@@ -86,10 +86,22 @@ func TestConfigFaults(t *testing.T) {
 		}},
 		{"services", func(c *Config) {
 			c.Models[0].Upstreams = []Upstream{
-				{Service: "ml/llama"}, {Service: "ml/llama", Port: "http"}, {Service: "ml/llama", Port: "8000"}, {Service: "ml/llama", Port: "http"},
-				{Service: "llama"}, {Service: "ml/llama/x"}, {Service: "ml/Llama"}, {Service: "/llama"}, {Service: "ml/llama:http"},
-				{Service: "ml/llama", Port: "0"}, {Service: "ml/llama", Port: "65536"}, {Service: "ml/llama", Port: "HTTP"}, {Service: "ml/llama", Port: "a:b"},
-				{URL: "http://a", Port: "http"}, {Target: "digits", Service: "ml/digits"}, {Port: "http"},
+				{Service: "ml/llama"},
+				{Service: "ml/llama", Port: "http"},
+				{Service: "ml/llama", Port: "8000"},
+				{Service: "ml/llama", Port: "http"},
+				{Service: "llama"},
+				{Service: "ml/llama/x"},
+				{Service: "ml/Llama"},
+				{Service: "/llama"},
+				{Service: "ml/llama:http"},
+				{Service: "ml/llama", Port: "0"},
+				{Service: "ml/llama", Port: "65536"},
+				{Service: "ml/llama", Port: "HTTP"},
+				{Service: "ml/llama", Port: "a:b"},
+				{URL: "http://a", Port: "http"},
+				{Target: "digits", Service: "ml/digits"},
+				{Port: "http"},
 			}
 		}, []string{
 			"models[0].upstreams[3]: the same as upstreams[1]: give each once",

@@ -510,7 +510,7 @@ func endpointsOf(all []*discoveryv1.EndpointSlice, port string) (addresses []str
 				serving = *e.Conditions.Serving
 			}
 			terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating
-			if number == 0 || len(e.Addresses) == 0 || !ready && !(serving && terminating) {
+			if number == 0 || len(e.Addresses) == 0 || !ready && (!serving || !terminating) {
 				continue
 			}
 			rank := 0

@@ -25,7 +25,7 @@ import (
 func TestRunbookNames(t *testing.T) {
 	metrics := append(rules.OutputMetrics(), "up", "scrape_duration_seconds", "ALERTS",
 		"flyball_notifications_errors_total") // with an Alertmanager
-	for _, name := range []string{"metrics.golden", "metrics_remote.golden"} {
+	for _, name := range []string{"metrics.golden", "metrics_remote.golden", "metrics_services.golden"} {
 		for line := range strings.Lines(contents(t, filepath.Join("testdata", name))) {
 			metric, _, _ := strings.Cut(line, " ")
 			metrics = append(metrics, metric)

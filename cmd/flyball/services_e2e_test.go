@@ -272,6 +272,29 @@ func TestServices(t *testing.T) {
 		i.eventually(time.Minute, "it has requests again", func() bool { return metric(ip+":8000", "modelserver_requests_total") > 10 })
 	})
 
+	t.Run("a pod that is deleted", func(t *testing.T) {
+		pod := c.pods()[0]
+		ip, _, _ := unstructured.NestedString(pod.Object, "status", "podIP")
+		server := c.servers[ip]
+		delete(c.servers, ip)
+		if err := c.Admin.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}).Namespace("ml").Delete(t.Context(), pod.GetName(), metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Process.Signal(syscall.SIGTERM); err != nil { // as a kubelet does, whoever still sends to it
+			t.Fatal(err)
+		}
+		if err := server.Wait(); err != nil {
+			t.Errorf("the model server: %v", err)
+		}
+		c.serve(ip) // another pod may get the address
+		i.eventually(time.Minute, "there is another pod", func() bool {
+			all := c.pods()
+			return len(all) == 3 && !slices.ContainsFunc(all, func(p unstructured.Unstructured) bool { return p.GetUID() == pod.GetUID() })
+		})
+		i.readyReplicas(3)
+		load.more(i, 100)
+	})
+
 	t.Run("to zero and back", func(t *testing.T) {
 		c.scale(0)
 		i.readyReplicas(0)
@@ -317,6 +340,10 @@ func TestServices(t *testing.T) {
 			t.Error("the page still says that the endpoints may be old")
 		}
 	})
+
+	golden(t, "metrics_services.golden", slices.DeleteFunc(metricNames(t, i.web), func(name string) bool {
+		return !strings.HasPrefix(name, "flyball_batchproxy_service_")
+	}))
 
 	t.Run("another Service", func(t *testing.T) {
 		c.ApplyText(t, "apiVersion: v1\nkind: Service\nmetadata: {name: again, namespace: ml}\n"+

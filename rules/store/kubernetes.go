@@ -18,8 +18,10 @@ import (
 // discoveries are the kinds of discovery of this binary, as errors name them.
 const discoveries = "static_configs, file_sd_configs, http_sd_configs or kubernetes_sd_configs"
 
-// kubernetesForm is the type of an item of kubernetes_sd_configs; nil where there are none.
-func kubernetesForm() reflect.Type { return reflect.TypeFor[kubernetes.SDConfig]() }
+// kubernetesForms are the types of the items of lists that are there with Kubernetes alone, by their keys.
+func kubernetesForms() map[string]reflect.Type {
+	return map[string]reflect.Type{"kubernetes_sd_configs": reflect.TypeFor[kubernetes.SDConfig]()}
+}
 
 // withoutKubernetes says why there is no discovery by Kubernetes; empty where there is.
 const withoutKubernetes = ""

@@ -326,9 +326,7 @@ func keysOf(form reflect.Type, path string) []string {
 				fields["static_configs"] = reflect.TypeFor[targetgroup.Group]()
 				fields["file_sd_configs"] = reflect.TypeFor[file.SDConfig]()
 				fields["http_sd_configs"] = reflect.TypeFor[sdhttp.SDConfig]()
-				if kubernetes := kubernetesForm(); kubernetes != nil {
-					fields["kubernetes_sd_configs"] = kubernetes
-				}
+				maps.Copy(fields, kubernetesForms())
 			case tag != "" && tag != "-":
 				fields[tag] = f.Type
 			}
