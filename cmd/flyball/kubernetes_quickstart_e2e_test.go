@@ -187,6 +187,6 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
 metadata: {name: takes, namespace: ml}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: takes}
-subjects: [{kind: ServiceAccount, name: flyball, namespace: ml}]
+subjects: [{kind: ServiceAccount, name: flyball, namespace: flyball}]
 `
 )

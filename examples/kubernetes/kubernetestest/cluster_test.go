@@ -335,7 +335,6 @@ spec:
 
 // found runs the gateway with the rights that it has: it sends to the pods of the Service.
 func found(t *testing.T, c *kubetest.Cluster, p *part) {
-	able(t, p.name)
 	w := p.workloads()[0]
 	files := newConfigMap(t, p.config(t, w), "batchproxy:\n",
 		"actuators: {kubernetes: {kubeconfig: "+c.ServiceAccount(t, "flyball", w.template.Spec.ServiceAccountName)+"}}\nbatchproxy:\n")
@@ -352,7 +351,6 @@ func found(t *testing.T, c *kubetest.Cluster, p *part) {
 
 // scraped runs the rules with a store of their own, with the rights that they have: it scrapes the port of the servers alone.
 func scraped(t *testing.T, c *kubetest.Cluster, p *part) {
-	able(t, p.name)
 	if _, err := c.Admin.Resource(podResource).Namespace("ml").Patch(t.Context(), "llama-1", types.MergePatchType,
 		[]byte(`{"status":{"phase":"Running","podIP":"10.244.0.9","podIPs":[{"ip":"10.244.0.9"}]}}`), metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)

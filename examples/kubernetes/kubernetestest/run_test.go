@@ -20,24 +20,6 @@ import (
 	core "k8s.io/api/core/v1"
 )
 
-// needs are parts whose configuration has what not every flyball can do, and a configuration that is that alone.
-var needs = map[string]string{
-	"gateway":  "batchproxy: {models: [{name: m, upstreams: [{service: ml/m, port: http}]}]}\n",
-	"embedded": "scrape_configs: [{job_name: a, kubernetes_sd_configs: [{role: pod}]}]\n",
-}
-
-// able skips the test of a part that this flyball is too old for.
-func able(t *testing.T, part string) {
-	t.Helper()
-	text, some := needs[part]
-	if !some {
-		return
-	}
-	if out, err := check(t, map[string]string{"flyball.yml": text}); err != nil {
-		t.Skipf("this flyball has not what %s is configured with: %s", part, out)
-	}
-}
-
 func check(t *testing.T, files map[string]string) (string, error) {
 	t.Helper()
 	dir := t.TempDir()
@@ -58,7 +40,6 @@ func TestConfig(t *testing.T) {
 		for _, w := range p.workloads() {
 			checked++
 			t.Run(name, func(t *testing.T) {
-				able(t, name)
 				out, err := check(t, p.config(t, w))
 				if err != nil {
 					t.Errorf("%v\n%s", err, out)
