@@ -49,8 +49,10 @@ fmt: ## format the Go code
 	$(TOOL) golangci-lint fmt --config .ci/golangci.yml ./...
 
 .PHONY: mixin
-mixin: ## format the mixin's Jsonnet and render its rules, alerts and dashboards into mixin/out
+mixin: ## format the mixin's Jsonnet and render its rules, alerts and dashboards into mixin/out, and the example's PrometheusRule
 	$(GO) test ./mixin -run '^(TestFormat|TestOut)$$' -update -count=1
+	out=$$(mktemp -d) && $(GO) run ./cmd/flyball mixin render -o $$out --set flyballURL=http://flyball.flyball.svc:9838 >/dev/null && \
+		cp $$out/kubernetes/prometheusrule.yaml examples/kubernetes/monitoring/prometheusrule.yml && rm -r $$out
 
 .PHONY: oracle
 oracle: ## ask the HPA's own controller again what rules/convert is tested by (builds it: minutes)

@@ -101,7 +101,12 @@ func testGivenBack(t *testing.T, c *kubetest.Cluster) {
 		}
 	})
 	t.Run("no behavior", func(t *testing.T) {
-		at := n.workload("plain", hpaText[:strings.Index(hpaText, "  behavior:")]+hpaText[strings.Index(hpaText, "  metrics:"):])
+		head, rest, _ := strings.Cut(hpaText, "  behavior:")
+		_, metrics, found := strings.Cut(rest, "  metrics:")
+		if !found {
+			t.Fatal("the HPA of the tests has no behavior before its metrics")
+		}
+		at := n.workload("plain", head+"  metrics:"+metrics)
 		before := spec("plain")
 		k, _ := n.with(ConflictAdopt)
 		eventually(t, "the HPA acts on its metric", func() bool { return observe(t, k, at).Spec == 5 })

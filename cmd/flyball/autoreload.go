@@ -71,11 +71,11 @@ func matchRules(pattern, dir string) ([]string, error) {
 
 // steady reads files whose fingerprint is the same before and after, and returns it: a kubelet that puts the next state of a
 // ConfigMap in place meanwhile makes it read again, a few times.
-func steady(print func() string, read func() error) (string, error) {
+func steady(summed func() string, read func() error) (string, error) {
 	for range 5 {
-		before := print()
+		before := summed()
 		err := read()
-		if print() == before {
+		if summed() == before {
 			return before, err
 		}
 	}
@@ -84,7 +84,7 @@ func steady(print func() string, read func() error) (string, error) {
 
 // followFiles reloads, until ctx ends, when the files are others than those that were tried last, whether that succeeded or
 // not. It looks at them at each interval, and again soon after it has found a change, which must have stayed as it was.
-func followFiles(ctx context.Context, interval time.Duration, print, tried func() string, reload func()) {
+func followFiles(ctx context.Context, interval time.Duration, summed, tried func() string, reload func()) {
 	settle := min(interval, maxSettle)
 	changed, wait := "", interval
 	for {
@@ -93,7 +93,7 @@ func followFiles(ctx context.Context, interval time.Duration, print, tried func(
 			return
 		case <-time.After(wait):
 		}
-		switch now := print(); now {
+		switch now := summed(); now {
 		case tried():
 			changed, wait = "", interval
 		case changed:

@@ -64,8 +64,8 @@ func TestFollowFiles(t *testing.T) {
 func TestSteady(t *testing.T) {
 	state, reads := 0, 0
 	half := errors.New("half of it")
-	print := func() string { return fmt.Sprint(state) }
-	got, err := steady(print, func() error {
+	summed := func() string { return fmt.Sprint(state) }
+	got, err := steady(summed, func() error {
 		if reads++; reads < 3 {
 			state++
 			return half
@@ -75,10 +75,10 @@ func TestSteady(t *testing.T) {
 	if got != "2" || err != nil || reads != 3 {
 		t.Errorf("got %q, %v after %d reads, want 2 after 3", got, err, reads)
 	}
-	if got, err := steady(print, func() error { return half }); got != "2" || !errors.Is(err, half) {
+	if got, err := steady(summed, func() error { return half }); got != "2" || !errors.Is(err, half) {
 		t.Errorf("got %q, %v, want the error", got, err)
 	}
-	if _, err := steady(print, func() error {
+	if _, err := steady(summed, func() error {
 		state++
 		return nil
 	}); !errors.Is(err, errChanging) {
@@ -198,7 +198,7 @@ func TestAutoReload(t *testing.T) {
 	if err := w.reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if print := fingerprint(w.opts.configFile); *w.tried.Load() != print || w.live.Load().print != print {
+	if summed := fingerprint(w.opts.configFile); *w.tried.Load() != summed || w.live.Load().print != summed {
 		t.Error("what was reloaded is taken for another state")
 	}
 	if got := strings.Count(w.log.String(), "msg=reloaded"); got != before+1 {
@@ -248,14 +248,14 @@ func TestFingerprint(t *testing.T) {
 		{"none", func() { _ = os.Remove(config) }},
 	} {
 		tt.change()
-		print := fingerprint(config)
-		if same, there := seen[print]; there {
+		summed := fingerprint(config)
+		if same, there := seen[summed]; there {
 			t.Errorf("%s has the fingerprint of %s", tt.name, same)
 		}
-		if print != fingerprint(config) {
+		if summed != fingerprint(config) {
 			t.Errorf("%s has two fingerprints", tt.name)
 		}
-		seen[print] = tt.name
+		seen[summed] = tt.name
 	}
 	write("other.yml", "groups: []\n")
 	if _, there := seen[fingerprint(config)]; !there {

@@ -157,7 +157,7 @@ func (o *runOptions) run(ctx context.Context) error {
 // load reads the configuration; running is the one that holds now, nil at the start.
 func (o *runOptions) load(running *loaded) (*loaded, error) {
 	var l *loaded
-	print, err := steady(func() string { return fingerprint(o.configFile) }, func() (err error) {
+	summed, err := steady(func() string { return fingerprint(o.configFile) }, func() (err error) {
 		l, err = load(o.configFile, func(l *loaded, d *source.Decoder) {
 			if o.storagePath != "" {
 				l.Storage.Path = o.storagePath
@@ -171,7 +171,7 @@ func (o *runOptions) load(running *loaded) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.print = print
+	l.print = summed
 	for _, w := range asErrors(l.lint) {
 		o.log.Warn("rule file", "place", fmt.Sprintf("%s:%d:%d", w.File, w.Line, w.Column), "finding", w.Message)
 	}

@@ -192,6 +192,14 @@
             'Process {{ $labels.instance }} decides and records, and changes nothing, until it is unfrozen.',
           ),
           alert(
+            'FlyballServiceWatchDown',
+            'warning',
+            '5m',
+            '%s == 0' % own('flyball_batchproxy_service_watch_up'),
+            'The endpoints of a Kubernetes Service are not followed.',
+            'Process {{ $labels.instance }} sends to the endpoints of {{ $labels.upstream }} as they were known last; pods that have come or gone since are not seen.',
+          ),
+          alert(
             'FlyballTargetPaused',
             'info',
             '12h',

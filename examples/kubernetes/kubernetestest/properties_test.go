@@ -362,7 +362,7 @@ func TestPrometheusRule(t *testing.T) {
 		}
 		return found
 	}
-	mixin := names(read(t, filepath.Join("../../../mixin/out/rules.yaml")))
+	mixin := names(read(t, "../../../mixin/out/rules.yaml"))
 	for name, n := range names(read(t, "../../../mixin/out/alerts.yaml")) {
 		mixin[name] += n
 	}
