@@ -169,7 +169,7 @@ await test('without JavaScript', '/?refresh=off', {javaScriptEnabled: false}, as
   await page.locator('#r-digits a').click();
   equal(new URL(page.url()).search, '?refresh=off&rule=digits', 'the address');
   await page.click('[data-testid=refresh]');
-  check(await page.locator('noscript meta, meta[http-equiv=refresh]').count() === 1, 'it does not refresh');
+  await page.locator('noscript meta, meta[http-equiv=refresh]').waitFor({state: 'attached'});
 });
 
 for (const javaScriptEnabled of [true, false]) {
