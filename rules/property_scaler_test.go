@@ -483,7 +483,7 @@ func (m *machine) again(was []int) {
 // journals that are full, processes that end at any moment and machines that come up without a replica.
 func TestScalerProperties(t *testing.T) {
 	rules := 300
-	if testing.Short() {
+	if testing.Short() || underRace {
 		rules = 60
 	}
 	seen := map[string]int{}
@@ -519,7 +519,7 @@ func FuzzScaler(f *testing.F) {
 // target alone and sees no series of another's: whatever comes, goes, is old or no number, cannot be written or refuses.
 func TestForEachAlone(t *testing.T) {
 	rules := 120
-	if testing.Short() {
+	if testing.Short() || underRace {
 		rules = 12
 	}
 	decisions, over, forgotten := 0, 0, 0

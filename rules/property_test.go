@@ -471,7 +471,7 @@ func inHours(days, hours string, local time.Time) bool {
 // TestProperties plays random rules over random metrics, faults, refusals, kills and other people's changes.
 func TestProperties(t *testing.T) {
 	rules := 200
-	if testing.Short() {
+	if testing.Short() || underRace {
 		rules = 50
 	}
 	for seed := range uint64(rules) {
@@ -507,7 +507,7 @@ func (w *world) more() {
 
 func TestMoreDemandNeverFewer(t *testing.T) {
 	rules := 200
-	if testing.Short() {
+	if testing.Short() || underRace {
 		rules = 50
 	}
 	for seed := range uint64(rules) {

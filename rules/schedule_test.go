@@ -122,7 +122,7 @@ func (m *minutes) latest(minute time.Time) time.Time {
 // minute.
 func TestScheduleMinutes(t *testing.T) {
 	draws := 2000
-	if testing.Short() {
+	if testing.Short() || underRace {
 		draws = 300
 	}
 	r := draft{rand.New(rand.NewPCG(1, 7))}

@@ -46,7 +46,7 @@ func through(t *testing.T, st State, now time.Time, ended bool) State {
 // without.
 func TestSnapshotDecidesAlike(t *testing.T) {
 	rules := 60
-	if testing.Short() {
+	if testing.Short() || underRace {
 		rules = 20
 	}
 	for seed := range uint64(rules) {
