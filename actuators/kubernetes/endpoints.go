@@ -343,7 +343,9 @@ func (w *serviceWatch) reflect(ctx context.Context, client *slicesClient) {
 			defer cancel()
 			o.LabelSelector = selector
 			list, err := endpointSlices.List(limited, o)
-			w.asked(ctx, err)
+			if err != nil { // that they can be followed, only the watch after it shows
+				w.asked(ctx, err)
+			}
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {

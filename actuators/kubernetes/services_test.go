@@ -327,3 +327,35 @@ func TestServicesNames(t *testing.T) {
 		t.Errorf("no pod: %v", err)
 	}
 }
+
+// TestServicesListed: that a Role lacks watch is said once, and is so all the time, although each LIST is answered.
+func TestServicesListed(t *testing.T) {
+	server := newSlicesServer(t)
+	refused := 0
+	server.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Get("watch") == "" {
+			return false
+		}
+		server.mu.Lock()
+		refused++
+		server.mu.Unlock()
+		status(w, http.StatusForbidden, metav1.StatusReasonForbidden, "cannot watch")
+		return true
+	}
+	server.set([]*discoveryv1.EndpointSlice{sliceOf("a", discoveryv1.AddressTypeIPv4, "http=8000", "10.0.0.1")})
+	s, _, log := newServices(t, server.URL)
+	if current, _, err := s.Endpoints(t.Context(), "ml/llama"); err != nil || !slices.Equal(current, []string{"10.0.0.1:8000"}) {
+		t.Fatalf("the list is %v, %v", current, err)
+	}
+	eventually(t, "five refusals", func() bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return refused >= 5
+	})
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "verbs: [list, watch]") {
+		t.Errorf("the log has %d lines, want one with the rule that is missing:\n%s", n, log)
+	}
+	if len(s.Warnings()) != 1 {
+		t.Errorf("warnings %q, want one", s.Warnings())
+	}
+}
