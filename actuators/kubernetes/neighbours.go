@@ -453,6 +453,15 @@ func (k *Kubernetes) adopt(ctx context.Context, c *client, t actuators.Target, o
 		if there {
 			before = behavior
 		}
+		if text, remembered := now.GetAnnotations()[Behavior]; remembered { // somebody has put it half in charge again
+			var first map[string]any
+			if err := json.Unmarshal([]byte(text), &first); err != nil {
+				return nil, fmt.Errorf("its annotation %s is no behavior: %w", Behavior, err)
+			}
+			if before, _ = enabled(now, first); len(before.(map[string]any)) == 0 {
+				before = nil
+			}
+		}
 		text, err := json.Marshal(before)
 		if err != nil {
 			return nil, err
@@ -460,7 +469,7 @@ func (k *Kubernetes) adopt(ctx context.Context, c *client, t actuators.Target, o
 		if behavior == nil {
 			behavior = map[string]any{}
 		}
-		for _, direction := range []string{"scaleUp", "scaleDown"} {
+		for _, direction := range directions {
 			if err := unstructured.SetNestedField(behavior, "Disabled", direction, "selectPolicy"); err != nil {
 				return nil, err
 			}
