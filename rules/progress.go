@@ -18,7 +18,8 @@ type Progress struct {
 	Deadline model.Duration `yaml:"deadline"`
 
 	// Rollback takes a change up whose replicas are past the deadline back, to the size at which all were last ready, or to
-	// those that are: what the platform cannot place is not asked for, and does not keep others waiting.
+	// those that are: what the platform cannot place is not asked for, and does not keep others waiting. With `startup: auto` and
+	// no deadline nothing is taken back before three starts were measured.
 	Rollback bool `yaml:"rollback"`
 
 	// Retry is for how long after a rollback nothing above the size that it led to is asked for.
@@ -46,6 +47,12 @@ func (p *pipeline) deadline() time.Duration {
 		return given
 	}
 	return 2 * p.st.startup(p.rule.Startup)
+}
+
+// timed says that the deadline is one that somebody gave, or that starts which were seen did. Servers that take longer to start
+// than is assumed before would else be taken back each time, and no start ever measured.
+func (p *pipeline) timed() bool {
+	return p.rule.Progress.Deadline > 0 || !p.rule.Startup.Auto || p.st.measured(p.rule.Startup) > 0
 }
 
 // overdueFor is for how long the first of the replicas that are missing has been, zero when none is: since it was asked for or,
@@ -87,7 +94,7 @@ func (p *pipeline) progress(n int) int {
 	if !p.rule.Progress.Rollback {
 		return n
 	}
-	if to, ours := p.before(); late && ours && to < p.current && !p.missing {
+	if to, ours := p.before(); late && p.timed() && ours && to < p.current && !p.missing {
 		p.st.rolledBack = rollback{p.obs.At, to}
 		if n > to {
 			return p.keep(Overdue, n, to, fmt.Sprintf("the change from %d is taken back", to))

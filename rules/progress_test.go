@@ -131,6 +131,35 @@ func TestNoRollback(t *testing.T) {
 	})
 }
 
+// TestNoRollbackUnmeasured: how long a start takes has to be known, from the rule or from three starts, before one that takes
+// longer is taken back. Servers that load for ten minutes would else never come.
+func TestNoRollbackUnmeasured(t *testing.T) {
+	for _, tt := range []struct {
+		startup, progress string
+		starts            int
+		to                int
+	}{
+		{"auto", "{rollback: true}", 0, 6},
+		{"auto", "{rollback: true}", 2, 6},
+		{"auto", "{rollback: true}", 3, 1},
+		{"auto", "{deadline: 5m, rollback: true}", 0, 1},
+		{"2m", "{rollback: true}", 0, 1},
+	} {
+		r := parseScale(t, two("[{name: x, value: a, target_per_replica: 10}]", "    startup: "+tt.startup+"\n    progress: "+tt.progress))
+		c := &cluster{now: noon, spec: 1, room: 1}
+		for range tt.starts {
+			c.st.starts = append(c.st.starts, time.Minute)
+		}
+		for range 9 * 4 {
+			c.evaluate(r, 60, true)
+		}
+		last := c.decisions[len(c.decisions)-1]
+		if c.spec != tt.to || tt.to == 6 && last.Replicas.Overdue != 5 {
+			t.Errorf("startup %s, progress %s, %d starts seen: %d replicas, %d overdue, want %d: %s", tt.startup, tt.progress, tt.starts, c.spec, last.Replicas.Overdue, tt.to, story(last))
+		}
+	}
+}
+
 // TestOverdueOfTwo: replicas that were asked for one after the other each have their time.
 func TestOverdueOfTwo(t *testing.T) {
 	r := progressRule(t, "{}")
