@@ -28,7 +28,8 @@ const (
 // LastDecision is the annotation with the last change that was carried out.
 const LastDecision = "flyball/last-decision"
 
-// PausedBy is the annotation by which people have an object left as it is: "true", as KEDA's autoscaling.keda.sh/paused.
+// PausedBy is the annotation by which people have an object left as it is: "true", or what else is not false, as KEDA reads its
+// autoscaling.keda.sh/paused.
 const PausedBy = "flyball/paused"
 
 // told is what was told last on a target's object. What happens again is told by the same Event, as one more of a series.
@@ -105,7 +106,7 @@ func (k *Kubernetes) TellHeld(ctx context.Context, t actuators.Target, reason, n
 	if known.seen == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	ctx, cancel := context.WithTimeout(inLine(context.WithoutCancel(ctx), t.String()), tellTimeout)
 	defer cancel()
 	if err := k.event(ctx, c, known, r, known.seen, reasonHeld, "Warning", reason, note); err != nil {
 		k.complain(c, t, "Event", c.explainEvent(err, r))

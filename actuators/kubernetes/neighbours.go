@@ -277,11 +277,8 @@ func ownerOf(object *unstructured.Unstructured, resource string) owner {
 		if text("spec", "scaleTargetRef", "apiVersion") == "" {
 			o.of.Group = "apps"
 		}
-		how := object.GetAnnotations()
-		_, at := how[pausedAt]
-		off, err := strconv.ParseBool(how[paused])
-		_, given := how[paused]
-		o.hands = !at && given && (off || err != nil) // as KEDA reads it
+		_, at := object.GetAnnotations()[pausedAt]
+		o.hands = !at && switchedOn(object, paused)
 		return o
 	}
 	const disabled = "Disabled"

@@ -141,16 +141,23 @@ func newServices(t *testing.T, server string) (*Services, *prometheus.Registry, 
 	return s, registry, log
 }
 
+// kubeconfigOf is one for the cluster at an address.
+func kubeconfigOf(t *testing.T, server string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf("apiVersion: v1\nkind: Config\ncurrent-context: test\ncontexts: [{name: test, context: {cluster: test, user: test}}]\n"+
+		"clusters: [{name: test, cluster: {server: %q}}]\nusers: [{name: test, user: {token: secret}}]\n", server)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // through has the cluster at an address followed.
 func through(t *testing.T, s *Services, server string) {
 	t.Helper()
 	config := DefaultConfig()
-	config.Kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	text := fmt.Sprintf("apiVersion: v1\nkind: Config\ncurrent-context: test\ncontexts: [{name: test, context: {cluster: test, user: test}}]\n"+
-		"clusters: [{name: test, cluster: {server: %q}}]\nusers: [{name: test, user: {token: secret}}]\n", server)
-	if err := os.WriteFile(config.Kubeconfig, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	config.Kubeconfig = kubeconfigOf(t, server)
 	update, err := s.Prepare(&config)
 	if err != nil {
 		t.Fatal(err)
