@@ -114,14 +114,24 @@ func (p *pipeline) progress(n int) int {
 }
 
 // before is the size that a change up which is not whole is taken back to, and whether the change was the rule's own and the
-// last.
+// last, and it, or the first of several up in a row, is past the deadline: a replica may have been missing before.
 func (p *pipeline) before() (to int, ours bool) {
 	was := p.st.whole
 	if was.at.IsZero() || len(p.st.changes) == 0 {
 		return 0, false
 	}
 	last := p.st.changes[len(p.st.changes)-1]
-	return max(was.replicas, p.obs.Replicas.Ready), last.to > last.from && last.to == p.current && !last.at.Before(was.at)
+	if last.to <= last.from || last.to != p.current || last.at.Before(was.at) {
+		return 0, false
+	}
+	first := last
+	for _, c := range slices.Backward(p.st.changes) {
+		if c.to <= c.from || c.at.Before(was.at) {
+			break
+		}
+		first = c
+	}
+	return max(was.replicas, p.obs.Replicas.Ready), p.obs.At.Sub(first.at) > p.deadline()
 }
 
 func (s *Scale) validateProgress(d *source.Decoder, path string) {

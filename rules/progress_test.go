@@ -160,6 +160,33 @@ func TestNoRollbackUnmeasured(t *testing.T) {
 	}
 }
 
+// TestRollbackInTime: a change is taken back when it is late itself, and not for a replica that was broken before it.
+func TestRollbackInTime(t *testing.T) {
+	r := progressRule(t, "{rollback: true, deadline: 5m}")
+	c := &cluster{now: noon, spec: 1, room: 3}
+	for range 4 {
+		c.evaluate(r, 30, true)
+	}
+	c.room = 2
+	for range 40 {
+		c.evaluate(r, 30, true)
+	}
+	asked := c.now
+	for range 40 {
+		d := c.evaluate(r, 60, true)
+		if !slices.Contains(d.Reasons, Overdue) {
+			t.Fatalf("the broken one is not said to be overdue: %s", story(d))
+		}
+		if d.Action == Down {
+			if took := d.Time.Sub(asked); took != 5*time.Minute+15*time.Second || d.To != 3 {
+				t.Errorf("taken back after %s: %s", took, story(d))
+			}
+			return
+		}
+	}
+	t.Error("never taken back")
+}
+
 // TestOverdueOfTwo: replicas that were asked for one after the other each have their time.
 func TestOverdueOfTwo(t *testing.T) {
 	r := progressRule(t, "{}")
