@@ -78,8 +78,10 @@ func (p *pipeline) overdueFor() time.Duration {
 // broken one from being removed.
 func (p *pipeline) late() bool { return p.overdueFor() > p.deadline() }
 
-// waits says that replicas are on their way.
-func (p *pipeline) waits() bool { return p.obs.Replicas.Ready < p.obs.Replicas.Spec && !p.late() }
+// waits says that replicas are on their way: beside one that is late, those of a later change may be.
+func (p *pipeline) waits() bool {
+	return p.obs.Replicas.Ready < p.obs.Replicas.Spec && (!p.late() || p.obs.At.Sub(p.st.LastUp) <= p.deadline())
+}
 
 // progress tells of replicas that are past their deadline, and takes the change that asked for them back, if the rule wants
 // that: at once, since what is not ready serves nobody, but as ever not on data that is missing. Then it keeps the size from

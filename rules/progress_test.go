@@ -187,6 +187,33 @@ func TestRollbackInTime(t *testing.T) {
 	t.Error("never taken back")
 }
 
+// TestWaitsBesideBroken: one replica that has been broken for long does not have those that were just asked for removed again
+// before they are ready or late.
+func TestWaitsBesideBroken(t *testing.T) {
+	r := progressRule(t, "{deadline: 5m}")
+	c := &cluster{now: noon, spec: 1, room: 3}
+	for range 4 {
+		c.evaluate(r, 30, true)
+	}
+	c.room = 2
+	for range 40 {
+		c.evaluate(r, 30, true)
+	}
+	asked := c.now
+	if d := c.evaluate(r, 60, true); d.To != 6 {
+		t.Fatal(story(d))
+	}
+	for range 40 {
+		if d := c.evaluate(r, 10, true); d.Action == Down {
+			if took := d.Time.Sub(asked); took != 5*time.Minute+15*time.Second {
+				t.Errorf("smaller after %s, want once they are late: %s", took, story(d))
+			}
+			return
+		}
+	}
+	t.Error("never smaller")
+}
+
 // TestOverdueOfTwo: replicas that were asked for one after the other each have their time.
 func TestOverdueOfTwo(t *testing.T) {
 	r := progressRule(t, "{}")
