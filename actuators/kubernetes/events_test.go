@@ -157,3 +157,21 @@ func TestPausedAnnotation(t *testing.T) {
 		t.Error("an object without the annotation is paused")
 	}
 }
+
+// TestShortened: what is sent of a note is never longer than an apiserver takes.
+func TestShortened(t *testing.T) {
+	for _, note := range []string{"short", strings.Repeat("n", 1024), strings.Repeat("n", 2000), strings.Repeat("負", 700), "n" + strings.Repeat("負", 700), "nn" + strings.Repeat("負", 700)} {
+		text, err := json.Marshal(shortened(note))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sent string
+		if err := json.Unmarshal(text, &sent); err != nil {
+			t.Fatal(err)
+		}
+		whole, cut := strings.CutSuffix(sent, "...")
+		if len(sent) > 1024 || cut != (len(note) > 1024) || !strings.HasPrefix(note, whole) || len(whole) < min(len(note), 1018) {
+			t.Errorf("of %d bytes are sent %d: %.20s", len(note), len(sent), sent)
+		}
+	}
+}
