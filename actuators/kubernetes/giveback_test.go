@@ -136,6 +136,32 @@ func testGivenBack(t *testing.T, c *kubetest.Cluster) {
 		}
 		unmarked(t, n.get(hpas, "edited"))
 	})
+	t.Run("raised by somebody since", func(t *testing.T) {
+		at := n.workload("raised-since", hpaText)
+		n.wants("raised-since", 2)
+		k, _ := n.with(ConflictFloor)
+		if _, err := n.apply(k, at, 3, "b1"); err != nil {
+			t.Fatal(err)
+		}
+		n.patch(hpas, "raised-since", `{"spec":{"minReplicas":5}}`)
+		for i, tt := range []struct {
+			to    int
+			floor int64
+		}{{4, 5}, {6, 6}, {4, 5}, {2, 5}} {
+			if _, err := n.apply(k, at, tt.to, fmt.Sprint("b2-", i)); err != nil {
+				t.Fatal(err)
+			}
+			if got := number(n.get(hpas, "raised-since"), "spec", "minReplicas"); got != tt.floor {
+				t.Errorf("to %d: the floor is %d, want %d: not below the 5 of somebody else", tt.to, got, tt.floor)
+			}
+		}
+		if _, err := k.Release(t.Context(), at, false); err != nil {
+			t.Fatal(err)
+		}
+		if got := number(n.get(hpas, "raised-since"), "spec", "minReplicas"); got != 5 {
+			t.Errorf("given back with %d, want 5", got)
+		}
+	})
 	t.Run("one direction changed by somebody since", func(t *testing.T) {
 		for name, again := range map[string]bool{"half": false, "halved": true} {
 			at := n.workload(name, hpaText)

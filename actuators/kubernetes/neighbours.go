@@ -487,7 +487,8 @@ func (k *Kubernetes) adopt(ctx context.Context, c *client, t actuators.Target, o
 	return nil
 }
 
-// floor has an autoscaler keep a target at a size or above, between the minimum that it had at first and its maximum.
+// floor has an autoscaler keep a target at a size or above, between the minimum that it had at first, or that somebody else has set
+// since, and its maximum.
 // known.mu is held.
 func (k *Kubernetes) floor(ctx context.Context, c *client, known *target, t actuators.Target, r ref, o owner, change actuators.Change) (_ actuators.Receipt, before *object, _ error) {
 	now, err := c.read(ctx, r)
@@ -509,6 +510,9 @@ func (k *Kubernetes) floor(ctx context.Context, c *client, known *target, t actu
 		_, given, _ := unstructured.NestedInt64(autoscaler.Object, "spec", field)
 		least := is
 		first, remembered := autoscaler.GetAnnotations()[MinReplicas]
+		if remembered && !ours(autoscaler, "f:spec", "f:"+field) { // what somebody else has set since is what it was at first
+			first, remembered = "", false
+		}
 		if remembered {
 			least = 1
 			if o.resource == scaledResource {
