@@ -18,7 +18,8 @@ type Progress struct {
 	Deadline model.Duration `yaml:"deadline"`
 
 	// Rollback takes a change up whose replicas are past the deadline back, to the size at which all were last ready, or to
-	// those that are: what the platform cannot place is not asked for, and does not keep others waiting.
+	// those that are: what the platform cannot place is not asked for, and does not keep others waiting. With `startup: auto` and
+	// no deadline nothing is taken back before three starts were measured.
 	Rollback bool `yaml:"rollback"`
 
 	// Retry is for how long after a rollback nothing above the size that it led to is asked for.
@@ -48,6 +49,12 @@ func (p *pipeline) deadline() time.Duration {
 	return 2 * p.st.startup(p.rule.Startup)
 }
 
+// timed says that the deadline is one that somebody gave, or that starts which were seen did. Servers that take longer to start
+// than is assumed before would else be taken back each time, and no start ever measured.
+func (p *pipeline) timed() bool {
+	return p.rule.Progress.Deadline > 0 || !p.rule.Startup.Auto || p.st.measured(p.rule.Startup) > 0
+}
+
 // overdueFor is for how long the first of the replicas that are missing has been, zero when none is: since it was asked for or,
 // where it has been ready since, since it went.
 func (p *pipeline) overdueFor() time.Duration {
@@ -71,8 +78,10 @@ func (p *pipeline) overdueFor() time.Duration {
 // broken one from being removed.
 func (p *pipeline) late() bool { return p.overdueFor() > p.deadline() }
 
-// waits says that replicas are on their way.
-func (p *pipeline) waits() bool { return p.obs.Replicas.Ready < p.obs.Replicas.Spec && !p.late() }
+// waits says that replicas are on their way: beside one that is late, those of a later change may be.
+func (p *pipeline) waits() bool {
+	return p.obs.Replicas.Ready < p.obs.Replicas.Spec && (!p.late() || p.obs.At.Sub(p.st.LastUp) <= p.deadline())
+}
 
 // progress tells of replicas that are past their deadline, and takes the change that asked for them back, if the rule wants
 // that: at once, since what is not ready serves nobody, but as ever not on data that is missing. Then it keeps the size from
@@ -87,7 +96,7 @@ func (p *pipeline) progress(n int) int {
 	if !p.rule.Progress.Rollback {
 		return n
 	}
-	if to, ours := p.before(); late && ours && to < p.current && !p.missing {
+	if to, ours := p.before(); late && p.timed() && ours && to < p.current && !p.missing {
 		p.st.rolledBack = rollback{p.obs.At, to}
 		if n > to {
 			return p.keep(Overdue, n, to, fmt.Sprintf("the change from %d is taken back", to))
@@ -107,14 +116,24 @@ func (p *pipeline) progress(n int) int {
 }
 
 // before is the size that a change up which is not whole is taken back to, and whether the change was the rule's own and the
-// last.
+// last, and it, or the first of several up in a row, is past the deadline: a replica may have been missing before.
 func (p *pipeline) before() (to int, ours bool) {
 	was := p.st.whole
 	if was.at.IsZero() || len(p.st.changes) == 0 {
 		return 0, false
 	}
 	last := p.st.changes[len(p.st.changes)-1]
-	return max(was.replicas, p.obs.Replicas.Ready), last.to > last.from && last.to == p.current && !last.at.Before(was.at)
+	if last.to <= last.from || last.to != p.current || last.at.Before(was.at) {
+		return 0, false
+	}
+	first := last
+	for _, c := range slices.Backward(p.st.changes) {
+		if c.to <= c.from || c.at.Before(was.at) {
+			break
+		}
+		first = c
+	}
+	return max(was.replicas, p.obs.Replicas.Ready), p.obs.At.Sub(first.at) > p.deadline()
 }
 
 func (s *Scale) validateProgress(d *source.Decoder, path string) {

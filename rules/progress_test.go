@@ -131,6 +131,89 @@ func TestNoRollback(t *testing.T) {
 	})
 }
 
+// TestNoRollbackUnmeasured: how long a start takes has to be known, from the rule or from three starts, before one that takes
+// longer is taken back. Servers that load for ten minutes would else never come.
+func TestNoRollbackUnmeasured(t *testing.T) {
+	for _, tt := range []struct {
+		startup, progress string
+		starts            int
+		to                int
+	}{
+		{"auto", "{rollback: true}", 0, 6},
+		{"auto", "{rollback: true}", 2, 6},
+		{"auto", "{rollback: true}", 3, 1},
+		{"auto", "{deadline: 5m, rollback: true}", 0, 1},
+		{"2m", "{rollback: true}", 0, 1},
+	} {
+		r := parseScale(t, two("[{name: x, value: a, target_per_replica: 10}]", "    startup: "+tt.startup+"\n    progress: "+tt.progress))
+		c := &cluster{now: noon, spec: 1, room: 1}
+		for range tt.starts {
+			c.st.starts = append(c.st.starts, time.Minute)
+		}
+		for range 9 * 4 {
+			c.evaluate(r, 60, true)
+		}
+		last := c.decisions[len(c.decisions)-1]
+		if c.spec != tt.to || tt.to == 6 && last.Replicas.Overdue != 5 {
+			t.Errorf("startup %s, progress %s, %d starts seen: %d replicas, %d overdue, want %d: %s", tt.startup, tt.progress, tt.starts, c.spec, last.Replicas.Overdue, tt.to, story(last))
+		}
+	}
+}
+
+// TestRollbackInTime: a change is taken back when it is late itself, and not for a replica that was broken before it.
+func TestRollbackInTime(t *testing.T) {
+	r := progressRule(t, "{rollback: true, deadline: 5m}")
+	c := &cluster{now: noon, spec: 1, room: 3}
+	for range 4 {
+		c.evaluate(r, 30, true)
+	}
+	c.room = 2
+	for range 40 {
+		c.evaluate(r, 30, true)
+	}
+	asked := c.now
+	for range 40 {
+		d := c.evaluate(r, 60, true)
+		if !slices.Contains(d.Reasons, Overdue) {
+			t.Fatalf("the broken one is not said to be overdue: %s", story(d))
+		}
+		if d.Action == Down {
+			if took := d.Time.Sub(asked); took != 5*time.Minute+15*time.Second || d.To != 3 {
+				t.Errorf("taken back after %s: %s", took, story(d))
+			}
+			return
+		}
+	}
+	t.Error("never taken back")
+}
+
+// TestWaitsBesideBroken: one replica that has been broken for long does not have those that were just asked for removed again
+// before they are ready or late.
+func TestWaitsBesideBroken(t *testing.T) {
+	r := progressRule(t, "{deadline: 5m}")
+	c := &cluster{now: noon, spec: 1, room: 3}
+	for range 4 {
+		c.evaluate(r, 30, true)
+	}
+	c.room = 2
+	for range 40 {
+		c.evaluate(r, 30, true)
+	}
+	asked := c.now
+	if d := c.evaluate(r, 60, true); d.To != 6 {
+		t.Fatal(story(d))
+	}
+	for range 40 {
+		if d := c.evaluate(r, 10, true); d.Action == Down {
+			if took := d.Time.Sub(asked); took != 5*time.Minute+15*time.Second {
+				t.Errorf("smaller after %s, want once they are late: %s", took, story(d))
+			}
+			return
+		}
+	}
+	t.Error("never smaller")
+}
+
 // TestOverdueOfTwo: replicas that were asked for one after the other each have their time.
 func TestOverdueOfTwo(t *testing.T) {
 	r := progressRule(t, "{}")

@@ -343,7 +343,9 @@ func (w *serviceWatch) reflect(ctx context.Context, client *slicesClient) {
 			defer cancel()
 			o.LabelSelector = selector
 			list, err := endpointSlices.List(limited, o)
-			w.asked(ctx, err)
+			if err != nil { // that they can be followed, only the watch after it shows
+				w.asked(ctx, err)
+			}
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
@@ -470,7 +472,7 @@ func endpointsOf(all []*discoveryv1.EndpointSlice, port string) (addresses []str
 	var found [2][2]map[string]bool
 	var known []string
 	named := map[string]bool{} // the ports that were taken, by their names
-	ported := false
+	ported, there := false, false
 	for _, s := range all {
 		if s.AddressType == discoveryv1.AddressTypeFQDN {
 			continue
@@ -509,6 +511,7 @@ func endpointsOf(all []*discoveryv1.EndpointSlice, port string) (addresses []str
 			if e.Conditions.Serving != nil {
 				serving = *e.Conditions.Serving
 			}
+			there = there || ready
 			terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating
 			if number == 0 || len(e.Addresses) == 0 || !ready && (!serving || !terminating) {
 				continue
@@ -527,6 +530,8 @@ func endpointsOf(all []*discoveryv1.EndpointSlice, port string) (addresses []str
 	switch {
 	case port == "" && len(named) > 1:
 		return nil, "it has more than one port: give one of " + strings.Join(known, ", ")
+	case len(known) == 0 && there: // such as a headless Service without ports
+		return nil, "its EndpointSlices have no port of TCP: give the Service one"
 	case port != "" && !ported && len(known) > 0:
 		return nil, fmt.Sprintf("it has no port %q: its EndpointSlices have %s", port, strings.Join(known, ", "))
 	}

@@ -71,7 +71,9 @@ func TestEndpointsOf(t *testing.T) {
 		{name: "no such port", port: "grpc", slices: []*discoveryv1.EndpointSlice{sliceOf("a", v4, "metrics=9000 http=8000", "10.0.0.1")}, trouble: `it has no port "grpc": its EndpointSlices have http (8000), metrics (9000)`},
 		{name: "more than one", slices: []*discoveryv1.EndpointSlice{sliceOf("a", v4, "metrics=9000 http=8000", "10.0.0.1")}, trouble: "it has more than one port: give one of http (8000), metrics (9000)"},
 		{name: "one of TCP", slices: []*discoveryv1.EndpointSlice{sliceOf("a", v4, "dns=53/UDP http=8000", "10.0.0.1")}, want: "10.0.0.1:8000"},
-		{name: "any port", slices: []*discoveryv1.EndpointSlice{portless}},
+		{name: "any port", slices: []*discoveryv1.EndpointSlice{portless}, trouble: "its EndpointSlices have no port of TCP: give the Service one"},
+		{name: "no port", port: "8000", slices: []*discoveryv1.EndpointSlice{sliceOf("a", v4, "", "10.0.0.1")}, trouble: "its EndpointSlices have no port of TCP: give the Service one"},
+		{name: "of UDP", port: "53", slices: []*discoveryv1.EndpointSlice{sliceOf("a", v4, "dns=53/UDP", "10.0.0.1")}, trouble: "its EndpointSlices have no port of TCP: give the Service one"},
 		{name: "ports of slices differ", port: "http", slices: []*discoveryv1.EndpointSlice{
 			sliceOf("a", v4, "http=8000", "10.0.0.1"), sliceOf("b", v4, "http=8001", "10.0.0.2"),
 		}, want: "10.0.0.1:8000 10.0.0.2:8001"},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	eventsv1 "k8s.io/api/events/v1"
@@ -28,7 +29,8 @@ const (
 // LastDecision is the annotation with the last change that was carried out.
 const LastDecision = "flyball/last-decision"
 
-// PausedBy is the annotation by which people have an object left as it is: "true", as KEDA's autoscaling.keda.sh/paused.
+// PausedBy is the annotation by which people have an object left as it is: "true", or what else is not false, as KEDA reads its
+// autoscaling.keda.sh/paused.
 const PausedBy = "flyball/paused"
 
 // told is what was told last on a target's object. What happens again is told by the same Event, as one more of a series.
@@ -105,7 +107,7 @@ func (k *Kubernetes) TellHeld(ctx context.Context, t actuators.Target, reason, n
 	if known.seen == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	ctx, cancel := context.WithTimeout(inLine(context.WithoutCancel(ctx), t.String()), tellTimeout)
 	defer cancel()
 	if err := k.event(ctx, c, known, r, known.seen, reasonHeld, "Warning", reason, note); err != nil {
 		k.complain(c, t, "Event", c.explainEvent(err, r))
@@ -145,15 +147,11 @@ func (k *Kubernetes) event(ctx context.Context, c *client, known *target, r ref,
 // create makes an Event on an object, and returns its name.
 func (k *Kubernetes) create(ctx context.Context, c *client, r ref, on *object, reason, kind, note string) (string, error) {
 	now := time.Now()
-	const longest = 1024 // of a note
-	if len(note) > longest {
-		note = note[:longest-3] + "..."
-	}
 	event := &eventsv1.Event{
 		TypeMeta:   metav1.TypeMeta{APIVersion: eventsv1.SchemeGroupVersion.String(), Kind: "Event"},
 		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", r.name, now.UnixNano()), Namespace: r.namespace},
 		EventTime:  metav1.NewMicroTime(now), ReportingController: fieldManager, ReportingInstance: k.opts.Instance,
-		Action: "Scale", Reason: reason, Type: kind, Note: note,
+		Action: "Scale", Reason: reason, Type: kind, Note: shortened(note),
 	}
 	event.Regarding.APIVersion, event.Regarding.Kind = on.resource.kind.ToAPIVersionAndKind()
 	event.Regarding.Namespace, event.Regarding.Name, event.Regarding.UID = r.namespace, r.name, on.uid
@@ -164,6 +162,18 @@ func (k *Kubernetes) create(ctx context.Context, c *client, r ref, on *object, r
 	_, err = c.objects.Resource(eventsv1.SchemeGroupVersion.WithResource("events")).Namespace(r.namespace).
 		Create(ctx, &unstructured.Unstructured{Object: fields}, metav1.CreateOptions{FieldManager: fieldManager})
 	return event.Name, err
+}
+
+// longestNote is how many bytes of a note an apiserver takes.
+const longestNote = 1024
+
+// shortened cuts a note that is too long, and no character of it in two: each half would be sent as three bytes.
+func shortened(note string) string {
+	if len(note) <= longestNote {
+		return note
+	}
+	const more = "..."
+	return strings.ToValidUTF8(note[:longestNote-len(more)], "") + more
 }
 
 // classOf is what was the matter, without the numbers that differ from one time to the next.

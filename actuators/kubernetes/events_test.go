@@ -9,9 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 
 	"flyball/actuators"
 	"flyball/actuators/kubernetes/kubetest"
@@ -118,5 +121,57 @@ func testAnnotation(t *testing.T, c *kubetest.Cluster) {
 	}
 	if last.ID != "a1" || last.From != change.From || last.To != change.To || last.Reason != "Panic" || last.Time.IsZero() {
 		t.Errorf("annotation %+v, want the change %+v", last, change)
+	}
+}
+
+// TestHeldInItsLine: what is told of one target waits behind no other's.
+func TestHeldInItsLine(t *testing.T) {
+	server := &asking{began: time.Now(), at: map[string][]time.Duration{}}
+	k := newKubernetes(t, kubeconfigOf(t, "http://127.0.0.1:1"))
+	objects, err := dynamic.NewForConfig(&rest.Config{Host: "http://127.0.0.1:1", Transport: server})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.client.Load().objects = objects
+	_, known, _, err := k.begin(t.Context(), llama)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known.seen = &object{}
+	k.TellHeld(t.Context(), llama, "MetricMissing", "held at 2 replicas")
+	if diff := cmp.Diff([]string{llama.String()}, server.who); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestPausedAnnotation: what pauses KEDA pauses flyball, so that nobody who writes yes takes a workload for one that is left alone.
+func TestPausedAnnotation(t *testing.T) {
+	for value, want := range map[string]bool{"true": true, "True": true, "1": true, "yes": true, "": true, "false": false, "0": false} {
+		o := &unstructured.Unstructured{}
+		o.SetAnnotations(map[string]string{PausedBy: value})
+		if got := isPaused(o); got != want {
+			t.Errorf("%s: %q pauses: %v, want %v", PausedBy, value, got, want)
+		}
+	}
+	if isPaused(&unstructured.Unstructured{}) {
+		t.Error("an object without the annotation is paused")
+	}
+}
+
+// TestShortened: what is sent of a note is never longer than an apiserver takes.
+func TestShortened(t *testing.T) {
+	for _, note := range []string{"short", strings.Repeat("n", 1024), strings.Repeat("n", 2000), strings.Repeat("負", 700), "n" + strings.Repeat("負", 700), "nn" + strings.Repeat("負", 700)} {
+		text, err := json.Marshal(shortened(note))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sent string
+		if err := json.Unmarshal(text, &sent); err != nil {
+			t.Fatal(err)
+		}
+		whole, cut := strings.CutSuffix(sent, "...")
+		if len(sent) > 1024 || cut != (len(note) > 1024) || !strings.HasPrefix(note, whole) || len(whole) < min(len(note), 1018) {
+			t.Errorf("of %d bytes are sent %d: %.20s", len(note), len(sent), sent)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -94,7 +95,7 @@ func before(now *unstructured.Unstructured, resource string, floor, charge bool)
 		}
 		what += fmt.Sprintf(format, args...)
 	}
-	const others = "%s is left as somebody else has set it since"
+	const leftAs = "%s is left as somebody else has set it since"
 	field := "minReplicas"
 	if resource == scaledResource {
 		field = "minReplicaCount"
@@ -105,7 +106,7 @@ func before(now *unstructured.Unstructured, resource string, floor, charge bool)
 		_, is, _ := unstructured.NestedInt64(now.Object, "spec", field)
 		switch {
 		case !ours(now, "f:spec", "f:"+field):
-			say(others, field)
+			say(leftAs, field)
 		case err == nil:
 			_, most := bounds(now, resource)
 			n = min(n, most)
@@ -122,13 +123,24 @@ func before(now *unstructured.Unstructured, resource string, floor, charge bool)
 		if err := json.Unmarshal([]byte(text), &behavior); err != nil {
 			return nil, "", fmt.Errorf("its annotation %s is no behavior: %w", Behavior, err)
 		}
+		next, others := enabled(now, behavior)
 		_, is, _ := unstructured.NestedMap(now.Object, "spec", "behavior")
 		switch {
-		case !ours(now, "f:spec", "f:behavior"):
-			say(others, "behavior")
-		case behavior != nil:
-			operations = append(operations, operation{"add", "/spec/behavior", behavior})
-			say("behavior is as it was")
+		case len(others) == len(directions):
+			say(leftAs, "behavior")
+		case len(next) > 0:
+			operations = append(operations, operation{"add", "/spec/behavior", next})
+			if len(others) == 0 {
+				say("behavior is as it was")
+				break
+			}
+			for _, direction := range directions {
+				if field := "behavior." + direction; slices.Contains(others, direction) {
+					say(leftAs, field)
+				} else {
+					say("%s is as it was", field)
+				}
+			}
 		case is:
 			operations = append(operations, operation{"remove", "/spec/behavior", nil})
 			say("behavior is not given, as it was")
@@ -138,7 +150,7 @@ func before(now *unstructured.Unstructured, resource string, floor, charge bool)
 		drop = append(drop, KEDAPaused)
 		switch {
 		case !ours(now, "f:metadata", "f:annotations", "f:"+paused):
-			say(others, "the annotation "+paused)
+			say(leftAs, "the annotation "+paused)
 		case first == "":
 			drop = append(drop, paused)
 			say("the annotation %s is removed", paused)
@@ -153,10 +165,45 @@ func before(now *unstructured.Unstructured, resource string, floor, charge bool)
 	return append(operations, annotated(now, set, drop...)), what, nil
 }
 
+// directions are the keys of an HPA's behavior.
+var directions = []string{"scaleUp", "scaleDown"}
+
+// enabled is the behavior that an HPA gets whose directions flyball has disabled, with selectPolicy as it was before: the rest of
+// a direction is as it is now, and a direction whose selectPolicy is another's since is left as it is, as others says.
+func enabled(now *unstructured.Unstructured, before map[string]any) (behavior map[string]any, others []string) {
+	behavior, _, _ = unstructured.NestedMap(now.Object, "spec", "behavior")
+	for _, direction := range directions {
+		is, _, _ := unstructured.NestedString(behavior, direction, "selectPolicy")
+		was, _, _ := unstructured.NestedString(before, direction, "selectPolicy")
+		of := []string{"f:spec", "f:behavior", "f:" + direction}
+		if !ours(now, append(of, "f:selectPolicy")...) {
+			if is != was {
+				others = append(others, direction)
+			}
+			continue
+		}
+		to, _ := behavior[direction].(map[string]any)
+		switch _, had := before[direction]; {
+		case was != "" && to != nil:
+			to["selectPolicy"] = was
+		case !had && !has(now, func(manager string) bool { return manager != fieldManager }, of...):
+			delete(behavior, direction)
+		default:
+			delete(to, "selectPolicy")
+		}
+	}
+	return behavior, others
+}
+
 // ours says whether a field was last changed by flyball, as the object's managed fields have it.
 func ours(object *unstructured.Unstructured, path ...string) bool {
+	return has(object, func(manager string) bool { return manager == fieldManager }, path...)
+}
+
+// has says whether a field, or one below it, is managed by one of those who are meant.
+func has(object *unstructured.Unstructured, meant func(manager string) bool, path ...string) bool {
 	for _, m := range object.GetManagedFields() {
-		if m.Manager != fieldManager || m.Subresource != "" || m.FieldsV1 == nil {
+		if !meant(m.Manager) || m.Subresource != "" || m.FieldsV1 == nil {
 			continue
 		}
 		text, err := m.FieldsV1.MarshalJSON()

@@ -136,6 +136,70 @@ func testGivenBack(t *testing.T, c *kubetest.Cluster) {
 		}
 		unmarked(t, n.get(hpas, "edited"))
 	})
+	t.Run("raised by somebody since", func(t *testing.T) {
+		at := n.workload("raised-since", hpaText)
+		n.wants("raised-since", 2)
+		k, _ := n.with(ConflictFloor)
+		if _, err := n.apply(k, at, 3, "b1"); err != nil {
+			t.Fatal(err)
+		}
+		n.patch(hpas, "raised-since", `{"spec":{"minReplicas":5}}`)
+		for i, tt := range []struct {
+			to    int
+			floor int64
+		}{{4, 5}, {6, 6}, {4, 5}, {2, 5}} {
+			if _, err := n.apply(k, at, tt.to, fmt.Sprint("b2-", i)); err != nil {
+				t.Fatal(err)
+			}
+			if got := number(n.get(hpas, "raised-since"), "spec", "minReplicas"); got != tt.floor {
+				t.Errorf("to %d: the floor is %d, want %d: not below the 5 of somebody else", tt.to, got, tt.floor)
+			}
+		}
+		if _, err := k.Release(t.Context(), at, false); err != nil {
+			t.Fatal(err)
+		}
+		if got := number(n.get(hpas, "raised-since"), "spec", "minReplicas"); got != 5 {
+			t.Errorf("given back with %d, want 5", got)
+		}
+	})
+	t.Run("one direction changed by somebody since", func(t *testing.T) {
+		for name, again := range map[string]bool{"half": false, "halved": true} {
+			at := n.workload(name, hpaText)
+			before := spec(name)
+			k, _ := n.with(ConflictAdopt)
+			eventually(t, "the HPA acts on its metric", func() bool { return observe(t, k, at).Spec == 5 })
+			if _, err := n.apply(k, at, 4, "b1"); err != nil {
+				t.Fatal(err)
+			}
+			n.patch(hpas, name, `{"spec":{"behavior":{"scaleUp":{"stabilizationWindowSeconds":30},"scaleDown":{"selectPolicy":"Min"}}}}`)
+			if again { // adopted once more, it is not given back as flyball itself had left it
+				k, _ = n.with(ConflictAdopt)
+				if _, err := n.apply(k, at, 3, "b2"); err != nil {
+					t.Fatal(err)
+				}
+				if !ownerOf(n.get(hpas, name), hpaResource).hands {
+					t.Fatal("it is in charge")
+				}
+			}
+			done, err := k.Release(t.Context(), at, false)
+			want := "HPA ml/" + name + ": behavior.scaleUp is as it was, behavior.scaleDown is left as somebody else has set it since"
+			if again {
+				want = "HPA ml/" + name + ": behavior is as it was"
+			}
+			if err != nil || len(done) != 1 || done[0] != want {
+				t.Errorf("%q, %v; want %q", done, err, want)
+			}
+			for path, value := range map[string]any{"scaleUp/stabilizationWindowSeconds": int64(30), "scaleDown/selectPolicy": "Min"} {
+				if err := unstructured.SetNestedField(before, value, append([]string{"behavior"}, strings.Split(path, "/")...)...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(before, spec(name)); diff != "" {
+				t.Errorf("the HPA is not as it was but for what somebody else has set: %s", diff)
+			}
+			unmarked(t, n.get(hpas, name))
+		}
+	})
 	t.Run("ScaledObject", func(t *testing.T) {
 		for name, first := range map[string]string{"fresh": "", "resumed": "false"} {
 			at := n.workload(name, scaledText)

@@ -277,11 +277,8 @@ func ownerOf(object *unstructured.Unstructured, resource string) owner {
 		if text("spec", "scaleTargetRef", "apiVersion") == "" {
 			o.of.Group = "apps"
 		}
-		how := object.GetAnnotations()
-		_, at := how[pausedAt]
-		off, err := strconv.ParseBool(how[paused])
-		_, given := how[paused]
-		o.hands = !at && given && (off || err != nil) // as KEDA reads it
+		_, at := object.GetAnnotations()[pausedAt]
+		o.hands = !at && switchedOn(object, paused)
 		return o
 	}
 	const disabled = "Disabled"
@@ -453,6 +450,15 @@ func (k *Kubernetes) adopt(ctx context.Context, c *client, t actuators.Target, o
 		if there {
 			before = behavior
 		}
+		if text, remembered := now.GetAnnotations()[Behavior]; remembered { // somebody has put it half in charge again
+			var first map[string]any
+			if err := json.Unmarshal([]byte(text), &first); err != nil {
+				return nil, fmt.Errorf("its annotation %s is no behavior: %w", Behavior, err)
+			}
+			if before, _ = enabled(now, first); len(before.(map[string]any)) == 0 {
+				before = nil
+			}
+		}
 		text, err := json.Marshal(before)
 		if err != nil {
 			return nil, err
@@ -460,7 +466,7 @@ func (k *Kubernetes) adopt(ctx context.Context, c *client, t actuators.Target, o
 		if behavior == nil {
 			behavior = map[string]any{}
 		}
-		for _, direction := range []string{"scaleUp", "scaleDown"} {
+		for _, direction := range directions {
 			if err := unstructured.SetNestedField(behavior, "Disabled", direction, "selectPolicy"); err != nil {
 				return nil, err
 			}
@@ -481,7 +487,8 @@ func (k *Kubernetes) adopt(ctx context.Context, c *client, t actuators.Target, o
 	return nil
 }
 
-// floor has an autoscaler keep a target at a size or above, between the minimum that it had at first and its maximum.
+// floor has an autoscaler keep a target at a size or above, between the minimum that it had at first, or that somebody else has set
+// since, and its maximum.
 // known.mu is held.
 func (k *Kubernetes) floor(ctx context.Context, c *client, known *target, t actuators.Target, r ref, o owner, change actuators.Change) (_ actuators.Receipt, before *object, _ error) {
 	now, err := c.read(ctx, r)
@@ -503,6 +510,9 @@ func (k *Kubernetes) floor(ctx context.Context, c *client, known *target, t actu
 		_, given, _ := unstructured.NestedInt64(autoscaler.Object, "spec", field)
 		least := is
 		first, remembered := autoscaler.GetAnnotations()[MinReplicas]
+		if remembered && !ours(autoscaler, "f:spec", "f:"+field) { // what somebody else has set since is what it was at first
+			first, remembered = "", false
+		}
 		if remembered {
 			least = 1
 			if o.resource == scaledResource {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -28,8 +29,14 @@ type object struct {
 	place           place  // of the size, where it is not in the scale subresource
 }
 
-func isPaused(whole *unstructured.Unstructured) bool {
-	return whole.GetAnnotations()[PausedBy] == "true"
+func isPaused(whole *unstructured.Unstructured) bool { return switchedOn(whole, PausedBy) }
+
+// switchedOn reads an annotation as KEDA reads its own paused: whatever is not plainly false is true, so that True and yes
+// pause as well.
+func switchedOn(object *unstructured.Unstructured, annotation string) bool {
+	text, given := object.GetAnnotations()[annotation]
+	on, err := strconv.ParseBool(text)
+	return given && (on || err != nil)
 }
 
 // version is that of what a decision is based on. A change of the status is no change of it.

@@ -141,16 +141,23 @@ func newServices(t *testing.T, server string) (*Services, *prometheus.Registry, 
 	return s, registry, log
 }
 
+// kubeconfigOf is one for the cluster at an address.
+func kubeconfigOf(t *testing.T, server string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf("apiVersion: v1\nkind: Config\ncurrent-context: test\ncontexts: [{name: test, context: {cluster: test, user: test}}]\n"+
+		"clusters: [{name: test, cluster: {server: %q}}]\nusers: [{name: test, user: {token: secret}}]\n", server)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // through has the cluster at an address followed.
 func through(t *testing.T, s *Services, server string) {
 	t.Helper()
 	config := DefaultConfig()
-	config.Kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	text := fmt.Sprintf("apiVersion: v1\nkind: Config\ncurrent-context: test\ncontexts: [{name: test, context: {cluster: test, user: test}}]\n"+
-		"clusters: [{name: test, cluster: {server: %q}}]\nusers: [{name: test, user: {token: secret}}]\n", server)
-	if err := os.WriteFile(config.Kubeconfig, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	config.Kubeconfig = kubeconfigOf(t, server)
 	update, err := s.Prepare(&config)
 	if err != nil {
 		t.Fatal(err)
@@ -325,5 +332,37 @@ func TestServicesNames(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	if _, err := none.Prepare(nil); err == nil || err.Error() != "kubeconfig: this process does not run in a pod: give the path of a kubeconfig" {
 		t.Errorf("no pod: %v", err)
+	}
+}
+
+// TestServicesListed: that a Role lacks watch is said once, and is so all the time, although each LIST is answered.
+func TestServicesListed(t *testing.T) {
+	server := newSlicesServer(t)
+	refused := 0
+	server.refuse = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Get("watch") == "" {
+			return false
+		}
+		server.mu.Lock()
+		refused++
+		server.mu.Unlock()
+		status(w, http.StatusForbidden, metav1.StatusReasonForbidden, "cannot watch")
+		return true
+	}
+	server.set([]*discoveryv1.EndpointSlice{sliceOf("a", discoveryv1.AddressTypeIPv4, "http=8000", "10.0.0.1")})
+	s, _, log := newServices(t, server.URL)
+	if current, _, err := s.Endpoints(t.Context(), "ml/llama"); err != nil || !slices.Equal(current, []string{"10.0.0.1:8000"}) {
+		t.Fatalf("the list is %v, %v", current, err)
+	}
+	eventually(t, "five refusals", func() bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return refused >= 5
+	})
+	if n := strings.Count(log.String(), "\n"); n != 1 || !strings.Contains(log.String(), "verbs: [list, watch]") {
+		t.Errorf("the log has %d lines, want one with the rule that is missing:\n%s", n, log)
+	}
+	if len(s.Warnings()) != 1 {
+		t.Errorf("warnings %q, want one", s.Warnings())
 	}
 }
