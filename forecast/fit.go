@@ -259,7 +259,7 @@ func (f *fitter) fit(ctx context.Context, last *Params) (Params, error) {
 	}
 	for _, s := range starts {
 		x := f.pack(s)
-		if v, _ := minimize(eval, x, 0.7, 1e-4, f.budget/len(starts)); v < least || best == nil {
+		if v, _ := minimize(eval, x, 0.7, 1e-3, f.budget/len(starts)); v < least || best == nil {
 			least, best = v, x
 		}
 		if stopped {
@@ -376,7 +376,8 @@ func (f *fitter) at(p Params) float64 {
 					sum += u * u
 				}
 			} else {
-				e *= p.Rho
+				e = faded(e * p.Rho)
+				b = faded(b)
 			}
 			if n0 > 0 {
 				if i0++; i0 == n0 {

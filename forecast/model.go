@@ -181,8 +181,8 @@ func (m *Model) updateMultiplicative(y float64) float64 {
 func (m *Model) skip() {
 	b := m.Phi * m.slope
 	m.level += b
-	m.slope = b
-	m.residual *= m.Rho
+	m.slope = faded(b)
+	m.residual = faded(m.residual * m.Rho)
 	for i := range m.season {
 		if n := len(m.season[i]); n > 0 {
 			if m.at[i]++; m.at[i] == n {
@@ -192,14 +192,22 @@ func (m *Model) skip() {
 	}
 }
 
+// faded is v, or 0 before it gets so small that processors are slow with it.
+func faded(v float64) float64 {
+	if math.Abs(v) < 1e-250 {
+		return 0
+	}
+	return v
+}
+
 // Skip passes over n missing steps at once.
 func (m *Model) Skip(n int64) {
 	if n <= 0 {
 		return
 	}
 	m.level += m.slope * powers(m.Phi, float64(n))
-	m.slope *= math.Pow(m.Phi, float64(n))
-	m.residual *= math.Pow(m.Rho, float64(n))
+	m.slope = faded(m.slope * math.Pow(m.Phi, float64(n)))
+	m.residual = faded(m.residual * math.Pow(m.Rho, float64(n)))
 	for i := range m.season {
 		if k := int64(len(m.season[i])); k > 0 {
 			m.at[i] = int((int64(m.at[i]) + n) % k)

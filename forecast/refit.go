@@ -114,7 +114,7 @@ func (f *Forecaster) Refit(ctx context.Context) error {
 	var plans []plan
 	if f.o.Model == "auto" {
 		plans = plainMembers(there >= few)
-		plans = append(plans, seasonalMembers(used)...)
+		plans = append(plans, seasonalMembers(used, len(y))...)
 	} else {
 		plans = f.named(len(y))
 	}
@@ -151,19 +151,22 @@ func (f *Forecaster) whenLarger(n int) int64 {
 	return next
 }
 
-func seasonalMembers(used []int) []plan {
+// seasonalMembers are the models for the seasons that were found in n steps. A longer season with few cycles, such as a
+// week in three, has one model of its own and is else used together with the shorter one.
+func seasonalMembers(used []int, n int) []plan {
 	var plans []plan
-	for _, m := range used {
-		plans = append(plans, plan{name: "seasonal_naive", seasons: []int{m}})
-	}
-	for _, m := range used {
+	for i, m := range used {
 		one := []int{m}
+		plans = append(plans, plan{name: "seasonal_naive", seasons: one}, plan{name: "ets_ar_damped", seasons: one})
+		if i > 0 {
+			two := used[i-1 : i+1]
+			plans = append(plans, plan{name: "ets_ar_mae", seasons: two}, plan{name: "ets_ar_damped", seasons: two})
+			if n < 6*m {
+				continue
+			}
+		}
 		plans = append(plans, plan{name: "holt_winters_damped", seasons: one}, plan{name: "ets_ar", seasons: one},
-			plan{name: "ets_ar_mae", seasons: one}, plan{name: "ets_ar_damped", seasons: one})
-	}
-	for i := range len(used) - 1 {
-		two := used[i : i+2]
-		plans = append(plans, plan{name: "ets_ar_mae", seasons: two}, plan{name: "ets_ar_damped", seasons: two})
+			plan{name: "ets_ar_mae", seasons: one})
 	}
 	return plans
 }
