@@ -141,7 +141,7 @@ func New(o Options) (*Forecaster, error) {
 		longest = f.seasons[len(f.seasons)-1]
 	}
 	f.capacity = min(max(3*longest, 2304), maxHistory)
-	f.history.values = make([]float64, 0, f.capacity)
+	f.history.values = make([]float32, 0, f.capacity)
 	f.reset()
 	return f, nil
 }
@@ -154,8 +154,11 @@ const (
 	maxLevels  = 16
 	// maxCandidates bounds the seasons that are looked for.
 	maxCandidates = 4
-	// maxHistory is three weeks of 5-minute steps; 8 bytes each.
+	// maxHistory is three weeks of 5-minute steps; 4 bytes each.
 	maxHistory = 6048
+	// maxSeasonal bounds the seasons that all models of a pool have together; 8 bytes each. With the history it keeps a
+	// series under 100 KB.
+	maxSeasonal = 8000
 )
 
 func (f *Forecaster) reset() {
@@ -207,7 +210,7 @@ func (f *Forecaster) note(y float64) float64 {
 		f.missing++
 		f.gap++
 	}
-	f.history.push(y, f.capacity)
+	f.history.push(y)
 	return y
 }
 
@@ -233,7 +236,7 @@ func floorDiv(a, b int64) int64 {
 // jump is how many values in a row whose time has passed mean that the clock was set back.
 const jump = 6
 
-// Observe takes the value at t, NaN if it is missing. What is infinite or beyond ±1e100 counts as missing. Times are put
+// Observe takes the value at t, NaN if it is missing. What is infinite or beyond ±1e30 counts as missing. Times are put
 // on the nearest step from the first one; steps left out count as missing. A second value for a step and one from the
 // past are ignored, unless six come in a row: then the clock was set back and the forecaster goes on from there.
 func (f *Forecaster) Observe(t time.Time, y float64) {
@@ -349,21 +352,21 @@ func (f *Forecaster) means(out []float64) {
 	}
 }
 
-// ring is the last values, oldest first from head on when it is full.
+// ring is the last values, oldest first from head on when it is full. Seven digits are enough to fit models to.
 type ring struct {
-	values []float64
+	values []float32
 	head   int
 }
 
 func (r *ring) clear() { r.values, r.head = r.values[:0], 0 }
 
-// push grows the ring up to capacity, then overwrites the oldest.
-func (r *ring) push(v float64, capacity int) {
-	if len(r.values) < capacity {
-		r.values = append(r.values, v)
+// push grows the ring up to its capacity, then overwrites the oldest.
+func (r *ring) push(v float64) {
+	if len(r.values) < cap(r.values) {
+		r.values = append(r.values, float32(v))
 		return
 	}
-	r.values[r.head] = v
+	r.values[r.head] = float32(v)
 	if r.head++; r.head == len(r.values) {
 		r.head = 0
 	}
@@ -371,7 +374,7 @@ func (r *ring) push(v float64, capacity int) {
 
 // drop forgets the newest n.
 func (r *ring) drop(n int64) {
-	kept := r.list()
+	kept := append(slices.Clone(r.values[r.head:]), r.values[:r.head]...)
 	kept = kept[:max(int64(len(kept))-n, 0)]
 	r.head = 0
 	r.values = append(r.values[:0], kept...)
@@ -379,5 +382,11 @@ func (r *ring) drop(n int64) {
 
 // list is a copy, oldest first.
 func (r *ring) list() []float64 {
-	return append(slices.Clone(r.values[r.head:]), r.values[:r.head]...)
+	out := make([]float64, 0, len(r.values))
+	for _, part := range [][]float32{r.values[r.head:], r.values[:r.head]} {
+		for _, v := range part {
+			out = append(out, float64(v))
+		}
+	}
+	return out
 }

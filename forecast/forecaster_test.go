@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -490,7 +491,7 @@ func TestHardSeries(t *testing.T) {
 		})},
 		{"1e12", each(func(i int) float64 { return 1e12 * wave[i] })},
 		{"1e-12", each(func(i int) float64 { return 1e-12 * wave[i] })},
-		{"1e99", each(func(i int) float64 { return 1e97 * wave[i] })},
+		{"1e29", each(func(i int) float64 { return 1e27 * wave[i] })},
 		{"a step", each(func(i int) float64 { return 10 + 1000*float64(i/(n/2)) })},
 		{"steep", each(func(i int) float64 { return math.Exp(float64(i) / 60) })},
 		{"falling to nothing", each(func(i int) float64 { return max(0, 1000-2*float64(i)) })},
@@ -665,5 +666,28 @@ func TestStateIsRefused(t *testing.T) {
 	}
 	if _, err := newForecaster(t, Options{Location: time.FixedZone("nowhere", 3600)}).MarshalBinary(); err == nil {
 		t.Error("a location that cannot be loaded was saved")
+	}
+}
+
+// A series with a day and a week of 5-minute steps stays under 100 KB.
+func TestSize(t *testing.T) {
+	y := seasonal(6048, 288, 3, 20)
+	for i := range y {
+		if i/288%7 >= 5 {
+			y[i] /= 2
+		}
+	}
+	f := newForecaster(t, Options{Step: 5 * time.Minute})
+	f.Fit(y, monday)
+	if e := f.Explain(); !strings.Contains(e.Members[0].Name, "168h") {
+		t.Errorf("%s leads on days that differ by weekday", e.Members[0].Name)
+	}
+	b, err := f.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := len(b) + len(f.pool.members)*int(unsafe.Sizeof(member{})) + int(unsafe.Sizeof(*f))
+	if size > 100_000 {
+		t.Errorf("a series takes %d bytes", size)
 	}
 }

@@ -142,7 +142,7 @@ func (m *Model) Update(y float64) float64 {
 }
 
 // limit is the largest value that is taken for one; what is further from 0 counts as missing.
-const limit = 1e100
+const limit = 1e30
 
 // smallest is what a level or a season counts as, at least, where something is divided by it.
 const smallest = 1e-12

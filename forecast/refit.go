@@ -1,6 +1,7 @@
 package forecast
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -128,7 +129,9 @@ func (f *Forecaster) Refit(ctx context.Context) error {
 	}
 	p := f.replay(members, y, seeks)
 	if f.o.Model == "auto" {
-		if kept := f.earn(&p, infos, members); len(kept) < len(members) {
+		kept := f.earn(&p, infos, members)
+		kept = fits(&p, kept)
+		if len(kept) < len(members) {
 			p = f.replay(kept, y, seeks)
 		}
 	}
@@ -277,6 +280,32 @@ func (f *Forecaster) earn(p *pool, infos []Season, members []member) []member {
 	}
 	return slices.DeleteFunc(slices.Clone(members), func(m member) bool {
 		return slices.ContainsFunc(m.seasons, func(s int) bool { return out[s] })
+	})
+}
+
+// fits drops the members that did worst until the seasons of the others are within maxSeasonal.
+func fits(p *pool, members []member) []member {
+	room := maxSeasonal
+	weight := func(m member) float64 {
+		for i := range p.members {
+			if o := &p.members[i]; o.name == m.name && slices.Equal(o.seasons, m.seasons) {
+				return o.weight
+			}
+		}
+		return 0
+	}
+	byWeight := slices.Clone(members)
+	slices.SortStableFunc(byWeight, func(a, b member) int { return cmp.Compare(weight(b), weight(a)) })
+	return slices.DeleteFunc(byWeight, func(m member) bool {
+		need := 0
+		for _, n := range m.seasons {
+			need += n
+		}
+		if need > room {
+			return true
+		}
+		room -= need
+		return false
 	})
 }
 

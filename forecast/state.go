@@ -31,7 +31,7 @@ func (f *Forecaster) MarshalBinary() ([]byte, error) {
 
 // size is about how long the state is.
 func (f *Forecaster) size() int {
-	n := 1024 + 8*f.capacity
+	n := 1024 + 4*f.capacity
 	for i := range f.pool.members {
 		m := &f.pool.members[i]
 		n += 256 + 8*(len(m.model.season[0])+len(m.model.season[1])+anchors*f.o.Horizon)
@@ -79,7 +79,7 @@ func (f *Forecaster) code(c *codec) {
 	c.bool(&f.begun)
 	c.count(&f.stale, jump)
 	c.count(&f.gap, math.MaxInt32)
-	c.floats(&f.history.values, f.capacity)
+	c.singles(&f.history.values, f.capacity)
 	c.count(&f.history.head, f.capacity)
 	if c.err == nil && f.history.head >= max(len(f.history.values), 1) {
 		c.fail(fmt.Errorf("history starts at %d of %d", f.history.head, len(f.history.values)))
@@ -295,6 +295,26 @@ func (c *codec) floats(v *[]float64, most int) {
 		*v = slices.Grow((*v)[:0], n)[:n]
 	}
 	c.fixed(*v)
+}
+
+// singles are at most as many as v has room for, in half the space.
+func (c *codec) singles(v *[]float32, most int) {
+	n := len(*v)
+	c.count(&n, most)
+	switch {
+	case c.err != nil:
+	case c.writing:
+		for _, x := range *v {
+			c.b = binary.LittleEndian.AppendUint32(c.b, math.Float32bits(x))
+		}
+	case n > len(c.b)/4:
+		c.fail(errShort)
+	default:
+		for i := range n {
+			*v = append(*v, math.Float32frombits(binary.LittleEndian.Uint32(c.b[4*i:])))
+		}
+		c.b = c.b[4*n:]
+	}
 }
 
 func (c *codec) string(v *string) {
