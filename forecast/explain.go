@@ -77,7 +77,7 @@ func (f *Forecaster) reason(e *Explanation) string {
 	case f.o.Model != "auto":
 		s = append(s, lead.Name)
 		if name, _, _ := strings.Cut(lead.Name, " "); name != f.o.Model {
-			s[0] += fmt.Sprintf(" for want of a season or of values for %s", f.o.Model)
+			s[0] += " for want of a season or of values for " + f.o.Model
 		}
 	case f.seen < few:
 		s = append(s, fmt.Sprintf("%d values: the last one and an exponential mean of them until there are %d", f.seen, few))

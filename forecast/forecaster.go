@@ -282,11 +282,11 @@ func (f *Forecaster) move() {
 
 // pass notes missing steps. Beyond a history of them, all that counts is that time has passed.
 func (f *Forecaster) pass(n int64) {
-	f.missing += max(n-int64(f.capacity), 0)
 	for range min(n, int64(f.capacity)) {
-		f.note(math.NaN())
+		f.history.push(math.NaN())
 	}
-	f.gap = int(min(int64(f.gap)+max(n-int64(f.capacity), 0), 1<<30))
+	f.missing += n
+	f.gap = int(min(int64(f.gap)+n, math.MaxInt32))
 	f.last += n
 	f.fitted += n
 	f.pool.skip(n)

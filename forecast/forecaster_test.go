@@ -47,7 +47,8 @@ func TestNewFails(t *testing.T) {
 		{"no step", Options{}, "step 0s: it is a multiple of a millisecond, above 0"},
 		{"a step of 1.5 ms", Options{Step: 1500 * time.Microsecond}, "step 1.5ms: it is a multiple of a millisecond, above 0"},
 		{
-			"everything", Options{
+			"everything",
+			Options{
 				Step: time.Minute, Horizon: -1, Levels: []float64{0, 0.5, math.NaN()}, Model: "prophet",
 				Seasons: []time.Duration{90 * time.Second, time.Minute},
 			},
@@ -524,6 +525,45 @@ func TestHardSeries(t *testing.T) {
 	}
 }
 
+// One value a thousand times too large moves neither the forecast nor its quantiles much, now or a day later.
+func TestSpike(t *testing.T) {
+	y := seasonal(144*10, 144, 4, 21)
+	for _, at := range []int{100, 144*9 + 77} { // in the history, or live
+		clean, spiked := newForecaster(t, Options{}), newForecaster(t, Options{})
+		z := slices.Clone(y)
+		z[at] *= 1000
+		for f, v := range map[*Forecaster][]float64{clean: y, spiked: z} {
+			f.Fit(v[:144*9], monday)
+			feed(f, monday.AddDate(0, 0, 9), v[144*9:144*9+80])
+		}
+		for range 2 {
+			want, got := clean.Forecast(12, []float64{0.9}), spiked.Forecast(12, []float64{0.9})
+			for h := range got {
+				near(t, fmt.Sprintf("with a spike at %d the mean %d steps ahead", at, h+1), got[h].Mean, want[h].Mean, 0, 0.25)
+				near(t, fmt.Sprintf("with a spike at %d the quantile %d steps ahead", at, h+1), got[h].Quantiles[0], want[h].Quantiles[0], 0, 0.5)
+			}
+			feed(clean, monday.AddDate(0, 0, 9).Add(80*clean.o.Step), y[144*9+80:])
+			feed(spiked, monday.AddDate(0, 0, 9).Add(80*clean.o.Step), y[144*9+80:])
+		}
+	}
+}
+
+// Demand that stays ten times higher, or nearly ends, is believed within a few steps.
+func TestShift(t *testing.T) {
+	y := seasonal(144*9, 144, 4, 22)
+	for _, factor := range []float64{10, 0.05} {
+		f := newForecaster(t, Options{})
+		f.Fit(y[:144*8], monday)
+		for i := range 8 {
+			f.Observe(monday.AddDate(0, 0, 8).Add(time.Duration(i)*f.o.Step), factor*y[144*8+i])
+		}
+		want := factor * y[144*8+8]
+		if got := f.Forecast(1, nil)[0].Mean; math.Abs(got-want) > 0.35*max(want, 100) {
+			t.Errorf("eight steps after demand times %v the forecast of %.0f is %.0f", factor, want, got)
+		}
+	}
+}
+
 // A forecast is not worse for being multiplied.
 func TestScale(t *testing.T) {
 	y := seasonal(144*8, 144, 4, 16)
@@ -605,7 +645,9 @@ func TestStateSurvives(t *testing.T) {
 		t.Skip(err)
 	}
 	for _, o := range []Options{
-		{}, {Model: "holt_winters_multiplicative"}, {Seasons: []time.Duration{}, Levels: []float64{0.33}},
+		{},
+		{Model: "holt_winters_multiplicative"},
+		{Seasons: []time.Duration{}, Levels: []float64{0.33}},
 		{Seasons: []time.Duration{12 * time.Hour, 24 * time.Hour}, Horizon: 10, AllowNegative: true, Location: tokyo},
 	} {
 		f := newForecaster(t, o)

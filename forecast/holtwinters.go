@@ -187,8 +187,8 @@ func movingAverage(y []float64, m int) []float64 {
 
 // smooth runs the recursion. each, if not nil, is told of every forecast and its error.
 func (r *rHoltWinters) smooth(p Smoothing, each func(fitted, residual float64)) (sse, level, slope float64) {
-	season := append(r.scratch[:0], r.season...)
-	r.scratch = season
+	r.scratch = append(r.scratch[:0], r.season...)
+	season := r.scratch
 	level, slope = r.level, r.slope
 	at := 0
 	for _, y := range r.y[r.from:] {

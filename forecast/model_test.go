@@ -265,7 +265,9 @@ func TestFitFails(t *testing.T) {
 		{"three seasons", Spec{Seasons: []int{2, 3, 4}}, make([]float64, 20), "3 seasons: a model has two at most"},
 		{"a season of one", Spec{Seasons: []int{1}}, make([]float64, 20), "a season of 1 steps: it needs 2 at least"},
 		{
-			"multiplicative without a season", Spec{Multiplicative: true}, make([]float64, 20),
+			"multiplicative without a season",
+			Spec{Multiplicative: true},
+			make([]float64, 20),
 			"a multiplicative model has one season and no AR, not 0 and AR false",
 		},
 	} {

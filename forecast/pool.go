@@ -34,6 +34,7 @@ type pool struct {
 	err       [anchors]float64
 	intervals intervals
 	started   bool // a value was seen
+	out       int  // values in a row that were far out, negative if below
 	// live is the record of forecasts that were made before their values were known to any fit.
 	live live
 }
@@ -118,9 +119,11 @@ func (p *pool) skip(n int64) {
 // interrupt forgets the forecasts whose time has not come: time itself was wrong.
 func (p *pool) interrupt() { p.skip(int64(p.heads[len(p.heads)-1])) }
 
-// observe takes the value of the next step: first the record, then the models, then what they say next.
-func (p *pool) observe(y float64) {
+// observe takes the value of the next step: first the record, then the models, then what they say next. It returns the
+// value as it was taken.
+func (p *pool) observe(y float64) float64 {
 	if y == y {
+		y = p.clip(y)
 		if p.started {
 			p.score(y)
 		}
@@ -130,7 +133,7 @@ func (p *pool) observe(y float64) {
 		p.members[i].model.Update(y)
 	}
 	if !p.started {
-		return
+		return y
 	}
 	p.weigh()
 	for a, h := range p.heads {
@@ -148,6 +151,40 @@ func (p *pool) observe(y float64) {
 		}
 		p.at[a] = j
 	}
+	return y
+}
+
+// far is how many times the recent error one step ahead a value has to be off, and also twice the forecast or more, to be
+// drawn in; shift is how many of them in a row are a shift of the level and taken as they are.
+const (
+	far   = 20
+	shift = 3
+)
+
+// clip draws in what is far out (after Gelper, Fried and Croux, Journal of Forecasting 29, 2010): one value a thousand
+// times too large would else move levels, weights and quantiles for days.
+func (p *pool) clip(y float64) float64 {
+	d := y - p.combined[0][p.at[0]]
+	if d != d || p.count[0] < few {
+		return y
+	}
+	bound := max(far*p.err[0], math.Abs(y-d))
+	if math.Abs(d) <= bound {
+		p.out = 0
+		return y
+	}
+	if (d > 0) != (p.out > 0) {
+		p.out = 0
+	}
+	if d > 0 {
+		p.out = min(p.out+1, shift+1)
+	} else {
+		p.out = max(p.out-1, -shift-1)
+	}
+	if p.out > shift || p.out < -shift {
+		return y
+	}
+	return y - d + math.Copysign(bound, d)
 }
 
 func (p *pool) score(y float64) {

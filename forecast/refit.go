@@ -119,20 +119,21 @@ func (f *Forecaster) Refit(ctx context.Context) error {
 	} else {
 		plans = f.named(len(y))
 	}
-	members := make([]member, 0, len(plans))
-	for _, m := range plans {
-		e, err := f.fitMember(ctx, m, y, seeks, there)
-		if err != nil {
+	members, err := f.fitMembers(ctx, plans, y, seeks, there)
+	if err != nil {
+		return err
+	}
+	p, taken := f.replay(members, y, seeks)
+	if taken != nil {
+		// Values far out were drawn in: parameters are to be fitted to what was left of them.
+		if members, err = f.fitMembers(ctx, plans, taken, seeks, there); err != nil {
 			return err
 		}
-		members = append(members, e)
+		p, _ = f.replay(members, y, seeks)
 	}
-	p := f.replay(members, y, seeks)
 	if f.o.Model == "auto" {
-		kept := f.earn(&p, infos, members)
-		kept = fits(&p, kept)
-		if len(kept) < len(members) {
-			p = f.replay(kept, y, seeks)
+		if kept := fits(&p, f.earn(&p, infos, members)); len(kept) < len(members) {
+			p, _ = f.replay(kept, y, seeks)
 		}
 	}
 	p.keep(&f.pool)
@@ -206,6 +207,18 @@ func (f *Forecaster) named(n int) []plan {
 		}
 	}
 	return plans
+}
+
+func (f *Forecaster) fitMembers(ctx context.Context, plans []plan, y []float64, seeks []seek, there int) ([]member, error) {
+	members := make([]member, 0, len(plans))
+	for _, m := range plans {
+		e, err := f.fitMember(ctx, m, y, seeks, there)
+		if err != nil {
+			return nil, err
+		}
+		members = append(members, e)
+	}
+	return members, nil
 }
 
 func (f *Forecaster) fitMember(ctx context.Context, m plan, y []float64, seeks []seek, there int) (member, error) {
@@ -309,9 +322,9 @@ func fits(p *pool, members []member) []member {
 	})
 }
 
-// replay lets the members go through the history.
-func (f *Forecaster) replay(members []member, y []float64, seeks []seek) pool {
-	p := newPool(&f.o, f.halfLife)
+// replay lets the members go through the history. If values were far out, taken is the history as it was taken, else nil.
+func (f *Forecaster) replay(members []member, y []float64, seeks []seek) (p pool, taken []float64) {
+	p = newPool(&f.o, f.halfLife)
 	for _, m := range members {
 		m.model = m.model.clone() // the start values may be needed again
 		p.add(m)
@@ -337,13 +350,18 @@ func (f *Forecaster) replay(members []member, y []float64, seeks []seek) pool {
 				}
 			}
 		}
-		p.observe(v)
+		if got := p.observe(v); got != v && v == v {
+			if taken == nil {
+				taken = slices.Clone(y)
+			}
+			taken[i] = got
+		}
 	}
 	for a := range p.heads {
 		slices.Sort(errs[a])
 		p.intervals.start(a, errs[a])
 	}
-	return p
+	return p, taken
 }
 
 // seeks are the positions in the seasons of the last n steps.

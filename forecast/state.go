@@ -149,6 +149,9 @@ func (p *pool) code(c *codec, candidates []int) {
 		p.members = make([]member, n)
 	}
 	c.bool(&p.started)
+	out := int64(p.out)
+	c.int(&out)
+	p.out = int(min(max(out, -math.MaxInt32), math.MaxInt32))
 	for a, h := range p.heads {
 		c.count(&p.at[a], h-1)
 		c.float(&p.count[a])
