@@ -135,8 +135,8 @@ func (f *fitter) positions(m int, each func(i, season int)) {
 	}
 }
 
-// startValues are the median of the first season and, of each season, the median of what differs from the mean of the
-// season's cycle, over the first cycles. A second season explains what the first leaves; it needs three cycles
+// startValues are the median of the first season and, of each season, the median of what differs from the mean of
+// the season's cycle, over the first cycles. A second season explains what the first leaves; it needs three cycles
 // before it is trusted at all.
 func (f *fitter) startValues() {
 	rest := slices.Clone(f.y)
@@ -158,7 +158,7 @@ func (f *fitter) startValues() {
 		}
 		centre := make([]float64, cycles)
 		for c := range centre {
-			centre[c] = mean(rest[c*m : (c+1)*m])
+			centre[c] = centreOf(rest[c*m : (c+1)*m])
 		}
 		seen := make([][]float64, m)
 		backing := make([]float64, 0, m*cycles)
@@ -208,18 +208,29 @@ func (f *fitter) startValues() {
 // cyclesOf is how many cycles of m steps make the start values: half of what there is, three at most.
 func cyclesOf(n, m int) int { return min(max(n/(2*m), 1), 3) }
 
-// mean leaves out what is missing; it is 0 if all is.
-func mean(y []float64) float64 {
-	sum, n := 0.0, 0.0
+// centreOf is the mean, what is missing left out and what is far out, by ten times the distance of the quartiles, drawn in.
+// It is 0 if all is missing.
+func centreOf(y []float64) float64 {
+	there := make([]float64, 0, len(y))
 	for _, v := range y {
 		if v == v {
-			sum, n = sum+v, n+1
+			there = append(there, v)
 		}
 	}
-	if n == 0 {
+	if len(there) == 0 {
 		return 0
 	}
-	return sum / n
+	slices.Sort(there)
+	lo, hi := there[len(there)/4], there[len(there)*3/4]
+	lo, hi = lo-10*(hi-lo), hi+10*(hi-lo)
+	sum := 0.0
+	for _, v := range there {
+		if lo < hi {
+			v = min(max(v, lo), hi)
+		}
+		sum += v
+	}
+	return sum / float64(len(there))
 }
 
 // median sorts y, which has no NaN; it is 0 for none.
