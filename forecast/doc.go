@@ -6,7 +6,7 @@
 // A [Forecaster] takes one series, a value a step, and always has a forecast: [New], [Forecaster.Fit] for a history if there
 // is one, [Forecaster.Observe] for each new value, [Forecaster.Forecast] for means and quantiles of the steps ahead,
 // [Forecaster.Refit] when [Forecaster.Due] says so. [Forecaster.Explain] has the reasons and [Forecaster.Coverage] how often
-// the quantiles kept their promise. What it knows survives a restart by [Forecaster.MarshalBinary].
+// the quantiles kept their promise; [Forecaster.Skill] says whether there is anything to foresee. What it knows survives a restart by [Forecaster.MarshalBinary].
 //
 // [Spec], [Model] and their Fit are the models by themselves; [HoltWinters] and [SES] are those of R.
 //
@@ -53,6 +53,12 @@
 // and five sixths of the horizon ahead, each fading by half in a day. Seasons of an hour, a day and a week are candidates from
 // two cycles on, if the autocorrelation of what is left of the values without their moving average is above 0.2 and above
 // 1.96/√n; their members go again if their error is a quarter above that of the others.
+//
+// # Values far out
+//
+// A value that is off by twenty recent errors, and by the whole forecast too, is drawn in to that before models, weights and
+// quantiles see it (after Gelper, Fried and Croux: Robust forecasting with exponential and Holt-Winters smoothing, Journal of
+// Forecasting 29, 2010); after three in a row on one side it is a shift, and the values count as they are.
 //
 // # Quantiles
 //
