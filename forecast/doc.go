@@ -6,7 +6,8 @@
 // A [Forecaster] takes one series, a value a step, and always has a forecast: [New], [Forecaster.Fit] for a history if there
 // is one, [Forecaster.Observe] for each new value, [Forecaster.Forecast] for means and quantiles of the steps ahead,
 // [Forecaster.Refit] when [Forecaster.Due] says so. [Forecaster.Explain] has the reasons and [Forecaster.Coverage] how often
-// the quantiles kept their promise; [Forecaster.Skill] says whether there is anything to foresee. What it knows survives a restart by [Forecaster.MarshalBinary].
+// the quantiles kept their promise; [Forecaster.Skill] says whether there is anything to foresee. What it knows survives a
+// restart by [Forecaster.MarshalBinary].
 //
 // [Spec], [Model] and their Fit are the models by themselves; [HoltWinters] and [SES] are those of R.
 //

@@ -17,8 +17,9 @@ type Options struct {
 	// Horizon is how many steps ahead matters most: models are fitted to it and weighed by their errors up to it.
 	// Forecasts may go further. 0 is an hour, or one step if that is longer.
 	Horizon int
-	// Seasons are the lengths of seasons that there may be, multiples of Step. Nil means an hour, a day and a week; empty
-	// means none. A season is used from two full ones on, and only if it makes the forecast better.
+	// Seasons are the lengths of seasons that there may be, multiples of Step, 3,024 steps at most. Nil means an hour, a day
+	// and a week, as far as they are that; empty means none. A season is used from two full ones on, and only if it shows
+	// in the values and forecasts are not clearly worse for it. 5-minute steps have all three, 1-minute steps no week.
 	Seasons []time.Duration
 	// Levels are the quantiles that are tracked beside the usual 0.025, 0.1, 0.25, 0.5, 0.75, 0.9 and 0.975; forecasts may
 	// ask for others, which are put between the tracked ones.
@@ -149,8 +150,8 @@ func New(o Options) (*Forecaster, error) {
 // The bounds of what one forecaster keeps.
 const (
 	maxHorizon = 2016
-	maxSeason  = 20160
-	minSeason  = 4 // of seasons that nobody named
+	maxSeason  = maxHistory / 2 // two are needed
+	minSeason  = 4              // of seasons that nobody named
 	maxLevels  = 16
 	// maxCandidates bounds the seasons that are looked for.
 	maxCandidates = 4

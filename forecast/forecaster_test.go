@@ -50,7 +50,7 @@ func TestNewFails(t *testing.T) {
 			"everything",
 			Options{
 				Step: time.Minute, Horizon: -1, Levels: []float64{0, 0.5, math.NaN()}, Model: "prophet",
-				Seasons: []time.Duration{90 * time.Second, time.Minute},
+				Seasons: []time.Duration{90 * time.Second, time.Minute, 7 * 24 * time.Hour},
 			},
 			`horizon -1: it is from 1 to 2016 steps, or 0 for an hour
 level 0: it is above 0 and below 1
@@ -58,7 +58,8 @@ level NaN: it is above 0 and below 1
 model "prophet": there are auto, naive, seasonal_naive, ses, holt, holt_damped, holt_winters, holt_winters_damped, ` +
 				`holt_winters_multiplicative, ets_ar, ets_ar_mae, ets_ar_damped
 season 1m30s: it is a multiple of the step 1m0s
-season 1m0s: it is from 2 to 20160 steps of 1m0s`,
+season 1m0s: it is from 2 to 3024 steps of 1m0s
+season 168h0m0s: it is from 2 to 3024 steps of 1m0s`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
