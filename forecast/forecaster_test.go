@@ -885,3 +885,23 @@ func TestSize(t *testing.T) {
 		t.Errorf("a series takes %d bytes", size)
 	}
 }
+
+func TestAllocations(t *testing.T) {
+	y := seasonal(144*9, 144, 4, 27)
+	for _, zone := range []string{"UTC", "Europe/Berlin"} {
+		location, err := time.LoadLocation(zone)
+		if err != nil {
+			t.Skip(err)
+		}
+		f := newForecaster(t, Options{Location: location})
+		f.Fit(y, monday)
+		if n := testing.AllocsPerRun(500, func() { f.Observe(f.time(f.last+1), y[f.last%int64(len(y))]) }); n != 0 {
+			t.Errorf("in %s Observe allocates %v times", zone, n)
+		}
+		var points []Point
+		levels := []float64{0.1, 0.5, 0.9}
+		if n := testing.AllocsPerRun(500, func() { points = f.AppendForecast(points[:0], 12, levels) }); n > 1 {
+			t.Errorf("in %s AppendForecast allocates %v times, once for all means and quantiles is enough", zone, n)
+		}
+	}
+}
