@@ -130,8 +130,9 @@ func (d *Detector) Observe(t time.Time, y, residual, deviation float64) Finding 
 		d.missing(&f)
 	} else {
 		d.gap = 0
-		if !d.flatline(&f, y) {
-			d.far(&f, residual, deviation)
+		d.far(&f, residual, deviation)
+		if d.flatline(y) {
+			f.Kind = Flatline
 		}
 	}
 	if f.Kind != "" && (!d.hasAlerted || t.Sub(d.lastAlert) >= d.o.Realert) {
@@ -151,7 +152,7 @@ func (d *Detector) missing(f *Finding) {
 
 // flatline tells if y has been the same for long, and twice as long as ever before: what is often 0 at night is not. What
 // never changed is not either.
-func (d *Detector) flatline(f *Finding, y float64) bool {
+func (d *Detector) flatline(y float64) bool {
 	if !d.begun {
 		d.begun, d.last = true, y
 		return false
@@ -163,20 +164,19 @@ func (d *Detector) flatline(f *Finding, y float64) bool {
 		d.varied, d.last, d.flat = true, y, 0
 		return false
 	}
-	if d.flat += d.o.Step; !d.varied || d.flat < d.limit() {
-		return false
-	}
-	f.Kind = Flatline
-	return true
+	d.flat += d.o.Step
+	return d.varied && d.flat >= d.limit()
 }
 
 func (d *Detector) limit() time.Duration { return max(d.o.FlatFor, 2*d.longest) }
 
 // far judges the residual.
 func (d *Detector) far(f *Finding, residual, deviation float64) {
+	if math.IsNaN(residual) {
+		residual = 0
+	}
 	f.Residual = residual
-	if math.IsNaN(residual) || !(deviation > 0) {
-		f.Residual = 0
+	if !(deviation > 0) {
 		d.run = 0
 		return
 	}

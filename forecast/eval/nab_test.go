@@ -3,17 +3,21 @@ package eval_test
 import (
 	"encoding/csv"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"text/tabwriter"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"flyball/forecast"
 	"flyball/forecast/eval"
 )
 
@@ -203,11 +207,84 @@ func TestReadNABFails(t *testing.T) {
 	}
 }
 
-// detectors are what TestNABTable compares.
-func detectors() map[string]func(eval.NABFile) []float64 {
-	return map[string]func(eval.NABFile) []float64{
+// smoothed forecasts one step by exponential smoothing of the level and of what each time of the day differs from it.
+type smoothed struct {
+	alpha, gamma float64
+	level        float64
+	season       []float64
+	n            int
+}
+
+func (m *smoothed) Observe(_ time.Time, y float64) {
+	if math.IsNaN(y) {
+		m.n++
+		return
+	}
+	place := &m.season[m.n%len(m.season)]
+	u := y - m.level - *place
+	alpha := max(m.alpha, 1/float64(m.n+1))
+	m.level += alpha * u
+	if m.n >= len(m.season) || m.gamma == 0 {
+		*place += m.gamma * u
+	} else {
+		*place = 0
+	}
+	m.n++
+}
+
+func (m *smoothed) Forecast(int, []float64) []eval.Point {
+	return []eval.Point{{Mean: m.level + m.season[m.n%len(m.season)]}}
+}
+
+// detectors are what TestNABTable compares: of each row a score, for the sweep.
+func detectors(t *testing.T) map[string]func(eval.NABFile) []float64 {
+	all := map[string]func(eval.NABFile) []float64{
 		"windowed Gaussian": func(f eval.NABFile) []float64 { return windowedGaussian(f.Values) },
 	}
+	detect := func(o forecast.DetectorOptions, n func(day int) eval.Forecaster) func(eval.NABFile) []float64 {
+		return func(f eval.NABFile) []float64 {
+			s := eval.Series{Name: f.Name, Step: usualStep(f), Values: f.Values}
+			found, err := eval.Detect(s, n(s.Steps(24*time.Hour)), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			scores := make([]float64, len(found))
+			for i, v := range found {
+				if v.Alert {
+					scores[i] = max(v.Score, 5)
+				}
+			}
+			return scores
+		}
+	}
+	all["level and day"] = detect(forecast.DetectorOptions{Seasonal: true}, func(day int) eval.Forecaster {
+		return &smoothed{alpha: 0.02, gamma: 0.1, season: make([]float64, day)}
+	})
+	all["level"] = detect(forecast.DetectorOptions{}, func(int) eval.Forecaster {
+		return &smoothed{alpha: 0.02, season: make([]float64, 1)}
+	})
+	for _, name := range eval.Baselines() {
+		all[name] = func(f eval.NABFile) []float64 {
+			return detect(forecast.DetectorOptions{Seasonal: true}, func(int) eval.Forecaster {
+				b, err := eval.NewBaseline(name, usualStep(f), 1, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return b
+			})(f)
+		}
+	}
+	return all
+}
+
+// usualStep is the difference of times that is in the middle.
+func usualStep(f eval.NABFile) time.Duration {
+	var d []time.Duration
+	for i := 1; i < len(f.Times); i++ {
+		d = append(d, f.Times[i].Sub(f.Times[i-1]))
+	}
+	slices.Sort(d)
+	return d[len(d)/2]
 }
 
 // TestNABTable prints what detectors come to on the files of NAB that are in FORECAST_DATA.
@@ -220,15 +297,30 @@ func TestNABTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Printf("\nNAB 1.1, %d of 58 files\n", len(files))
-	for name, detect := range detectors() {
-		var scores [][]float64
-		for _, f := range files {
-			scores = append(scores, detect(f))
+	var parts [2][]eval.NABFile
+	for i, f := range files {
+		part := 0
+		if heldOut(i) {
+			part = 1
 		}
-		for _, p := range eval.NABProfiles() {
-			best := p.Best(files, scores)
-			fmt.Printf("%-28s %-20s %6.2f at its best threshold, %.10g\n", name, p.Name, best.Normalized, best.Threshold)
+		parts[part] = append(parts[part], f)
+	}
+	fmt.Printf("\nNAB 1.1, %d of 58 files: normalised score at the best threshold of each\n", len(files))
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "\tstandard\tlow FP\tlow FN\ttuning\theld out (standard)\t")
+	all := detectors(t)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		score := func(p eval.NABProfile, files []eval.NABFile) float64 {
+			var scores [][]float64
+			for _, f := range files {
+				scores = append(scores, all[name](f))
+			}
+			return p.Best(files, scores).Normalized
 		}
+		p := eval.NABProfiles()
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t\n", name, score(p[0], files), score(p[1], files), score(p[2], files), score(p[0], parts[0]), score(p[0], parts[1]))
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
 	}
 }
