@@ -26,6 +26,7 @@ type Baseline struct {
 	seen int64 // steps
 	at   time.Time
 	last float64   // value that was there
+	low  float64   // the least that was there
 	past []float64 // of the last season, by step modulo its length; NaN where none was there yet
 
 	// Errors at each horizon, that of k+1 steps at k.
@@ -41,19 +42,22 @@ const gain = 0.05
 // NewBaseline makes the named baseline, see Baselines, for forecasts of up to horizon steps. Forecasts may only ask for
 // levels that are named here. It fails if there is no such baseline.
 func NewBaseline(name string, step time.Duration, horizon int, levels []float64) (*Baseline, error) {
-	season := 1
 	switch name {
 	case naive:
+		return NewSeasonalNaive(step, step, horizon, levels), nil
 	case seasonalDay:
-		season = Series{Step: step}.Steps(24 * time.Hour)
+		return NewSeasonalNaive(24*time.Hour, step, horizon, levels), nil
 	case seasonalWeek:
-		season = Series{Step: step}.Steps(7 * 24 * time.Hour)
-	default:
-		return nil, fmt.Errorf("baseline %q: there are %v", name, Baselines())
+		return NewSeasonalNaive(7*24*time.Hour, step, horizon, levels), nil
 	}
+	return nil, fmt.Errorf("baseline %q: there are %v", name, Baselines())
+}
+
+// NewSeasonalNaive makes a baseline of any season, rounded to steps: the last value if it is one step.
+func NewSeasonalNaive(season, step time.Duration, horizon int, levels []float64) *Baseline {
 	b := &Baseline{
-		step: step, levels: slices.Clone(levels), horizon: max(horizon, 1), last: math.NaN(),
-		past:   make([]float64, season),
+		step: step, levels: slices.Clone(levels), horizon: max(horizon, 1), last: math.NaN(), low: math.Inf(1),
+		past:   make([]float64, Series{Step: step}.Steps(season)),
 		spread: make([]float64, max(horizon, 1)),
 		decay:  1 - math.Exp2(-1/float64(Series{Step: step}.Steps(24*time.Hour))),
 	}
@@ -68,7 +72,7 @@ func NewBaseline(name string, step time.Duration, horizon int, levels []float64)
 		b.queue = append(b.queue, row)
 		b.offset = append(b.offset, make([]float64, len(levels)))
 	}
-	return b, nil
+	return b
 }
 
 // Observe takes the value of the next step; NaN is missing. Steps that t skips are missing too; a t that is not after the
@@ -99,7 +103,7 @@ func (b *Baseline) observe(y float64) {
 				b.learn(k, y-forecast)
 			}
 		}
-		b.last = y
+		b.last, b.low = y, min(b.low, y)
 		b.past[b.seen%int64(len(b.past))] = y
 	}
 	for k := range row {
@@ -154,6 +158,9 @@ func (b *Baseline) Forecast(horizon int, levels []float64) []Point {
 			p.Quantiles[i] = p.Mean
 			if j := slices.Index(b.levels, level); j >= 0 {
 				p.Quantiles[i] += b.offset[k][j]
+			}
+			if b.low >= 0 { // demand: there is none below 0
+				p.Quantiles[i] = max(p.Quantiles[i], 0)
 			}
 		}
 		monotone(levels, p.Quantiles)

@@ -78,8 +78,8 @@ type Result struct {
 	Fit, Observe time.Duration
 }
 
-// New makes the forecaster for a series, of which it may look at the name and the step, not at the values. It is called
-// from several goroutines.
+// New makes the forecaster for a series, of which it has the values to train on and no others. It is called from several
+// goroutines.
 type New func(s Series, horizon int, levels []float64) (Forecaster, error)
 
 // NewBaselines makes the named baseline for each series.
@@ -126,7 +126,9 @@ func (r Rolling) one(ctx context.Context, s Series, newForecaster New) (Result, 
 		return Result{}, fmt.Errorf("series %s: %d values are %s: at least the %s to train on and the %s to forecast are needed",
 			s.Name, len(s.Values), s.Step*time.Duration(len(s.Values)), r.Train, r.Horizon)
 	}
-	f, err := newForecaster(s, horizon, r.Levels)
+	known := s
+	known.Values = slices.Clone(s.Values[:train])
+	f, err := newForecaster(known, horizon, r.Levels)
 	if err != nil {
 		return Result{}, fmt.Errorf("series %s: %w", s.Name, err)
 	}

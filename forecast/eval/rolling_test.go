@@ -74,7 +74,10 @@ func TestRolling(t *testing.T) {
 	r := eval.Rolling{Train: 8 * 24 * time.Hour, Every: 24 * time.Hour, Horizon: 2 * time.Hour, Levels: []float64{0.1, 0.5, 0.9}}
 	for _, fit := range []bool{false, true} {
 		o := &oracle{t: t, s: s, off: 3}
-		results, err := r.Run(t.Context(), []eval.Series{s}, func(eval.Series, int, []float64) (eval.Forecaster, error) {
+		results, err := r.Run(t.Context(), []eval.Series{s}, func(known eval.Series, _ int, _ []float64) (eval.Forecaster, error) {
+			if len(known.Values) != 8*24 {
+				t.Errorf("%d values are known before the first origin, want 8 days", len(known.Values))
+			}
 			if fit {
 				return fittedOracle{o}, nil
 			}

@@ -62,12 +62,16 @@ func WIS(levels, quantiles []float64, y float64) float64 {
 	return 2 * sum / float64(len(levels))
 }
 
-// GMean is the geometric mean of ratios. Those that are NaN or not above 0 are left out; it is NaN if none is left.
+// leastRatio is the least that a ratio counts for in a geometric mean, which one forecast without any error would make 0.
+const leastRatio = 1e-3
+
+// GMean is the geometric mean of ratios, each at least a thousandth. Those that are NaN, infinite or below 0 are left out;
+// it is NaN if none is left.
 func GMean(ratios []float64) float64 {
 	sum, n := 0.0, 0
 	for _, r := range ratios {
-		if r > 0 && !math.IsInf(r, 0) {
-			sum += math.Log(r)
+		if r >= 0 && !math.IsInf(r, 0) {
+			sum += math.Log(max(r, leastRatio))
 			n++
 		}
 	}

@@ -60,6 +60,7 @@ func TestWIS(t *testing.T) {
 
 func TestGMean(t *testing.T) {
 	near(t, "geometric mean", eval.GMean([]float64{0.5, 2, 8}), 2)
-	near(t, "geometric mean", eval.GMean([]float64{nan, 4, 0, math.Inf(1), 9}), 6)
+	near(t, "geometric mean", eval.GMean([]float64{nan, 4, -1, math.Inf(1), 9}), 6)
+	near(t, "geometric mean", eval.GMean([]float64{0, 1}), math.Sqrt(1e-3))
 	near(t, "geometric mean", eval.GMean(nil), nan)
 }
