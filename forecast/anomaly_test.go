@@ -75,6 +75,7 @@ func TestDetector(t *testing.T) {
 		{"the sixth in a row is a new level, and six more are it", minutes, same2(10, 16, 14), ".SssssL......S"},
 		{"a run that ends is none", minutes, []float64{16, 17, 16, 17, 16, 10, 16, 17}, "Sssss.Ss"},
 		{"a run on both sides is none", minutes, []float64{16, 17, 16, 4, 3, 4, 16}, "SssddDs"},
+		{"after five up six down are", minutes, []float64{16, 17, 16, 17, 16, 4, 3, 4, 3, 4, 3}, "SssssDddddL"},
 		{"three missing", minutes, []float64{10, nan, nan, 11, nan, nan, nan, nan, 10}, "......Mm."},
 		{"flat, longer than an hour, and than ever before", minutes, join(wave(9), same(9, 3), wave(5), same(11, 64)), strings.Repeat(".", 17+60) + "Ffff"},
 		{"what is often flat is not found flat", minutes, join(wave(9), same(9, 59), wave(5), same(9, 118)), strings.Repeat(".", 9+59+5+116) + "Ff"},
@@ -95,6 +96,21 @@ func same2(a, b float64, n int) []float64 {
 		y = append(y, b+float64(i%2)/2)
 	}
 	return y
+}
+
+func TestDetectorScoreIsBounded(t *testing.T) {
+	d, err := forecast.NewDetector(forecast.DetectorOptions{Step: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := d.Observe(time.Unix(0, 0), 1e12, 1e12, 1e-9)
+	if diff := cmp.Diff(forecast.Finding{Score: 1000, Kind: forecast.Spike, Alert: true, Residual: 4e-9}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	// How much is usual is not known yet: there is nothing to judge by, and all to learn from.
+	if diff := cmp.Diff(forecast.Finding{Residual: 50}, d.Observe(time.Unix(60, 0), 60, 50, 0)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
 }
 
 func TestDetectorFails(t *testing.T) {

@@ -84,6 +84,7 @@ func TestClean(t *testing.T) {
 		{"a gap of four stays", func(y []float64) { y[100], y[101], y[102], y[103] = nan, nan, nan, nan }, nil, nil},
 		{"gaps at both ends", func(y []float64) { y[0], y[479] = nan, nan }, []int{0, 479}, nil},
 		{"a spike beside a gap", func(y []float64) { y[200], y[201] = 1e6, nan }, []int{201}, []int{200}},
+		{"a spike beside a gap of three", func(y []float64) { y[200], y[201], y[202], y[203] = 1e6, nan, nan, nan }, []int{201, 202, 203}, []int{200}},
 		{"spikes and dips", func(y []float64) { y[50], y[51], y[300] = 0, 0, 900 }, nil, []int{50, 51, 300}},
 		{"a spike beyond all measure", func(y []float64) { y[300] = 1e99 }, nil, []int{300}},
 		{"six in a row are a new level", func(y []float64) {
@@ -123,6 +124,20 @@ func TestClean(t *testing.T) {
 				t.Error("the series that was given is not the same any more")
 			}
 		})
+	}
+}
+
+// TestCleanOfTwoDays has a wrong value found where its place in the season was seen only twice.
+func TestCleanOfTwoDays(t *testing.T) {
+	truth := daily(2, 5)
+	y := slices.Clone(truth)
+	y[60] += 500
+	c := forecast.Clean(y, 48)
+	if diff := cmp.Diff([]int{60}, c.Outliers); diff != "" {
+		t.Errorf("outliers (-want +got)\n%s", diff)
+	}
+	if math.Abs(c.Values[60]-truth[60]) > 25 {
+		t.Errorf("the value is %.1f, truly %.1f", c.Values[60], truth[60])
 	}
 }
 

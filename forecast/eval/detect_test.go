@@ -55,6 +55,9 @@ func TestDetect(t *testing.T) {
 			t.Errorf("no alert %v in %v", want, alerts)
 		}
 	}
+	if v := found[13*day+5]; v.Kind != "" {
+		t.Errorf("a day after a spike there is a %s: it was learned", v.Kind)
+	}
 	flat := false
 	for _, v := range found[16*day : 17*day] {
 		flat = flat || v.Kind == forecast.Flatline

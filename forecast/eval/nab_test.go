@@ -164,6 +164,8 @@ func TestNABScore(t *testing.T) {
 		got := tt.p.Score([]eval.NABFile{tt.f}, [][]float64{tt.scores}, 0.5)
 		near(t, tt.name, got.Score, tt.want)
 	}
+	long := standard.Score([]eval.NABFile{nabFile(6000)}, [][]float64{at(6000, 749, 750)}, 0.5)
+	near(t, "probation ends after 750 rows", long.Score, -0.11)
 	perfect := standard.Score([]eval.NABFile{one, one}, [][]float64{at(20, 8), at(20, 8)}, 0.5)
 	near(t, "a perfect detector", perfect.Normalized, 100)
 	near(t, "one that finds half", standard.Score([]eval.NABFile{one, one}, [][]float64{at(20, 8), at(20)}, 0.5).Normalized, 50)

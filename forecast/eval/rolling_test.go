@@ -119,6 +119,50 @@ func TestRolling(t *testing.T) {
 	}
 }
 
+// TestRollingOrigins has the origins count from the end of the training part, to the last that all is there for.
+func TestRollingOrigins(t *testing.T) {
+	s := hourly(3)
+	for _, tt := range []struct {
+		train, every, horizon time.Duration
+		want                  []int
+	}{
+		{24 * time.Hour, 24 * time.Hour, 24 * time.Hour, []int{24, 48}},
+		{23 * time.Hour, 24 * time.Hour, 24 * time.Hour, []int{23, 47}},
+		{71 * time.Hour, 24 * time.Hour, time.Hour, []int{71}},
+		{70 * time.Hour, time.Minute, time.Hour, []int{70, 71}},
+	} {
+		o := &oracle{t: t, s: s}
+		r := eval.Rolling{Train: tt.train, Every: tt.every, Horizon: tt.horizon}
+		results, err := r.Run(t.Context(), []eval.Series{s}, func(eval.Series, int, []float64) (eval.Forecaster, error) { return o, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tt.want, o.asked); diff != "" || results[0].Origins != len(tt.want) {
+			t.Errorf("%+v: %d origins (-want +got)\n%s", tt, results[0].Origins, diff)
+		}
+	}
+}
+
+// TestRollingOfFlat has ratios be numbers where the last value makes no error.
+func TestRollingOfFlat(t *testing.T) {
+	s := hourly(3)
+	for i := range s.Values {
+		s.Values[i] = 5
+	}
+	r := eval.Rolling{Train: 48 * time.Hour, Every: time.Hour}
+	for off, want := range map[float64]float64{0: 1, 1: 1e9 / 5} {
+		results, err := r.Run(t.Context(), []eval.Series{s}, func(eval.Series, int, []float64) (eval.Forecaster, error) {
+			return &oracle{t: t, s: s, off: off, seen: 0}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		near(t, "relative MAE", results[0].RelMAE, want)
+		near(t, "that of the last value", results[0].Baselines["naive"].RelMAE, 1)
+		near(t, "MASE", results[0].MASE, off/0.005)
+	}
+}
+
 // noisy is a daily pattern with noise.
 func noisy(seed uint64, days int) eval.Series {
 	rnd := rand.New(rand.NewPCG(seed, 1))
@@ -190,6 +234,36 @@ func TestBaselineQuantiles(t *testing.T) {
 	}
 }
 
+// TestBaselineQuantilesAreInOrder has them rise with their levels and not go below 0, unless the values do.
+func TestBaselineQuantilesAreInOrder(t *testing.T) {
+	levels := []float64{0.9, 0.1, 0.5, 0.45, 0.55}
+	for _, negative := range []bool{false, true} {
+		rnd := rand.New(rand.NewPCG(5, 6))
+		b, err := eval.NewBaseline("naive", time.Minute, 2, levels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		below := false
+		for i := range 3000 {
+			y := math.Floor(10 * rnd.Float64() * rnd.Float64())
+			if negative && i == 0 {
+				y = -1
+			}
+			b.Observe(time.Unix(int64(i)*60, 0), y)
+			for _, p := range b.Forecast(2, levels) {
+				q := p.Quantiles
+				if q[1] > q[3] || q[3] > q[2] || q[2] > q[4] || q[4] > q[0] {
+					t.Fatalf("after %d values the quantiles %v are %v", i, levels, q)
+				}
+				below = below || q[1] < 0
+			}
+		}
+		if below != negative {
+			t.Errorf("quantiles below 0: %t, values: %t", below, negative)
+		}
+	}
+}
+
 // wrong is a forecaster that forecasts what must not be.
 type wrong struct{ points []eval.Point }
 
@@ -253,6 +327,20 @@ func TestBaselineSkips(t *testing.T) {
 	}
 	if got := b.Forecast(24, nil)[23].Mean; got != 600 {
 		t.Errorf("a day after 600 the forecast is %v", got)
+	}
+}
+
+// TestBaselineJumps has a jump over a century of milliseconds take no longer than any.
+func TestBaselineJumps(t *testing.T) {
+	b, err := eval.NewBaseline("naive", time.Millisecond, 3, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Observe(time.Unix(0, 0), 1)
+	later := time.Unix(100*365*24*3600, 0)
+	b.Observe(later, 2)
+	if p := b.Forecast(1, nil)[0]; p.Mean != 2 || !p.Time.Equal(later.Add(time.Millisecond)) {
+		t.Errorf("the forecast is %+v", p)
 	}
 }
 
