@@ -214,21 +214,28 @@ func (d *Detector) far(f *Finding, residual, deviation float64) {
 	}
 }
 
-// Spread tracks how far residuals usually are off, by the median of how far they are: bursts do not widen it. The zero
-// value is ready.
+// Spread tracks how far residuals usually are off: by the median of how far they are, which bursts do not widen, and by
+// their mean, which is wider where tails are heavy. The larger counts: by the median alone one in twelve values of a
+// bursty series would be an anomaly. The zero value is ready.
 type Spread struct {
 	first  [spreadAfter]float64
 	n      int
 	median float64
+	mean   float64
 }
 
 const (
 	// spreadAfter is how many residuals it takes until the deviation is known.
 	spreadAfter = 30
-	// spreadGain is how far the median moves at a residual, relative to itself: it doubles in about 70 that are all beyond.
-	spreadGain = 0.01
-	// madToDeviation is the standard deviation of a normal distribution over its median absolute deviation.
-	madToDeviation = 1.4826
+	// medianGain is how far the median moves at a residual, relative to itself: it doubles in about 70 that are all beyond.
+	medianGain = 0.01
+	// meanGain is what a residual counts in the mean: half of it is of the last 139.
+	meanGain = 0.005
+	// mostMedians is how many medians a residual counts for in the mean at most.
+	mostMedians = 20
+	// The standard deviation of a normal distribution over its median and over its mean absolute deviation.
+	medianToDeviation = 1.4826
+	meanToDeviation   = 1.2533
 )
 
 // Observe takes a residual; NaN is left out.
@@ -240,17 +247,25 @@ func (s *Spread) Observe(residual float64) {
 	if s.n < spreadAfter {
 		s.first[s.n] = r
 		if s.n++; s.n == spreadAfter {
-			first := s.first
-			slices.Sort(first[:])
-			s.median = (first[spreadAfter/2-1] + first[spreadAfter/2]) / 2
+			s.begin()
 		}
 		return
 	}
+	s.mean += meanGain * (min(r, mostMedians*s.median) - s.mean)
 	switch {
 	case r > s.median:
-		s.median += spreadGain * max(s.median, min(r, 1)*spreadGain)
+		s.median += medianGain * max(s.median, min(r, 1)*medianGain)
 	case r < s.median:
-		s.median -= spreadGain * s.median
+		s.median -= medianGain * s.median
+	}
+}
+
+func (s *Spread) begin() {
+	first := s.first
+	slices.Sort(first[:])
+	s.median = (first[spreadAfter/2-1] + first[spreadAfter/2]) / 2
+	for _, r := range first {
+		s.mean += min(r, mostMedians*s.median) / spreadAfter
 	}
 }
 
@@ -260,5 +275,5 @@ func (s *Spread) Deviation(level float64) float64 {
 	if s.n < spreadAfter {
 		return 0
 	}
-	return max(madToDeviation*s.median, 1e-3*math.Abs(level), 1e-9)
+	return max(medianToDeviation*s.median, meanToDeviation*s.mean, 1e-3*math.Abs(level), 1e-9)
 }

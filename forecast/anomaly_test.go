@@ -127,22 +127,28 @@ func TestDetectorFails(t *testing.T) {
 	}
 }
 
-// TestSpread has the deviation of normal noise found, through bursts, and after the noise has changed.
+// TestSpread has the deviation of normal noise found, with wrong values in it, and after the noise has changed.
 func TestSpread(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	var s forecast.Spread
 	if s.Deviation(10) != 0 {
 		t.Error("a deviation is known of nothing")
 	}
+	for range 3000 {
+		s.Observe(3 * rnd.NormFloat64())
+	}
+	if d := s.Deviation(0); d < 2.7 || d > 3.5 {
+		t.Errorf("the deviation is %.2f, want 3", d)
+	}
 	for i := range 3000 {
 		r := 3 * rnd.NormFloat64()
-		if i%20 == 0 {
+		if i%100 == 0 {
 			r = 1e6
 		}
 		s.Observe(r)
 	}
-	if d := s.Deviation(0); d < 2.5 || d > 3.8 {
-		t.Errorf("the deviation is %.2f, want 3", d)
+	if d := s.Deviation(0); d < 2.7 || d > 4.5 {
+		t.Errorf("with one value in a hundred beyond all measure the deviation is %.2f, want little more than 3", d)
 	}
 	for range 3000 {
 		s.Observe(0.1 * rnd.NormFloat64())
@@ -162,6 +168,26 @@ func TestSpread(t *testing.T) {
 	}
 	if d := flat.Deviation(0); d < 5 {
 		t.Errorf("after it was 0 for long, and then 5, the deviation is %v", d)
+	}
+}
+
+// TestSpreadOfHeavyTails has a series of bursts be found anomalous less often than by the median alone.
+func TestSpreadOfHeavyTails(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(2, 1))
+	var s forecast.Spread
+	beyond, n := 0, 0
+	for i := range 20_000 {
+		r := rnd.NormFloat64() * math.Exp(1.2*rnd.NormFloat64())
+		if i > 1000 {
+			n++
+			if math.Abs(r) > 5*s.Deviation(0) {
+				beyond++
+			}
+		}
+		s.Observe(r)
+	}
+	if share := float64(beyond) / float64(n); share > 0.04 || share == 0 { // by the median alone it is 0.086
+		t.Errorf("%.4f of the values are beyond five deviations", share)
 	}
 }
 
