@@ -15,7 +15,7 @@ export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 
 .PHONY: help
 help: ## print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build ## close the loop here: model servers, batching proxy, rules, real demand; Ctrl-C ends everything
@@ -79,6 +79,11 @@ bench: ## every benchmark, BENCHCOUNT times, compared with the last saved run by
 	$(GO) test -run='^$$' -bench=. -benchmem -count=$(BENCHCOUNT) ./... | tee .cache/bench.new
 	@if [ -f .cache/bench.base ]; then $(TOOL) benchstat .cache/bench.base .cache/bench.new; \
 	 else cp .cache/bench.new .cache/bench.base; echo "saved as the base for the next run"; fi
+
+.PHONY: eval-forecast
+eval-forecast: ## how well demand is forecast, as one table with the baselines: DATA=DIR of ServeGen, crane, M4 hourly and NAB
+	@test -d '$(DATA)' || { echo 'DATA=DIR names no folder: it holds what forecast/eval/accuracy_test.go lists' >&2; exit 2; }
+	@FORECAST_DATA='$(abspath $(DATA))' $(GO) test ./forecast/eval -run '^Test(Accuracy|NAB)' -v -count=1 -timeout 60m
 
 .PHONY: figures
 figures: build ## measure what the README quotes: size, start, memory, CPU per request

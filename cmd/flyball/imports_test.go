@@ -34,6 +34,8 @@ func TestImports(t *testing.T) {
 		"flyball/exporter":                      {},
 		"flyball/exporter/gpu":                  {"flyball/exporter"},
 		"flyball/exporter/host":                 {"flyball/exporter"},
+		"flyball/forecast":                      {},
+		"flyball/forecast/eval":                 {"flyball/forecast"},
 		"flyball/mixin":                         {"flyball/rules/source"},
 		"flyball/mixin/dashboard":               {"flyball/rules/source"},
 		"flyball/rules":                         {"flyball/actuators", "flyball/forecast", "flyball/rules/source"},

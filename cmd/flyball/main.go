@@ -124,7 +124,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // newCommands adds every command to the command line, in the order of the help.
 func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
-	return []command{
+	return slices.Concat([]command{
 		runCommand(app, stdout, stderr),
 		checkConfigCommand(app, stdout, stderr),
 		checkRulesCommand(app, stdout, stderr),
@@ -135,6 +135,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		testRulesCommand(app, stdout, stderr),
 		explainCommand(app, stdout),
 		reportCommand(app, stdout, stderr),
+	}, forecastCommands(app, stdout, stderr), []command{
 		freezeCommand(app, stdout),
 		pauseCommand(app, stdout),
 		resumeCommand(app, stdout),
@@ -147,7 +148,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
 		completionCommand(app, stdout),
-	}
+	})
 }
 
 // exitError ends the program with a code; err may be nil when all has been said.
