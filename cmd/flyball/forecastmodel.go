@@ -57,15 +57,16 @@ func (m *modelFlags) lengths() ([]time.Duration, error) {
 const farthest = 2016
 
 // forecaster makes the forecaster for a series, which has observed nothing yet.
-func (m *modelFlags) forecaster(s eval.Series, horizon int, levels []float64) (*forecast.Forecaster, error) {
+func (m *modelFlags) forecaster(s eval.Series, horizon int, levels []float64) (*eval.Online, error) {
 	seasons, err := m.lengths()
 	if err != nil {
 		return nil, err
 	}
-	return forecast.New(forecast.Options{
+	f, err := forecast.New(forecast.Options{
 		Step: s.Step, Horizon: min(horizon, farthest), Seasons: seasons, Levels: levels, Model: m.name,
 		AllowNegative: slices.ContainsFunc(s.Values, func(v float64) bool { return v < 0 }), // it is no demand
 	})
+	return &eval.Online{Forecaster: f}, err
 }
 
 // usedSeasons are the seasons that a forecast is made with.

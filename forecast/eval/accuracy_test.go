@@ -29,7 +29,8 @@ func contenders() []contender {
 		all = append(all, contender{name, eval.NewBaselines(name)})
 	}
 	return append(all, contender{"auto", func(s eval.Series, horizon int, levels []float64) (eval.Forecaster, error) {
-		return forecast.New(forecast.Options{Step: s.Step, Horizon: horizon, Levels: levels})
+		f, err := forecast.New(forecast.Options{Step: s.Step, Horizon: horizon, Levels: levels})
+		return &eval.Online{Forecaster: f}, err
 	}})
 }
 

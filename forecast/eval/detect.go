@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"math"
 	"time"
 
@@ -46,4 +47,22 @@ func Detect(s Series, f Forecaster, o forecast.DetectorOptions) ([]Detected, err
 		found[i] = at
 	}
 	return found, nil
+}
+
+// Online is a forecast.Forecaster that is refitted as the values arrive, when that is due and a day after the last time at
+// the earliest.
+type Online struct {
+	*forecast.Forecaster
+
+	last time.Time // of the last Refit
+}
+
+// Observe takes the value of the next step.
+func (o *Online) Observe(t time.Time, y float64) {
+	o.Forecaster.Observe(t, y)
+	if !o.Due() || !o.last.IsZero() && t.Sub(o.last) < 24*time.Hour {
+		return
+	}
+	o.last = t
+	_ = o.Refit(context.Background()) // what could not be fitted anew goes on as it was
 }

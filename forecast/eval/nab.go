@@ -221,10 +221,10 @@ func (p NABProfile) rows(rows []nabRow, next int, f NABFile, scores []float64) (
 	most := scaledSigmoid(-1)
 	windows := f.Windows
 	var past NABWindow // the last that ended
-	found := false
+	ended := false
 	for i, score := range scores {
 		for len(windows) > 0 && windows[0].Last < i {
-			past, found = windows[0], true
+			past, ended = windows[0], true
 			if past.Last >= probation {
 				next++
 			}
@@ -237,7 +237,7 @@ func (p NABProfile) rows(rows []nabRow, next int, f NABFile, scores []float64) (
 			r.worth = p.Found * scaledSigmoid(-float64(windows[0].Last-i+1)/width) / most
 		} else {
 			after := 3.0 // no window is near
-			if found {
+			if ended {
 				after = float64(i-past.Last) / max(float64(past.Last-past.First), 1)
 			}
 			r.worth = p.False * scaledSigmoid(after)

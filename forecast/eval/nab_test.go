@@ -267,6 +267,15 @@ func detectors(t *testing.T) map[string]func(eval.NABFile) []float64 {
 	all["level"] = detect(forecast.DetectorOptions{}, func(int) eval.Forecaster {
 		return &smoothed{alpha: 0.02, season: make([]float64, 1)}
 	})
+	all["auto"] = func(f eval.NABFile) []float64 {
+		return detect(forecast.DetectorOptions{Seasonal: true}, func(int) eval.Forecaster {
+			m, err := forecast.New(forecast.Options{Step: usualStep(f), Horizon: 1, AllowNegative: true})
+			if err != nil {
+				t.Error(err)
+			}
+			return &eval.Online{Forecaster: m}
+		})(f)
+	}
 	for _, name := range eval.Baselines() {
 		all[name] = func(f eval.NABFile) []float64 {
 			return detect(forecast.DetectorOptions{Seasonal: true}, func(int) eval.Forecaster {
