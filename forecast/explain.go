@@ -114,7 +114,11 @@ func (f *Forecaster) reason(e *Explanation) string {
 		if !q.Used {
 			not = "no "
 		}
-		s = append(s, fmt.Sprintf("%sseason of %s: %s", not, short(q.Period), q.Reason))
+		text := fmt.Sprintf("%sseason of %s", not, short(q.Period))
+		if q.Reason != "" {
+			text += ": " + q.Reason
+		}
+		s = append(s, text)
 	}
 	return strings.Join(s, "; ")
 }

@@ -905,3 +905,24 @@ func TestAllocations(t *testing.T) {
 		}
 	}
 }
+
+// TestOfLittle: a handful of values that rise leaves the mean between its quantiles, and a season that is named but has too few
+// values says so in numbers that are some.
+func TestOfLittle(t *testing.T) {
+	f := newForecaster(t, Options{Step: time.Minute, Horizon: 2})
+	f.Fit([]float64{1, 2, 3}, monday)
+	for _, p := range f.Forecast(2, []float64{0.1, 0.5, 0.9}) {
+		if !(p.Quantiles[0] < p.Mean && p.Mean < p.Quantiles[2]) {
+			t.Errorf("the mean is %v, the quantiles are %v", p.Mean, p.Quantiles)
+		}
+	}
+	f = newForecaster(t, Options{Step: time.Minute, Horizon: 2, Seasons: []time.Duration{4 * time.Minute}})
+	var wave []float64
+	for i := range 24 {
+		wave = append(wave, []float64{10, 20, 30, 20}[i%4])
+	}
+	f.Fit(wave, monday)
+	if e := f.Explain(); len(e.Seasons) != 1 || e.Seasons[0].Used || strings.Contains(e.Reason, "Inf") || !strings.Contains(e.Reason, "no season of 4m: autocorrelation 1.00, and too few values") {
+		t.Errorf("%+v", e)
+	}
+}

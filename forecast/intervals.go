@@ -77,8 +77,21 @@ func (v *intervals) observe(a int, e float64) {
 // it an 80 % band covers 73 % at first, 48 hours ahead.
 const optimism = 1.2
 
-// start sets the quantiles of an anchor to those of errors that were seen, which are sorted.
+// handful is how many errors tell a quantile from its mirror image: with fewer, all of one sign is chance.
+const handful = 10
+
+// start sets the quantiles of an anchor to those of errors that were seen, which are sorted. A handful of them counts with
+// both signs.
 func (v *intervals) start(a int, sorted []float64) {
+	n := float64(len(sorted))
+	if n < handful {
+		both := slices.Clone(sorted)
+		for _, e := range sorted {
+			both = append(both, -e)
+		}
+		slices.Sort(both)
+		sorted = both
+	}
 	r := &v.rows[a]
 	r.live = 0
 	copy(r.below, v.levels)
@@ -90,7 +103,7 @@ func (v *intervals) start(a int, sorted []float64) {
 		sum += math.Abs(e)
 	}
 	r.scale = sum / float64(len(sorted))
-	r.n = float64(len(sorted))
+	r.n = n
 	for i, tau := range v.levels {
 		x := tau * float64(len(sorted)-1)
 		j := int(x)

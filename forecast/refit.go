@@ -282,7 +282,15 @@ func (f *Forecaster) earn(p *pool, infos []Season, members []member) []member {
 				without = min(without, e)
 			}
 		}
-		if without > 0 {
+		switch {
+		case math.IsInf(with, 1): // no member of the pool has it
+			info.Used = false
+			info.Reason = fmt.Sprintf("autocorrelation %.2f, and too few values for a model with it", info.Strength)
+			continue
+		case math.IsInf(without, 1): // a model was named
+			info.Reason = fmt.Sprintf("autocorrelation %.2f", info.Strength)
+			continue
+		case without > 0:
 			info.Gain = 1 - with/without
 		}
 		info.Reason = fmt.Sprintf("autocorrelation %.2f, error %.3g with it, %.3g without", info.Strength, with, without)
@@ -448,5 +456,6 @@ func strength(y []float64, m int) float64 {
 	if xx == 0 {
 		return 0
 	}
-	return xy / xx * float64(len(d)) / float64(len(d)-m)
+	// The first season has no pair: what it lacks is made up for, though not beyond what a correlation can be.
+	return min(1, xy/xx*float64(len(d))/float64(len(d)-m))
 }
