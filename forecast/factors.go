@@ -25,6 +25,7 @@ type factors struct {
 	ahead   [][]float64
 	from    int64 // the step of the first of ahead
 	known   int   // how many steps ahead they were known
+	assumed int   // how many the last fit took it that they are
 	without *pool // which sees values with the effect in them; nil if there are no regressors
 	use     bool  // the effect is part of the forecast
 	judged  float64
@@ -70,6 +71,11 @@ func (x *factors) forgetPending(heads []int) {
 			r[a] = missing(h)
 		}
 	}
+}
+
+// surprised says that more is known ahead than the fit knew of.
+func (x *factors) surprised() bool {
+	return x != nil && x.without != nil && x.known > x.assumed && x.judged < calibrated
 }
 
 // serving is the pool that the forecast is of.
@@ -333,8 +339,8 @@ func (x *factors) skip(heads []int, n int64) {
 }
 
 // Ahead says what is known of the regressors in the coming steps: of each, in the order of Options.Regressors, the values of the
-// steps after the last one that was observed. Beyond them the last value holds. A forecaster that is fitted afterwards takes
-// it that as much is known ahead of any time.
+// steps after the last one that was observed. Beyond them the last value holds. A fit takes it that as much was known ahead of
+// any time as Ahead said before it: if it says more for the first time, Refit is due.
 func (f *Forecaster) Ahead(x [][]float64) {
 	if f.extra == nil {
 		return
@@ -388,6 +394,7 @@ func (x *factors) refit(ctx context.Context, f *Forecaster) error {
 			there++
 		}
 	}
+	x.assumed = max(x.assumed, x.known)
 	was := *x // in case ctx ends
 	was.lifts = slices.Clone(x.lifts)
 	if !x.trained && there >= few {

@@ -95,9 +95,9 @@ func unfitted(m plan) member {
 const few = 30
 
 // Due says whether it is time for Refit: at 30 values, when there are two of a season for the first time, and every six
-// hours (a quarter of the shortest season, where seasons are named).
+// hours (a quarter of the shortest season, where seasons are named), and when more of the regressors is known ahead than before.
 func (f *Forecaster) Due() bool {
-	return f.seen >= few && (int64(len(f.history.values)) >= f.nextFit || f.fitted >= int64(f.halfLife/4))
+	return f.seen >= few && (int64(len(f.history.values)) >= f.nextFit || f.fitted >= int64(f.halfLife/4) || f.extra.surprised())
 }
 
 // Refit looks in the history for seasons and for the parameters of each model, and lets all of them go through it again.

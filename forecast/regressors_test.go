@@ -115,6 +115,33 @@ func TestRegressorsThatDoNot(t *testing.T) {
 	}
 }
 
+// What is first said to be known ahead after a fit makes one due, and only once.
+func TestAheadIsDue(t *testing.T) {
+	y, x := driven(24*20, 1, 6, func(x []float64) float64 { return 20 * x[0] })
+	f := newForecaster(t, Options{Step: time.Hour, Horizon: 3, Regressors: names(1)})
+	n := len(y) - 3
+	f.FitWith(y[:n], monday, [][]float64{x[0][:n]})
+	if f.Due() {
+		t.Fatal("a refit is due right after a fit")
+	}
+	f.Ahead([][]float64{x[0][n:]})
+	if !f.Due() {
+		t.Fatal("a refit is not due")
+	}
+	if err := f.Refit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.Ahead([][]float64{x[0][n:]})
+	if f.Due() || !f.Explain().Regressors[0].Used {
+		t.Errorf("due %t, %s", f.Due(), f.Explain().Reason)
+	}
+	for h, p := range f.Forecast(3, nil) {
+		if d := p.Mean - y[n+h]; math.Abs(d) > 12 {
+			t.Errorf("%d steps ahead %.1f is off by %.1f", h+1, p.Mean, d)
+		}
+	}
+}
+
 // What is missing, infinite, constant or very large in a column has no effect that is not bounded.
 func TestRegressorsHostile(t *testing.T) {
 	y, x := driven(600, 6, 3, func(x []float64) float64 { return 20 * x[0] })

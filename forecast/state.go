@@ -135,6 +135,7 @@ func (f *Forecaster) codeFactors(c *codec) {
 	c.float(&x.judged)
 	c.bool(&x.use)
 	c.count(&x.known, mostAhead)
+	c.count(&x.assumed, mostAhead)
 	c.int(&x.from)
 	n := len(x.ahead)
 	c.count(&n, len(x.names))
