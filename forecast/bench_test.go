@@ -87,3 +87,32 @@ func BenchmarkRefit(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkObserveFactors is a step with an event a day and with two regressors.
+func BenchmarkObserveFactors(b *testing.B) {
+	y := seasonal(2016, 288, 3, 1)
+	for _, bb := range []struct {
+		name       string
+		events     []Event
+		regressors []string
+	}{
+		{"event", []Event{every("launch", 1.5, monday.Add(9*time.Hour), 24*time.Hour, 2*time.Hour)}, nil},
+		{"regressors", nil, names(2)},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			f := newForecaster(b, Options{Step: 5 * time.Minute, Events: bb.events, Regressors: bb.regressors})
+			f.FitWith(y, monday, [][]float64{y, y})
+			x := []float64{1, 2}
+			b.ReportAllocs()
+			at, i := f.time(f.last), 0
+			for b.Loop() {
+				at = at.Add(f.o.Step)
+				x[0], x[1] = float64(i%7), float64(i%11)
+				f.ObserveWith(at, y[i], x)
+				if i++; i == len(y) {
+					i = 0
+				}
+			}
+		})
+	}
+}

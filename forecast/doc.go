@@ -6,7 +6,8 @@
 // A [Forecaster] takes one series, a value a step, and always has a forecast: [New], [Forecaster.Fit] for a history if there
 // is one, [Forecaster.Observe] for each new value, [Forecaster.Forecast] for means and quantiles of the steps ahead,
 // [Forecaster.Refit] when [Forecaster.Due] says so. [Forecaster.Explain] has the reasons and [Forecaster.Coverage] how often
-// the quantiles kept their promise; [Forecaster.Skill] says whether there is anything to foresee. What it knows survives a
+// the quantiles kept their promise; [Forecaster.Skill] says whether there is anything to foresee.
+// [Event] is for what comes at known times, [Forecaster.FitWith] and [Forecaster.ObserveWith] take what moves the series. What it knows survives a
 // restart by [Forecaster.MarshalBinary].
 //
 // [Spec], [Model] and their Fit are the models by themselves; [HoltWinters] and [SES] are those of R.
@@ -60,6 +61,27 @@
 // A value that is off by twenty recent errors, and by the whole forecast too, is drawn in to that before models, weights and
 // quantiles see it (after Gelper, Fried and Croux: Robust forecasting with exponential and Holt-Winters smoothing, Journal of
 // Forecasting 29, 2010); after three in a row on one side it is a shift, and the values count as they are.
+//
+// # Events and regressors
+//
+// With [Options].Events and [Options].Regressors a value is
+//
+//	y = (base + Σ β z) (1 + Σ (lift - 1) share)
+//
+// where share is how much of the step has the event, and z a regressor in standard deviations from its mean. The models see the base
+// alone, so that neither levels nor seasons, weights or quantiles have to follow what is known to come; a quantile's distance
+// from the mean goes with the factor.
+//
+// The lift of an event is learned from its occurrences. As one begins, the base is forecast to its end; the occurrence's lift is
+// that of least squares, 1 + Σ share (y - base) / Σ share² base, from values seen so far, with what is known from before counting as
+// four of its steps. As it ends it joins the mean of those before, each of which counts for four fifths as much as the next, and
+// the prior as one before all. In a history the base of an event's steps comes from the same time of other days.
+//
+// The coefficients β are learned by recursive least squares (Ljung and Söderström: Theory and Practice of Recursive
+// Identification, MIT Press 1983; λ = 0.999) of the error that the base leaves one step ahead on what is new in z: z less its
+// exponential mean, as the base's level is of the values. A second pool sees the values with the regressors' effect in them, and is
+// what forecasts unless the recent error with them is 2 % smaller. Of a step ahead whose regressors are not known ([Forecaster.Ahead])
+// the last ones hold.
 //
 // # Quantiles
 //

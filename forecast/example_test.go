@@ -182,3 +182,71 @@ func ExampleSpec_Fit() {
 	// Output:
 	// at midnight 93, at noon 307
 }
+
+// A launch comes each Tuesday at 09:00. Its prior is half more demand; what is learned is two and a half times.
+func ExampleEvent() {
+	start := time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC) // a Monday
+	launch := forecast.Event{Name: "launch", Lift: 1.5, Occurrences: func(from, to time.Time) (all []forecast.Occurrence) {
+		week := from.Sub(start) / (7 * 24 * time.Hour)
+		for at := start.AddDate(0, 0, 7*int(week-1)+1).Add(9 * time.Hour); at.Before(to); at = at.AddDate(0, 0, 7) {
+			if end := at.Add(2 * time.Hour); end.After(from) {
+				all = append(all, forecast.Occurrence{Start: at, End: end})
+			}
+		}
+		return all
+	}}
+	history := make([]float64, 24*7*8)
+	for i := range history {
+		history[i] = 100 + 50*math.Sin(2*math.Pi*float64(i)/24)
+		if at := start.Add(time.Duration(i) * time.Hour); at.Weekday() == time.Tuesday && (at.Hour() == 9 || at.Hour() == 10) {
+			history[i] *= 2.5
+		}
+	}
+	f, err := forecast.New(forecast.Options{Step: time.Hour, Events: []forecast.Event{launch}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	f.Fit(history, start)
+	e := f.Explain().Events[0]
+	fmt.Printf("%s: %.1f times demand without it, by %d of them\n", e.Name, e.Lift, e.Occurrences)
+	for _, p := range f.Forecast(36, nil)[32:] {
+		fmt.Printf("%s %.0f\n", p.Time.Format("Mon 15:04"), p.Mean)
+	}
+	// Output:
+	// launch: 2.5 times demand without it, by 8 of them
+	// Tue 08:00 143
+	// Tue 09:00 338
+	// Tue 10:00 312
+	// Tue 11:00 113
+}
+
+// Each queued document is two requests, three hours later: so much is known ahead.
+func ExampleForecaster_Ahead() {
+	start := time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
+	queued, requests := make([]float64, 503), make([]float64, 500)
+	for i := range queued {
+		queued[i] = float64(i * i % 37)
+	}
+	for i := range requests {
+		requests[i] = 100 + 2*queued[i]
+	}
+	f, err := forecast.New(forecast.Options{Step: time.Hour, Horizon: 3, Regressors: []string{"queued three hours before"}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	f.Ahead([][]float64{queued[500:]}) // so much is known ahead of any time
+	f.FitWith(requests, start, [][]float64{queued[:500]})
+	f.Ahead([][]float64{queued[500:]})
+	r := f.Explain().Regressors[0]
+	fmt.Printf("%s: %.2f each\n", r.Name, r.Coefficient)
+	for i, p := range f.Forecast(3, nil) {
+		fmt.Printf("%.0f, with %.0f queued\n", p.Mean, queued[500+i])
+	}
+	// Output:
+	// queued three hours before: 1.93 each
+	// 156, with 28 queued
+	// 159, with 30 queued
+	// 167, with 34 queued
+}

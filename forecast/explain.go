@@ -21,6 +21,9 @@ type Explanation struct {
 	// exponential mean. They are of forecasts made before their values were known; all are 0 until LiveErrors is not.
 	Error, NaiveError, SmoothError float64
 	LiveErrors                     int64
+	// Events and Regressors are those of the options, and what was learned of them.
+	Events     []EventLift
+	Regressors []RegressorEffect
 	// Reason is one sentence for a human.
 	Reason string
 }
@@ -47,12 +50,15 @@ func (f *Forecaster) Explain() Explanation {
 		Model:  f.o.Model,
 		Values: f.seen, Missing: f.missing, Ignored: f.ignored,
 		Seasons:    slices.Clone(f.found),
-		LiveErrors: int64(f.pool.live.n[0]),
-		Error:      f.pool.mean(&f.pool.live.own),
-		NaiveError: f.pool.mean(&f.pool.live.naive), SmoothError: f.pool.mean(&f.pool.live.smooth),
+		LiveErrors: int64(f.record().n[0]),
+		Error:      f.pool.mean(&f.record().own),
+		NaiveError: f.pool.mean(&f.record().naive), SmoothError: f.pool.mean(&f.record().smooth),
 	}
-	for i := range f.pool.members {
-		m := &f.pool.members[i]
+	if f.extra != nil {
+		e.Events, e.Regressors = f.extra.eventLifts(), f.extra.effects(&f.pool)
+	}
+	for i := range f.serving().members {
+		m := &f.serving().members[i]
 		e.Members = append(e.Members, Member{Name: f.label(m), Weight: m.weight, Error: f.pool.mean(&m.err)})
 	}
 	slices.SortStableFunc(e.Members, func(a, b Member) int {
@@ -73,7 +79,7 @@ func (f *Forecaster) Explain() Explanation {
 // of the horizons. Whoever acts on a forecast should first see some: on noise it is about 0, though the error is three
 // tenths below the last value's.
 func (f *Forecaster) Skill() float64 {
-	l := &f.pool.live
+	l := f.record()
 	for a := range f.pool.heads {
 		if l.n[a] == 0 {
 			return 0
@@ -120,6 +126,17 @@ func (f *Forecaster) reason(e *Explanation) string {
 		}
 		s = append(s, text)
 	}
+	for _, v := range e.Events {
+		s = append(s, fmt.Sprintf("event %s: %.3g times demand without it (%.3g expected, %d seen)", v.Name, v.Lift, v.Prior, v.Occurrences))
+	}
+	if n := len(e.Regressors); n > 0 {
+		r := e.Regressors[0]
+		not := ""
+		if !r.Used {
+			not = "not "
+		}
+		s = append(s, fmt.Sprintf("regressors %sused: error %.3g with them, %.3g without", not, r.Error, r.ErrorWithout))
+	}
 	return strings.Join(s, "; ")
 }
 
@@ -159,7 +176,7 @@ type Coverage struct {
 // Coverage says, for the horizons at which errors are tracked and for every level, whether the promise was kept.
 func (f *Forecaster) Coverage() []Coverage {
 	var out []Coverage
-	v := &f.pool.intervals
+	v := &f.serving().intervals
 	for a, h := range v.heads {
 		for i, l := range v.levels {
 			out = append(out, Coverage{Horizon: h, Level: l, Realized: v.rows[a].below[i], Errors: int64(v.rows[a].live)})

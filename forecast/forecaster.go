@@ -31,6 +31,10 @@ type Options struct {
 	Location *time.Location
 	// AllowNegative is for series that are not demand: forecasts and quantiles below 0 are not cut off.
 	AllowNegative bool
+	// Events are what comes at known times and changes demand while it is on, 16 at most, each with a name of its own.
+	Events []Event
+	// Regressors are the names of series that move this one, 8 at most; see ObserveWith.
+	Regressors []string
 }
 
 // Point is the forecast for one time.
@@ -67,7 +71,8 @@ type Forecaster struct {
 	ignored int64 // values whose time had passed, or a second one for a step
 	gap     int   // missing steps since the last value
 
-	pool pool
+	pool  pool
+	extra *factors // events and regressors; nil if there are none
 
 	fitted  int64 // steps since the last Refit
 	nextFit int64 // the number of steps at which a first or larger fit is due
@@ -100,6 +105,9 @@ func New(o Options) (*Forecaster, error) {
 	}
 	if o.Model != "auto" && !slices.Contains(Models(), o.Model) {
 		bad("model %q: there are auto, %s", o.Model, strings.Join(Models(), ", "))
+	}
+	if err := errors.Join(checkEvents(o.Events), checkRegressors(o.Regressors)); err != nil {
+		errs = append(errs, err)
 	}
 	if o.Location == nil {
 		o.Location = time.UTC
@@ -169,11 +177,22 @@ func (f *Forecaster) reset() {
 	f.history.clear()
 	f.pool = f.newPool(plainMembers(false))
 	f.found = nil
+	known := 0
+	if f.extra != nil {
+		known = f.extra.known
+	}
+	if f.extra = f.newFactors(); f.extra != nil {
+		f.extra.known = known
+	}
 }
 
 // Fit forgets what was seen and takes a history: values at start and the following steps, NaN where missing. It fits
 // models to the end of it, the last three of the longest season and 1,024 steps at least, and takes time: see Refit.
-func (f *Forecaster) Fit(values []float64, start time.Time) {
+func (f *Forecaster) Fit(values []float64, start time.Time) { f.FitWith(values, start, nil) }
+
+// FitWith is Fit with the regressors at the same steps: of each, in the order of Options.Regressors, its values, NaN where
+// missing; those beyond the values of the series are left out.
+func (f *Forecaster) FitWith(values []float64, start time.Time, regressors [][]float64) {
 	f.reset()
 	if len(values) == 0 {
 		return
@@ -184,6 +203,9 @@ func (f *Forecaster) Fit(values []float64, start time.Time) {
 			f.last++
 		}
 		f.note(y)
+		if f.extra != nil {
+			f.extra.noteColumns(f.last, regressors, i)
+		}
 	}
 	f.offset = f.zone(f.last)
 	f.begun = true
@@ -197,6 +219,10 @@ func (f *Forecaster) place(t time.Time) {
 	ms := t.UnixMilli()
 	f.phase = ((ms % f.step) + f.step) % f.step
 	f.last = (ms - f.phase) / f.step
+	if f.extra != nil {
+		f.extra.calendar.at(f.step, f.phase)
+		f.extra.prev = f.last - 1
+	}
 }
 
 // note puts a value into the history, and returns it, or NaN for what is not one.
@@ -240,13 +266,17 @@ const jump = 6
 // Observe takes the value at t, NaN if it is missing. What is infinite or beyond ±1e30 counts as missing. Times are put
 // on the nearest step from the first one; steps left out count as missing. A second value for a step and one from the
 // past are ignored, unless six come in a row: then the clock was set back and the forecaster goes on from there.
-func (f *Forecaster) Observe(t time.Time, y float64) {
+func (f *Forecaster) Observe(t time.Time, y float64) { f.ObserveWith(t, y, nil) }
+
+// ObserveWith is Observe with the values of the regressors at t, in the order of Options.Regressors. Of one that is NaN, or
+// left out, nothing is learned, and it is taken to have no effect on this value.
+func (f *Forecaster) ObserveWith(t time.Time, y float64, x []float64) {
 	if !f.begun {
 		f.place(t)
 		f.begun = true
 		f.offset = f.zone(f.last)
-		f.pool.position(f.last + f.offset)
-		f.take(y)
+		f.position(f.last + f.offset)
+		f.take(y, x)
 		return
 	}
 	k := floorDiv(t.UnixMilli()-f.phase+f.step/2, f.step)
@@ -258,7 +288,7 @@ func (f *Forecaster) Observe(t time.Time, y float64) {
 		f.ignored--
 		f.history.drop(f.last - k + 1)
 		f.last = k - 1
-		f.pool.interrupt()
+		f.interrupt(k)
 		f.move()
 	}
 	f.stale = 0
@@ -269,16 +299,24 @@ func (f *Forecaster) Observe(t time.Time, y float64) {
 	if f.o.Location != time.UTC {
 		if z := f.zone(k); z != f.offset {
 			f.offset = z
-			f.pool.position(k + z)
+			f.position(k + z)
 		}
 	}
-	f.take(y)
+	f.take(y, x)
 }
 
 // move puts the seasons where the clock now is.
 func (f *Forecaster) move() {
 	f.offset = f.zone(f.last)
-	f.pool.position(f.last + 1 + f.offset)
+	f.position(f.last + 1 + f.offset)
+}
+
+// position says which season the next step has.
+func (f *Forecaster) position(k int64) {
+	f.pool.position(k)
+	if f.extra != nil && f.extra.without != nil {
+		f.extra.without.position(k)
+	}
 }
 
 // pass notes missing steps. Beyond a history of them, all that counts is that time has passed.
@@ -290,13 +328,17 @@ func (f *Forecaster) pass(n int64) {
 	f.gap = int(min(int64(f.gap)+n, math.MaxInt32))
 	f.last += n
 	f.fitted += n
-	f.pool.skip(n)
+	f.skip(n)
 	f.move()
 }
 
-func (f *Forecaster) take(y float64) {
+func (f *Forecaster) take(y float64, x []float64) {
 	y = f.note(y)
 	f.fitted++
+	if f.extra != nil {
+		f.extra.take(f, f.last, y, x)
+		return
+	}
 	f.pool.observe(y)
 }
 
@@ -317,7 +359,17 @@ func (f *Forecaster) AppendForecast(to []Point, horizon int, levels []float64) [
 	quantiles := make([]float64, horizon*(len(levels)+1))
 	means, quantiles := quantiles[:horizon], quantiles[horizon:]
 	f.means(means)
-	f.pool.intervals.spread(means, levels, f.gap, quantiles, !f.o.AllowNegative)
+	f.serving().intervals.spread(means, levels, f.gap, quantiles, !f.o.AllowNegative)
+	if f.extra != nil {
+		// An error is as large as what it is an error of: quantiles go with the factor too.
+		for h := range means {
+			factor := f.extra.factorAt(f.last + int64(h) + 1)
+			means[h] *= factor
+			for i := range levels {
+				quantiles[h*len(levels)+i] *= factor
+			}
+		}
+	}
 	for h := range points {
 		v := means[h]
 		if v < 0 && !f.o.AllowNegative {
@@ -332,22 +384,33 @@ func (f *Forecaster) AppendForecast(to []Point, horizon int, levels []float64) [
 	return to
 }
 
-// means fills out with the means ahead; where the clock on the wall changes meanwhile, the seasons go with it.
+// means fills out with the means ahead, without the events.
 func (f *Forecaster) means(out []float64) {
-	f.pool.means(out)
+	f.meansOf(f.serving(), f.last+1, out)
+	if f.extra != nil && f.extra.use {
+		for h := range out {
+			out[h] += f.extra.effectAt(f.last + int64(h) + 1)
+		}
+	}
+}
+
+// meansOf fills out with what the pool says of the steps from its next one, k, on; where the clock on the wall changes
+// meanwhile, the seasons go with it.
+func (f *Forecaster) meansOf(p *pool, k int64, out []float64) {
+	p.means(out)
 	if f.o.Location == time.UTC {
 		return
 	}
 	for h := range out {
-		z := f.zone(f.last + int64(h) + 1)
+		z := f.zone(k + int64(h))
 		if z == f.offset {
 			continue
 		}
 		// From here on the seasons are those of another hour: forecast all of it from there, and keep the rest of it.
 		moved := make([]float64, len(out))
-		f.pool.position(f.last + 1 + z)
-		f.pool.means(moved)
-		f.pool.position(f.last + 1 + f.offset)
+		p.position(k + z)
+		p.means(moved)
+		p.position(k + f.offset)
 		copy(out[h:], moved[h:])
 		return
 	}

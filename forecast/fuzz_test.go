@@ -28,6 +28,8 @@ func FuzzObserve(f *testing.F) {
 	}
 	f.Add(long, uint8(0))
 	f.Add(long, uint8(200))
+	f.Add(long, uint8(128))
+	f.Add(long, uint8(255))
 	for _, v := range []float64{0, math.Inf(1), math.NaN(), 1e12, 1e300, -5, math.SmallestNonzeroFloat64} {
 		f.Add(append(slices.Clone(long), binary.LittleEndian.AppendUint64([]byte{7}, math.Float64bits(v))...), uint8(9))
 	}
@@ -36,9 +38,15 @@ func FuzzObserve(f *testing.F) {
 		if int(model) < len(Models()) {
 			name = Models()[model]
 		}
-		fc, err := New(Options{
-			Step: time.Hour, Horizon: 5, Model: name, Seasons: []time.Duration{6 * time.Hour, 12 * time.Hour},
-		})
+		o := Options{Step: time.Hour, Horizon: 5, Model: name, Seasons: []time.Duration{6 * time.Hour, 12 * time.Hour}}
+		if model >= 128 {
+			o.Events = []Event{
+				every("launch", float64(model-128)/8, monday, 17*time.Hour, 100*time.Minute),
+				every("sale", 0, monday.Add(time.Hour), 30*24*time.Hour, 9*24*time.Hour),
+			}
+			o.Regressors = names(int(model) % 9)
+		}
+		fc, err := New(o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +65,11 @@ func FuzzObserve(f *testing.F) {
 			default:
 				at = at.AddDate(-1, 0, 0)
 			}
-			fc.Observe(at, math.Float64frombits(binary.LittleEndian.Uint64(b[i+1:])))
+			v := math.Float64frombits(binary.LittleEndian.Uint64(b[i+1:]))
+			fc.ObserveWith(at, v, []float64{math.Float64frombits(binary.LittleEndian.Uint64(b[i+1:]) * 0x9e3779b97f4a7c15), v, float64(b[i])})
+			if b[i]%16 == 3 {
+				fc.Ahead([][]float64{{v, 1}, {2, float64(b[i])}})
+			}
 			if fc.Due() && i%270 == 0 {
 				if err := fc.Refit(t.Context()); err != nil {
 					t.Fatal(err)
@@ -74,11 +86,16 @@ func FuzzObserve(f *testing.F) {
 
 // FuzzUnmarshal changes states behind a right checksum: they are refused or good for forecasts.
 func FuzzUnmarshal(f *testing.F) {
-	fc, err := New(Options{Step: time.Hour, Horizon: 5, Seasons: []time.Duration{24 * time.Hour}})
+	y := seasonal(100, 24, 5, 1)
+	fc, err := New(Options{
+		Step: time.Hour, Horizon: 5, Seasons: []time.Duration{24 * time.Hour}, Regressors: names(2),
+		Events: []Event{every("launch", 1.5, monday, 17*time.Hour, 100*time.Minute)},
+	})
 	if err != nil {
 		f.Fatal(err)
 	}
-	fc.Fit(seasonal(100, 24, 5, 1), monday)
+	fc.FitWith(y, monday, [][]float64{y, y[:50]})
+	fc.Ahead([][]float64{{1, 2}, {3}})
 	b, err := fc.MarshalBinary()
 	if err != nil {
 		f.Fatal(err)
@@ -96,10 +113,15 @@ func FuzzUnmarshal(f *testing.F) {
 			c = fc.resealed(c[:len(c)-short], func([]byte) {})
 		}
 		var g Forecaster
+		if at%2 == 1 {
+			g.o = fc.o
+		}
 		if g.UnmarshalBinary(c) != nil {
 			return
 		}
-		g.Observe(monday.AddDate(0, 0, 30), 5)
+		for i := range 20 {
+			g.ObserveWith(monday.AddDate(0, 0, 4).Add(time.Duration(i)*time.Hour), 5, []float64{1, float64(i)})
+		}
 		g.Forecast(10, []float64{0.1, 0.9})
 		_ = g.Refit(t.Context())
 		roundTrip(t, &g)

@@ -121,12 +121,22 @@ func (p *pool) interrupt() { p.skip(int64(p.heads[len(p.heads)-1])) }
 
 // observe takes the value of the next step: first the record, then the models, then what they say next. It returns the
 // value as it was taken.
-func (p *pool) observe(y float64) float64 {
+func (p *pool) observe(y float64) float64 { return p.take([anchors]float64{y, y, y}, y) }
+
+// take is observe where forecasts of other times are to be held to other values: seen has, for each anchor, what y was as
+// that was forecast; NaN is not known.
+func (p *pool) take(seen [anchors]float64, y float64) float64 {
 	if y == y {
-		y = p.clip(y)
+		drawn := p.clip(y)
 		if p.started {
-			p.score(y)
+			if drawn != y {
+				for a := range seen {
+					seen[a] += drawn - y
+				}
+			}
+			p.score(seen)
 		}
+		y = drawn
 		p.started = true
 	}
 	for i := range p.members {
@@ -187,8 +197,9 @@ func (p *pool) clip(y float64) float64 {
 	return y - d + math.Copysign(bound, d)
 }
 
-func (p *pool) score(y float64) {
+func (p *pool) score(seen [anchors]float64) {
 	for a := range p.heads {
+		y := seen[a]
 		j := p.at[a]
 		d := math.Abs(y - p.combined[a][j])
 		if d != d {

@@ -95,15 +95,39 @@ func unfitted(m plan) member {
 const few = 30
 
 // Due says whether it is time for Refit: at 30 values, when there are two of a season for the first time, and every six
-// hours (a quarter of the shortest season, where seasons are named).
+// hours (a quarter of the shortest season, where seasons are named), and when more of the regressors is known ahead than before.
 func (f *Forecaster) Due() bool {
-	return f.seen >= few && (int64(len(f.history.values)) >= f.nextFit || f.fitted >= int64(f.halfLife/4))
+	return f.seen >= few && (int64(len(f.history.values)) >= f.nextFit || f.fitted >= int64(f.halfLife/4) || f.extra.surprised())
 }
 
 // Refit looks in the history for seasons and for the parameters of each model, and lets all of them go through it again.
 // It takes milliseconds to a tenth of a second. If ctx ends before, it fails and everything stays as it was.
 func (f *Forecaster) Refit(ctx context.Context) error {
+	if f.extra != nil {
+		return f.extra.refit(ctx, f)
+	}
 	y := f.history.list()
+	p, infos, err := f.fitPool(ctx, y, nil)
+	if err != nil {
+		return err
+	}
+	p.keep(&f.pool)
+	f.pool = p
+	f.found = infos
+	f.fitted = 0
+	f.nextFit = f.whenLarger(len(y))
+	return nil
+}
+
+// observer lets a pool see the value at i of a history, and returns it as it was taken.
+type observer func(p *pool, i int, v float64) float64
+
+// fitPool fits a pool to the steps up to the last one, and says which seasons it has. If observe is nil, the pool sees the
+// values as they are.
+func (f *Forecaster) fitPool(ctx context.Context, y []float64, observe observer) (p pool, infos []Season, err error) {
+	if observe == nil {
+		observe = func(p *pool, _ int, v float64) float64 { return p.observe(v) }
+	}
 	there := 0
 	for _, v := range y {
 		if v == v {
@@ -111,7 +135,8 @@ func (f *Forecaster) Refit(ctx context.Context) error {
 		}
 	}
 	seeks := f.seeks(len(y))
-	infos, used := f.findSeasons(y)
+	var used []int
+	infos, used = f.findSeasons(y)
 	var plans []plan
 	if f.o.Model == "auto" {
 		plans = plainMembers(there >= few)
@@ -121,27 +146,22 @@ func (f *Forecaster) Refit(ctx context.Context) error {
 	}
 	members, err := f.fitMembers(ctx, plans, y, seeks, there)
 	if err != nil {
-		return err
+		return p, nil, err
 	}
-	p, taken := f.replay(members, y, seeks)
+	p, taken := f.replay(members, y, seeks, observe)
 	if taken != nil {
 		// Values far out were drawn in: parameters are to be fitted to what was left of them.
 		if members, err = f.fitMembers(ctx, plans, taken, seeks, there); err != nil {
-			return err
+			return p, nil, err
 		}
-		p, _ = f.replay(members, y, seeks)
+		p, _ = f.replay(members, y, seeks, observe)
 	}
 	if f.o.Model == "auto" {
 		if kept := fits(&p, f.earn(&p, infos, members)); len(kept) < len(members) {
-			p, _ = f.replay(kept, y, seeks)
+			p, _ = f.replay(kept, y, seeks, observe)
 		}
 	}
-	p.keep(&f.pool)
-	f.pool = p
-	f.found = infos
-	f.fitted = 0
-	f.nextFit = f.whenLarger(len(y))
-	return nil
+	return p, infos, nil
 }
 
 // whenLarger is how long the history will be when a fit can have more parts than one of n steps.
@@ -331,7 +351,7 @@ func fits(p *pool, members []member) []member {
 }
 
 // replay lets the members go through the history. If values were far out, taken is the history as it was taken, else nil.
-func (f *Forecaster) replay(members []member, y []float64, seeks []seek) (p pool, taken []float64) {
+func (f *Forecaster) replay(members []member, y []float64, seeks []seek, observe observer) (p pool, taken []float64) {
 	p = newPool(&f.o, f.halfLife)
 	for _, m := range members {
 		m.model = m.model.clone() // the start values may be needed again
@@ -358,7 +378,7 @@ func (f *Forecaster) replay(members []member, y []float64, seeks []seek) (p pool
 				}
 			}
 		}
-		if got := p.observe(v); got != v && v == v {
+		if got := observe(&p, i, v); got != v && v == v {
 			if taken == nil {
 				taken = slices.Clone(y)
 			}

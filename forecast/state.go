@@ -12,7 +12,7 @@ import (
 
 // stateVersion is the version of what MarshalBinary writes. Another is refused: a forecaster that is fitted anew from
 // history is better than one that misread its past.
-const stateVersion = 1
+const stateVersion = 2
 
 // stateMagic begins a state.
 const stateMagic = "flyball forecast"
@@ -39,8 +39,9 @@ func (f *Forecaster) size() int {
 	return n
 }
 
-// UnmarshalBinary makes the forecaster what MarshalBinary saved. It fails, and changes nothing, if b is not that, whole
-// and of this version.
+// UnmarshalBinary makes the forecaster what MarshalBinary saved. When its events are on is not part of that: a forecaster
+// that was made by New keeps the events of its options, with what was learned of those of the same name; any other has the
+// events that were saved, which never are. It fails, and changes nothing, if b is not that, whole and of this version.
 func (f *Forecaster) UnmarshalBinary(b []byte) error {
 	n := len(b) - 4
 	if n < len(stateMagic) || string(b[:len(stateMagic)]) != stateMagic {
@@ -49,7 +50,7 @@ func (f *Forecaster) UnmarshalBinary(b []byte) error {
 	if crc32.ChecksumIEEE(b[:n]) != binary.LittleEndian.Uint32(b[n:]) {
 		return errors.New("state of a forecaster: damaged or cut short")
 	}
-	var got Forecaster
+	got := Forecaster{o: Options{Step: f.o.Step, Events: f.o.Events}}
 	c := &codec{b: b[len(stateMagic):n]}
 	got.code(c)
 	if c.err == nil && len(c.b) > 0 {
@@ -100,10 +101,138 @@ func (f *Forecaster) code(c *codec) {
 		c.string(&s.Reason)
 	}
 	f.pool.code(c, f.seasons)
+	f.codeFactors(c)
+}
+
+// codeFactors is what is known of events and regressors.
+func (f *Forecaster) codeFactors(c *codec) {
+	x := f.extra
+	if x == nil || c.err != nil {
+		return
+	}
+	if !c.writing {
+		x.calendar.at(f.step, f.phase)
+	}
+	c.int(&x.prev)
+	c.int(&x.seen)
+	c.bool(&x.trained)
+	c.bool(&x.begun)
+	c.float(&x.mean)
+	for a, h := range f.pool.heads {
+		c.count(&x.at[a], h-1)
+		for _, v := range [][]float64{x.factor[a], x.effect[a], x.own[a], x.naive[a], x.smooth[a]} {
+			c.fixed(v)
+		}
+		for _, v := range []*float64{
+			&x.live.n[a], &x.live.own[a], &x.live.naive[a], &x.live.smooth[a], &x.with[a], &x.bare[a],
+		} {
+			c.float(v)
+		}
+	}
+	if x.without == nil {
+		return
+	}
+	c.float(&x.judged)
+	c.bool(&x.use)
+	c.count(&x.known, mostAhead)
+	c.count(&x.assumed, mostAhead)
+	c.int(&x.from)
+	n := len(x.ahead)
+	c.count(&n, len(x.names))
+	if !c.writing && n > 0 {
+		x.ahead = make([][]float64, n)
+	}
+	for i := range x.ahead {
+		c.floats(&x.ahead[i], mostAhead)
+	}
+	for i := range x.columns {
+		c.singles(&x.columns[i].values, f.capacity)
+		c.count(&x.columns[i].head, f.capacity)
+		if c.err == nil && (len(x.columns[i].values) != len(f.history.values) || x.columns[i].head != f.history.head) {
+			c.fail(fmt.Errorf("regressor %s: %d values where the series has %d", x.names[i], len(x.columns[i].values), len(f.history.values)))
+		}
+		c.float(&x.last[i])
+		c.int(&x.lastAt[i])
+	}
+	x.reg.code(c)
+	x.without.code(c, f.seasons)
+}
+
+func (r *regression) code(c *codec) {
+	c.bool(&r.fixed)
+	for _, v := range []*float64{&r.ySeen, &r.yMean, &r.ySqr} {
+		c.float(v)
+	}
+	for i := range r.n {
+		c.bool(&r.begun[i])
+		for _, v := range []*float64{&r.seen[i], &r.mean[i], &r.square[i], &r.slow[i], &r.beta[i]} {
+			c.float(v)
+		}
+		c.fixed(r.p[i][:r.n])
+	}
+}
+
+func (l *lift) code(c *codec) {
+	c.bool(&l.known)
+	c.bool(&l.open)
+	for _, v := range []*float64{&l.prior, &l.sum, &l.weight, &l.faded, &l.over, &l.all, &l.whole, &l.there} {
+		c.float(v)
+	}
+	for _, v := range []*int64{&l.seen, &l.first, &l.n, &l.done} {
+		c.int(v)
+	}
+	c.floats(&l.base, longestOccurrence)
+}
+
+// codeEvents are the names of the events and what was learned of each.
+func (f *Forecaster) codeEvents(c *codec, own []Event) (events []Event, lifts []lift) {
+	n := len(f.o.Events)
+	c.count(&n, maxEvents)
+	for i := range n {
+		var e Event
+		var l lift
+		if c.writing {
+			e, l = f.o.Events[i], f.extra.lifts[i]
+		}
+		c.string(&e.Name)
+		c.float(&e.Lift)
+		if l.code(c); c.err != nil {
+			return nil, nil
+		}
+		events, lifts = append(events, e), append(lifts, l)
+	}
+	if own == nil {
+		return events, lifts
+	}
+	mine := make([]lift, len(own))
+	for i, e := range own {
+		mine[i] = newLift(e)
+		for j := range events {
+			if events[j].Name == e.Name {
+				l := lifts[j]
+				l.prior, l.known = mine[i].prior, mine[i].known
+				mine[i] = l
+			}
+		}
+	}
+	return own, mine
 }
 
 func (f *Forecaster) codeOptions(c *codec) {
 	o := f.o
+	own := o.Events
+	if !c.writing && o.Step > 0 && own == nil {
+		own = []Event{}
+	}
+	events, lifts := f.codeEvents(c, own)
+	regressors := len(o.Regressors)
+	c.count(&regressors, maxRegressors)
+	if !c.writing {
+		o = Options{Events: events, Regressors: make([]string, regressors)}
+	}
+	for i := range o.Regressors {
+		c.string(&o.Regressors[i])
+	}
 	step, n, location := int64(o.Step), len(o.Seasons), ""
 	if c.writing {
 		location = o.Location.String()
@@ -140,6 +269,9 @@ func (f *Forecaster) codeOptions(c *codec) {
 		return
 	}
 	*f = *made
+	if f.extra != nil {
+		f.extra.lifts = lifts
+	}
 }
 
 func (p *pool) code(c *codec, candidates []int) {

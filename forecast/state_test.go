@@ -83,7 +83,7 @@ func TestStateIsRefused(t *testing.T) {
 		{"something else", []byte("synthetic data that is no state at all"), "not the state of a forecaster"},
 		{"cut short", b[:len(b)-9], "state of a forecaster: damaged or cut short"},
 		{"a bit flipped", flipped, "state of a forecaster: damaged or cut short"},
-		{"another version", newer, "state of a forecaster: version 9, this is 1"},
+		{"another version", newer, "state of a forecaster: version 9, this is 2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := newForecaster(t, Options{Step: time.Hour})

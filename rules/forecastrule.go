@@ -24,7 +24,7 @@ type ForecastRule struct {
 	Model      string            `yaml:"model"`   // auto, or its name
 	Levels     []float64         `yaml:"levels"`  // the quantiles that it gives
 	Timezone   string            `yaml:"timezone"`
-	Events     string            `yaml:"events"`     // PromQL that is 1 while something is on that comes at no season
+	Events     []CalendarEvent   `yaml:"events"`     // what comes at known times and changes demand
 	Regressors map[string]string `yaml:"regressors"` // PromQL of what drives the value
 	Missing    string            `yaml:"missing"`    // what a gap is taken for: interpolate or zero
 	Anomalies  bool              `yaml:"anomalies"`
@@ -56,6 +56,9 @@ func (s *Seasons) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
 		s.Lengths = append(s.Lengths, time.Duration(l))
 	}
 }
+
+// maxRegressors is how many a forecast takes.
+const maxRegressors = 8
 
 // DefaultForecast returns a forecast with what its file need not name: a fortnight in steps of a minute, half an hour ahead.
 func DefaultForecast() *ForecastRule {
@@ -97,8 +100,9 @@ func (f *ForecastRule) validate(d *source.Decoder, path string) {
 	if _, err := time.LoadLocation(f.Timezone); err != nil || f.Timezone == "Local" {
 		fault("timezone", "timezone is %q: expected the name of a time zone, such as Europe/Berlin", f.Timezone)
 	}
-	if f.Events != "" {
-		checkPromQL(d, path+".events", f.Events)
+	validateEvents(d, path+".events", f.Events, f.Timezone)
+	if len(f.Regressors) > maxRegressors {
+		fault("regressors", "regressors: %d of them: expected %d at most", len(f.Regressors), maxRegressors)
 	}
 	for _, name := range sortedKeys(f.Regressors) {
 		checkPromQL(d, path+".regressors."+name, f.Regressors[name])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/url"
 	"os"
 	"slices"
@@ -59,6 +60,7 @@ func forecastShowCommand(parent *kingpin.CmdClause, stdout, stderr io.Writer) co
 	c := parent.Command("show", "Forecast what comes next, with quantiles: a plot and a table (the default of flyball forecast).").Default()
 	var o forecastOptions
 	o.flags(c, "text", "json")
+	o.model.factorFlags(c)
 	var h horizonOf
 	c.Flag("horizon", "How far ahead: a number of steps, or a duration.").Default("6").StringVar(&h.text)
 	levelsText := c.Flag("levels", "The quantiles, between 0 and 1, with commas.").Default("0.1,0.5,0.9").String()
@@ -103,7 +105,8 @@ func show(s eval.Series, horizon int, levels []float64, flags modelFlags) (eval.
 	if err != nil {
 		return eval.Forecast{}, err
 	}
-	f.Fit(s.Values, s.Start)
+	eval.FitWith(f, s, len(s.Values))
+	flags.regressors = nil // the detector sees the values alone
 	found, err := anomaliesOf(s, flags, forecast.DetectorOptions{})
 	if err != nil {
 		return eval.Forecast{}, err
@@ -117,7 +120,7 @@ func show(s eval.Series, horizon int, levels []float64, flags modelFlags) (eval.
 	}
 	return eval.Forecast{
 		Series: s, Levels: levels, Points: f.Forecast(horizon, levels), Model: e.Model, Weights: weights, Seasons: usedSeasons(e),
-		Reason: e.Reason, Anomalies: found,
+		Events: e.Events, Regressors: e.Regressors, Reason: e.Reason, Anomalies: found,
 	}, nil
 }
 
@@ -125,6 +128,7 @@ func forecastEvalCommand(parent *kingpin.CmdClause, stdout, stderr io.Writer) co
 	c := parent.Command("eval", "Measure how well series are forecast, from many origins, beside the last value and the one of a day and of a week before.")
 	var o forecastOptions
 	o.flags(c, "text", "json")
+	o.model.factorFlags(c)
 	train := c.Flag("train", "The first part, to learn from.").Default("8d").String()
 	every := c.Flag("every", "Between two forecasts.").Default("6h").String()
 	horizon := c.Flag("horizon", "How far ahead each goes.").Default("1h").String()
@@ -221,12 +225,18 @@ func (o *forecastOptions) check() error {
 	if (o.file == "") == (o.query == "") {
 		return errors.New("expected one of --file and --query")
 	}
+	if o.query != "" && len(o.model.regressors) > 0 {
+		return errors.New("--regressor is a column of --file: --query has none")
+	}
 	var d time.Duration
 	return errors.Join(parseDuration("range", o.span, &d), parseDuration("step", o.step, &d), o.model.check())
 }
 
 // series reads them. What was not as it should be in a file is said on stderr.
 func (o *forecastOptions) series(ctx context.Context, stderr io.Writer) ([]eval.Series, error) {
+	if err := o.model.load(); err != nil {
+		return nil, err
+	}
 	var all []eval.Series
 	if o.query != "" {
 		var err error
@@ -252,10 +262,15 @@ func (o *forecastOptions) series(ctx context.Context, stderr io.Writer) ([]eval.
 		}
 		all = table.Series
 	}
-	if len(o.columns) == 0 {
-		return all, nil
-	}
 	var names []string
+	for _, s := range all {
+		names = append(names, s.Name)
+	}
+	all, err := o.explained(all, names)
+	if err != nil || len(o.columns) == 0 {
+		return all, err
+	}
+	names = names[:0]
 	for _, s := range all {
 		names = append(names, s.Name)
 	}
@@ -268,6 +283,40 @@ func (o *forecastOptions) series(ctx context.Context, stderr io.Writer) ([]eval.
 		some = append(some, all[i])
 	}
 	return some, nil
+}
+
+// explained takes the regressors out of the columns, and gives them to the others, each to its last value.
+func (o *forecastOptions) explained(all []eval.Series, names []string) ([]eval.Series, error) {
+	if len(o.model.regressors) == 0 {
+		return all, nil
+	}
+	var regressors [][]float64
+	for _, name := range o.model.regressors {
+		i := slices.Index(names, name)
+		if i < 0 {
+			return nil, exitError{exitUsage, fmt.Errorf("--regressor=%s: there is no such column%s", name, source.DidYouMean(name, names))}
+		}
+		if slices.Contains(o.columns, name) {
+			return nil, exitError{exitUsage, fmt.Errorf("--regressor=%s: --column forecasts it: expected one of both", name)}
+		}
+		regressors = append(regressors, all[i].Values)
+	}
+	var rest []eval.Series
+	for _, s := range all {
+		if slices.Contains(o.model.regressors, s.Name) {
+			continue
+		}
+		n := len(s.Values)
+		for n > 0 && math.IsNaN(s.Values[n-1]) {
+			n--
+		}
+		s.Values, s.Regressors = s.Values[:n], regressors
+		rest = append(rest, s)
+	}
+	if len(rest) == 0 {
+		return nil, exitError{exitUsage, errors.New("--regressor: no column is left to forecast")}
+	}
+	return rest, nil
 }
 
 // mostAsked is how many points one request asks for: Prometheus answers 11,000 at most.

@@ -12,6 +12,7 @@ import (
 
 	"flyball/forecast"
 	"flyball/forecast/eval"
+	"flyball/rules"
 	"flyball/rules/source"
 )
 
@@ -19,6 +20,29 @@ import (
 type modelFlags struct {
 	name    string
 	seasons string
+
+	calendar   string // a file of events
+	events     []forecast.Event
+	regressors []string // columns
+}
+
+// factorFlags are for what moves the values from outside.
+func (m *modelFlags) factorFlags(c *kingpin.CmdClause) {
+	c.Flag("events", "YAML of what comes at known times and changes demand while it is on, as events of a forecast rule: by how much is learned from what was.").StringVar(&m.calendar)
+	c.Flag("regressor", "A column that moves the others and is not forecast itself; repeatable. Its rows after the last value of a column are what is known ahead.").StringsVar(&m.regressors)
+}
+
+// load reads the events.
+func (m *modelFlags) load() error {
+	if m.calendar == "" {
+		return nil
+	}
+	c, err := rules.ReadCalendar(m.calendar)
+	if err != nil {
+		return exitError{exitFailed, fmt.Errorf("--events: %w", err)}
+	}
+	m.events = rules.ForecastEvents(c.Events)
+	return nil
 }
 
 func (m *modelFlags) flags(c *kingpin.CmdClause) {
@@ -63,6 +87,7 @@ func (m *modelFlags) forecaster(s eval.Series, horizon int, levels []float64) (*
 		return nil, err
 	}
 	f, err := forecast.New(forecast.Options{
+		Events: m.events, Regressors: m.regressors,
 		Step: s.Step, Horizon: min(horizon, farthest), Seasons: seasons, Levels: levels, Model: m.name,
 		AllowNegative: slices.ContainsFunc(s.Values, func(v float64) bool { return v < 0 }), // it is no demand
 	})

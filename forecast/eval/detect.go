@@ -58,8 +58,11 @@ type Online struct {
 }
 
 // Observe takes the value of the next step.
-func (o *Online) Observe(t time.Time, y float64) {
-	o.Forecaster.Observe(t, y)
+func (o *Online) Observe(t time.Time, y float64) { o.ObserveWith(t, y, nil) }
+
+// ObserveWith is Observe with the values of the regressors.
+func (o *Online) ObserveWith(t time.Time, y float64, x []float64) {
+	o.Forecaster.ObserveWith(t, y, x)
 	if !o.Due() || !o.last.IsZero() && t.Sub(o.last) < 24*time.Hour {
 		return
 	}

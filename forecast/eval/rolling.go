@@ -123,7 +123,7 @@ func (r Rolling) one(ctx context.Context, s Series, newForecaster New) (Result, 
 			s.Name, len(s.Values), s.Step*time.Duration(len(s.Values)), r.Train, r.Horizon)
 	}
 	known := s
-	known.Values = slices.Clone(s.Values[:train])
+	known.Values, known.Regressors = slices.Clone(s.Values[:train]), nil
 	f, err := newForecaster(known, horizon, r.Levels)
 	if err != nil {
 		return Result{}, fmt.Errorf("series %s: %w", s.Name, err)
@@ -169,7 +169,12 @@ func (r Rolling) one(ctx context.Context, s Series, newForecaster New) (Result, 
 		}
 		for i, f := range forecasters {
 			begin := time.Now()
-			f.Observe(s.Time(at), s.Values[at])
+			if e, ok := f.(explained); ok && len(s.Regressors) > 0 {
+				e.ObserveWith(s.Time(at), s.Values[at], s.at(at))
+				e.Ahead(s.ahead(at + 1))
+			} else {
+				f.Observe(s.Time(at), s.Values[at])
+			}
 			if i == 0 {
 				result.Observe += time.Since(begin)
 			}
@@ -185,6 +190,11 @@ func (r Rolling) one(ctx context.Context, s Series, newForecaster New) (Result, 
 
 // history gives f the first n values.
 func history(f Forecaster, s Series, n int) {
+	if e, ok := f.(explained); ok && len(s.Regressors) > 0 {
+		s.Values = slices.Clone(s.Values)
+		FitWith(e, s, n)
+		return
+	}
 	if f, ok := f.(fitter); ok {
 		f.Fit(slices.Clone(s.Values[:n]), s.Start)
 		return

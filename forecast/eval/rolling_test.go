@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"flyball/forecast"
 	"flyball/forecast/eval"
 )
 
@@ -357,5 +358,44 @@ func TestSummarize(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateApprox(0, 1e-12)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// What moves the values and is known ahead makes forecasts better; where the regressor ends with the values, nothing is known
+// ahead and nothing gets worse.
+func TestRollingWithRegressors(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	const n = 24 * 40
+	y, x := make([]float64, n), make([]float64, n+3)
+	for i := range x {
+		if i > 0 {
+			x[i] = 0.8*x[i-1] + r.NormFloat64()
+		}
+		if i < n {
+			y[i] = 100 + 20*math.Sin(2*math.Pi*float64(i)/24) + 10*x[i] + r.NormFloat64()
+		}
+	}
+	s := eval.Series{Name: "a", Start: time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC), Step: time.Hour, Values: y}
+	mase := func(regressors ...[]float64) float64 {
+		s := s
+		s.Regressors = regressors
+		results, err := eval.Rolling{Train: 20 * 24 * time.Hour, Every: time.Hour, Horizon: 3 * time.Hour}.Run(t.Context(), []eval.Series{s},
+			func(s eval.Series, horizon int, levels []float64) (eval.Forecaster, error) {
+				var names []string
+				if len(regressors) > 0 {
+					names = []string{"x"}
+				}
+				f, err := forecast.New(forecast.Options{Step: s.Step, Horizon: horizon, Levels: levels, Regressors: names})
+				return &eval.Online{Forecaster: f}, err
+			})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return results[0].MASE
+	}
+	plain, now, ahead := mase(), mase(x[:n]), mase(x)
+	t.Logf("MASE %.3f, %.3f with what is known now, %.3f with what is known three steps ahead", plain, now, ahead)
+	if ahead > plain/2 || now > 1.03*plain {
+		t.Errorf("MASE %.3f, %.3f with what is known now, %.3f with what is known three steps ahead", plain, now, ahead)
 	}
 }

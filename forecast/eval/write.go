@@ -122,6 +122,9 @@ type Forecast struct {
 	Model   string
 	Weights map[string]float64
 	Seasons []time.Duration
+	// Events and Regressors are what was learned of them.
+	Events     []forecast.EventLift
+	Regressors []forecast.RegressorEffect
 	// Reason says in words why this model.
 	Reason string
 	// Anomalies are those of the past; see Detect.
@@ -149,13 +152,27 @@ func alertsJSON(found []Detected) []anomalyJSON {
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
 // WriteForecastsJSON writes {"series": [{"series", "step_seconds", "points": [{"time", "mean", "quantiles": {LEVEL: VALUE}}],
-// "model", "weights": {NAME: WEIGHT}, "seasons": [DURATION], "anomalies": [{"time", "value", "score", "kind"}],
+// "model", "weights": {NAME: WEIGHT}, "seasons": [DURATION], "events": [{"name", "lift", "prior", "occurrences"}],
+// "regressors": [{"name", "coefficient", "used", "error", "error_without"}], "anomalies": [{"time", "value", "score", "kind"}],
 // "generated_at", "reason"}]}. The anomalies are those with an alert: one an incident.
 func WriteForecastsJSON(w io.Writer, forecasts []Forecast, now time.Time) error {
 	type pointJSON struct {
 		Time      string            `json:"time"`
 		Mean      number            `json:"mean"`
 		Quantiles map[string]number `json:"quantiles"`
+	}
+	type eventJSON struct {
+		Name        string `json:"name"`
+		Lift        number `json:"lift"`
+		Prior       number `json:"prior"`
+		Occurrences int    `json:"occurrences"`
+	}
+	type regressorJSON struct {
+		Name         string `json:"name"`
+		Coefficient  number `json:"coefficient"`
+		Used         bool   `json:"used"`
+		Error        number `json:"error"`
+		ErrorWithout number `json:"error_without"`
 	}
 	type seriesJSON struct {
 		Series      string             `json:"series"`
@@ -164,6 +181,8 @@ func WriteForecastsJSON(w io.Writer, forecasts []Forecast, now time.Time) error 
 		Model       string             `json:"model"`
 		Weights     map[string]float64 `json:"weights"`
 		Seasons     []string           `json:"seasons"`
+		Events      []eventJSON        `json:"events"`
+		Regressors  []regressorJSON    `json:"regressors"`
 		Anomalies   []anomalyJSON      `json:"anomalies"`
 		GeneratedAt string             `json:"generated_at"`
 		Reason      string             `json:"reason"`
@@ -174,10 +193,16 @@ func WriteForecastsJSON(w io.Writer, forecasts []Forecast, now time.Time) error 
 	for _, f := range forecasts {
 		one := seriesJSON{
 			Series: f.Series.Name, StepSeconds: f.Series.Step.Seconds(), Points: []pointJSON{}, Model: f.Model, Weights: f.Weights,
-			Seasons: []string{}, Anomalies: alertsJSON(f.Anomalies), GeneratedAt: stamp(now.Truncate(time.Second)), Reason: f.Reason,
+			Seasons: []string{}, Events: []eventJSON{}, Regressors: []regressorJSON{}, Anomalies: alertsJSON(f.Anomalies), GeneratedAt: stamp(now.Truncate(time.Second)), Reason: f.Reason,
 		}
 		for _, s := range f.Seasons {
 			one.Seasons = append(one.Seasons, shortDuration(s))
+		}
+		for _, e := range f.Events {
+			one.Events = append(one.Events, eventJSON{e.Name, number(e.Lift), number(e.Prior), e.Occurrences})
+		}
+		for _, r := range f.Regressors {
+			one.Regressors = append(one.Regressors, regressorJSON{r.Name, number(r.Coefficient), r.Used, number(r.Error), number(r.ErrorWithout)})
 		}
 		for _, p := range f.Points {
 			j := pointJSON{stamp(p.Time), number(p.Mean), map[string]number{}}

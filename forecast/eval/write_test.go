@@ -24,6 +24,8 @@ func example() eval.Forecast {
 	f := eval.Forecast{
 		Series: s, Levels: []float64{0.1, 0.9}, Model: "auto", Weights: map[string]float64{"naive": 0.25, "ses": 0.75},
 		Seasons: []time.Duration{24 * time.Hour, 90 * time.Minute, 30 * time.Second}, Reason: "a reason",
+		Events:     []forecast.EventLift{{Name: "launch", Lift: 2.5, Prior: 1.5, Occurrences: 3}},
+		Regressors: []forecast.RegressorEffect{{Name: "queued", Coefficient: 0.5, Used: true, Error: 2, ErrorWithout: 3}},
 		Anomalies: []eval.Detected{
 			{Time: s.Time(3), Value: 7, Expected: 100, Finding: forecast.Finding{Score: 9.5, Kind: forecast.Dip, Alert: true}},
 			{Time: s.Time(4), Value: 8, Expected: 100, Finding: forecast.Finding{Score: 9.25, Kind: forecast.Dip}},
@@ -143,6 +145,8 @@ func TestWriteForecastsJSON(t *testing.T) {
 			{"time": "2026-03-02T13:00:00Z", "mean": 85, "quantiles": {"0.1": 50, "0.9": 120}}
 		],
 		"model": "auto", "weights": {"naive": 0.25, "ses": 0.75}, "seasons": ["24h", "1h30m", "30s"],
+		"events": [{"name": "launch", "lift": 2.5, "prior": 1.5, "occurrences": 3}],
+		"regressors": [{"name": "queued", "coefficient": 0.5, "used": true, "error": 2, "error_without": 3}],
 		"anomalies": [
 			{"time": "2026-03-01T03:00:00Z", "value": 7, "score": 9.5, "kind": "dip"},
 			{"time": "2026-03-02T06:00:00Z", "value": null, "score": 0, "kind": "missing"}
