@@ -94,6 +94,9 @@ func own(files []*File) Own {
 					o.Alerts()
 				case r.Scale != nil, r.Budget != nil, r.Optimize != nil:
 					o.add(OutputMetrics())
+				case r.Forecast != nil:
+					o.add(OutputMetrics())
+					o[r.Forecast.Name] = true
 				}
 			}
 		}
@@ -132,6 +135,9 @@ func (r *Reader) Finish() error {
 				}
 			}
 		}
+		if rule.Scale != nil {
+			r.checkForecasts(d, at.path, rule.Scale)
+		}
 		if !r.Remote {
 			continue
 		}
@@ -152,6 +158,8 @@ func (r *Reader) Finish() error {
 			check(at.path+".expr", rule.Alert.Expr)
 		case rule.Budget != nil:
 			check(at.path+".spend", rule.Budget.spend(time.Hour))
+		case rule.Forecast != nil:
+			check(at.path+".query", rule.Forecast.Query)
 		case rule.Scale != nil:
 			for _, name := range rule.Scale.names {
 				if !strings.Contains(name, "@") {
@@ -168,6 +176,37 @@ func (r *Reader) Finish() error {
 		errs = append(errs, d.Err())
 	}
 	return source.Join(errs...)
+}
+
+// forecastRules are the forecast rules of the files read so far, by name.
+func (r *Reader) forecastRules() map[string]*ForecastRule {
+	found := map[string]*ForecastRule{}
+	for _, rule := range r.all() {
+		if f := rule.Forecast; f != nil {
+			found[f.Name] = f
+		}
+	}
+	return found
+}
+
+// checkForecasts says which quantiles signals ask for that the forecast does not give.
+func (r *Reader) checkForecasts(d *source.Decoder, path string, s *Scale) {
+	all := r.forecastRules()
+	for i, signal := range s.Signals {
+		f := all[signal.Forecast]
+		if f == nil || slices.Contains(f.Levels, signal.Quantile) {
+			continue
+		}
+		at := fmt.Sprintf("%s.signals[%d].quantile", path, i)
+		if !d.Has(at) {
+			at = fmt.Sprintf("%s.signals[%d].forecast", path, i)
+		}
+		levels := make([]string, len(f.Levels))
+		for n, level := range f.Levels {
+			levels[n] = levelText(level)
+		}
+		d.FaultAt(at, 0, "quantile is %s: forecast %s gives the levels %s", levelText(signal.Quantile), f.Name, strings.Join(levels, ", "))
+	}
 }
 
 // exprPath is where the PromQL of a scale rule's query is: the query may be that alone.

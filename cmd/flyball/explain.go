@@ -180,7 +180,7 @@ func writeDecision(w io.Writer, d *rules.Decision) error {
 	}
 	for _, s := range d.Signals {
 		if s.Proposal == nil {
-			line("signal\t%s\t%s", s.Name, s.Reason)
+			line("signal\t%s\t%s\t%s", s.Name, s.Reason, s.Detail)
 			continue
 		}
 		line("signal\t%s\t%.6g\t%s\tneeds %d\t%s", s.Name, *s.Value, s.Basis(), *s.Proposal, s.Reason)
