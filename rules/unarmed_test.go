@@ -56,3 +56,30 @@ func TestUnarmed(t *testing.T) {
 		})
 	}
 }
+
+// TestForecastQuantiles: a quantile that the forecast does not give is a fault, whichever of them is read first.
+func TestForecastQuantiles(t *testing.T) {
+	const ahead = "groups:\n- name: f\n  rules:\n  - {forecast: ahead, query: demand, levels: [0.5, 0.99]}\n"
+	const scale = "groups:\n- name: s\n  rules:\n  - scale: s\n    target: {kind: process, name: s}\n    max: 3\n    signals: [{name: a, forecast: ahead, target_per_replica: 1}]\n"
+	const want = `
+scale.yml:7:35: quantile is 0.9: forecast ahead gives the levels 0.5, 0.99
+    7 |     signals: [{name: a, forecast: ahead, target_per_replica: 1}]
+      |                                   ^
+1 error in 1 file`
+	for _, order := range [][2]string{{"ahead.yml", "scale.yml"}, {"scale.yml", "ahead.yml"}} {
+		r := &Reader{Defaults: testDefaults}
+		var err error
+		for _, name := range order {
+			text := map[string]string{"ahead.yml": ahead, "scale.yml": scale}[name]
+			if _, parsed := r.Parse(name, []byte(text)); parsed != nil {
+				err = parsed
+			}
+		}
+		if err == nil {
+			err = r.Finish()
+		}
+		if err == nil || "\n"+err.Error() != want {
+			t.Errorf("%v: got\n%v", order, err)
+		}
+	}
+}
