@@ -170,6 +170,9 @@ const (
 	maxSeasonal = 8000
 )
 
+// Capacity is how many steps of history it keeps: of a longer one only the newest count.
+func (f *Forecaster) Capacity() int { return f.capacity }
+
 func (f *Forecaster) reset() {
 	f.begun, f.stale, f.gap = false, 0, 0
 	f.seen, f.missing, f.ignored = 0, 0, 0

@@ -126,6 +126,7 @@ type SignalRecord struct {
 	Weight           float64  `json:"weight"`
 	Role             string   `json:"role,omitempty"`
 	Reason           Reason   `json:"reason"`
+	Detail           string   `json:"detail,omitempty"` // why a forecast that there is asks for nothing
 
 	words  string
 	sizing sizing

@@ -163,6 +163,7 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 	f := &File{Name: name}
 	d.Decode(f)
 	f.validate(d, r)
+	r.checkQuantiles(d, f)
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
@@ -172,9 +173,11 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 	return f, nil
 }
 
-// link tells scale rules which budgets apply to them, of all the files read so far.
+// link tells scale rules which budgets apply to them, and how often the forecasts that they use are written, of all the files
+// read so far.
 func (r *Reader) link() {
 	scales := map[string]*Scale{}
+	every := map[string]time.Duration{} // by the forecast that is evaluated so often
 	var budgets []*Budget
 	for _, rule := range r.all() {
 		switch {
@@ -183,6 +186,22 @@ func (r *Reader) link() {
 			scales[rule.Scale.Name] = rule.Scale
 		case rule.Budget != nil && rule.Budget.caps():
 			budgets = append(budgets, rule.Budget)
+		}
+	}
+	for _, f := range r.files {
+		for i := range f.Groups {
+			for _, rule := range f.Groups[i].Rules {
+				if rule.Forecast != nil {
+					every[rule.Forecast.Name] = time.Duration(f.Groups[i].Interval)
+				}
+			}
+		}
+	}
+	for _, s := range scales {
+		for _, q := range s.Queries {
+			if q.forecast != "" {
+				q.StaleAfter = s.forecastStale(every[q.forecast])
+			}
 		}
 	}
 	slices.SortFunc(budgets, func(a, b *Budget) int { return strings.Compare(a.Name, b.Name) })

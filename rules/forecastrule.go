@@ -1,17 +1,19 @@
 package rules
 
 import (
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"gopkg.in/yaml.v3"
 
+	"flyball/forecast"
 	"flyball/rules/source"
 )
 
-// ForecastRule describes a forecast of a query's value. This version checks it, and writes no forecast: signals may use one
-// that something else writes.
+// ForecastRule describes a forecast of a query's value, of each series of it by itself. Predictor evaluates it.
 type ForecastRule struct {
 	Name    string         `yaml:"forecast"` // the metric that it writes
 	Query   string         `yaml:"query"`
@@ -27,8 +29,39 @@ type ForecastRule struct {
 	Events     []CalendarEvent   `yaml:"events"`     // what comes at known times and changes demand
 	Regressors map[string]string `yaml:"regressors"` // PromQL of what drives the value
 	Missing    string            `yaml:"missing"`    // what a gap is taken for: interpolate or zero
-	Anomalies  bool              `yaml:"anomalies"`
+	Anomalies  Anomalies         `yaml:"anomalies"`
+	Limit      int               `yaml:"limit"` // series that the query may give; more are an error
 }
+
+// Anomalies say what is out of the ordinary in the values of a forecast rule.
+type Anomalies struct {
+	Enabled bool `yaml:"-"`
+
+	// Sensitivity is how many standard deviations a value is off its forecast to be a spike or a dip. 0: 5.
+	Sensitivity float64 `yaml:"sensitivity"`
+
+	// Realert is for how long after an anomaly there is no other: one incident is one. 0: 2h.
+	Realert model.Duration `yaml:"realert"`
+}
+
+// DecodeNode takes true, false or how anomalies are found.
+func (a *Anomalies) DecodeNode(d *source.Decoder, n *yaml.Node, path string) {
+	if n.Kind == yaml.ScalarNode {
+		if n.Tag != "!!bool" || n.Decode(&a.Enabled) != nil {
+			d.Fault(n, "anomalies: %q: expected true, false, or {sensitivity: 5, realert: 2h}", n.Value)
+		}
+		return
+	}
+	type plain Anomalies // without this method
+	d.DecodeNode(n, path, (*plain)(a))
+	a.Enabled = true
+}
+
+// Values of ForecastRule.Missing.
+const (
+	missingInterpolate = "interpolate"
+	missingZero        = "zero"
+)
 
 // Seasons are the lengths of the seasons that a forecast knows.
 type Seasons struct {
@@ -64,12 +97,14 @@ const maxRegressors = 8
 func DefaultForecast() *ForecastRule {
 	return &ForecastRule{
 		Step: model.Duration(time.Minute), History: model.Duration(14 * 24 * time.Hour), Horizon: model.Duration(30 * time.Minute),
-		Lead: "auto", Seasons: Seasons{Auto: true}, Model: "auto", Levels: []float64{0.5, 0.9}, Missing: "interpolate",
+		Lead: "auto", Seasons: Seasons{Auto: true}, Model: "auto", Levels: []float64{0.5, 0.9}, Missing: missingInterpolate,
+		Limit: defaultSeries,
 	}
 }
 
 func (f *ForecastRule) validate(d *source.Decoder, path string) {
 	fault := func(key, format string, args ...any) { d.FaultAt(path+"."+key, 0, format, args...) }
+	before := d.Len()
 	if !model.LegacyValidation.IsValidMetricName(f.Name) {
 		fault("forecast", "forecast is %q: expected the name of the metric that it writes", f.Name)
 	}
@@ -107,5 +142,40 @@ func (f *ForecastRule) validate(d *source.Decoder, path string) {
 	for _, name := range sortedKeys(f.Regressors) {
 		checkPromQL(d, path+".regressors."+name, f.Regressors[name])
 	}
-	oneOf(d, path+".missing", f.Missing, "interpolate", "zero")
+	oneOf(d, path+".missing", f.Missing, missingInterpolate, missingZero)
+	if a := f.Anomalies; a.Sensitivity < 0 || math.IsNaN(a.Sensitivity) {
+		fault("anomalies.sensitivity", "sensitivity is %g: expected more than 0 standard deviations", a.Sensitivity)
+	} else if a.Realert < 0 {
+		fault("anomalies.realert", "realert is %s: expected more than 0", a.Realert)
+	}
+	if f.Limit < 1 || f.Limit > maxSeries {
+		fault("limit", "limit is %d: expected 1 to %d series", f.Limit, maxSeries)
+	}
+	if strings.HasPrefix(f.Name, "flyball_") {
+		fault("forecast", "forecast is %q: names that begin with flyball_ are flyball's own", f.Name)
+	}
+	if before == d.Len() {
+		f.validateOptions(d, path)
+	}
+}
+
+// validateOptions has what forecasts say what it cannot do.
+func (f *ForecastRule) validateOptions(d *source.Decoder, path string) {
+	o, err := f.options()
+	if err == nil {
+		_, err = forecast.New(o)
+	}
+	if err == nil {
+		return
+	}
+	for text := range strings.Lines(err.Error()) {
+		text = strings.TrimSpace(text)
+		key := "forecast"
+		for word, of := range map[string]string{"step": "step", "horizon": "horizon", "season": "seasons", "level": "levels", "model": "model"} {
+			if first, _, _ := strings.Cut(text, ":"); strings.Contains(first, word) {
+				key = of
+			}
+		}
+		d.FaultAt(path+"."+key, 0, "%s", text)
+	}
 }

@@ -47,6 +47,11 @@ func (p *pipeline) gate(n int) int {
 			p.note(MetricNaN, s.Name+" is not a number")
 		}
 	}
+	for _, s := range p.d.Signals {
+		if s.Detail != "" { // no reason of the decision: what the forecast would have added is all that is lacking
+			p.notes = append(p.notes, s.Detail)
+		}
+	}
 	for i, s := range p.d.Steps {
 		switch {
 		case s.Fault == "":

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"flyball/rules/source"
@@ -37,12 +38,13 @@ func (r *Reader) Lint() error {
 		case rule.Budget != nil:
 			l.query(at.path+".spend", rule.Budget.spend(time.Hour), false)
 		case rule.Forecast != nil:
-			d.FaultAt(at.path+".forecast", 0, "forecast rules are checked and not evaluated in this version: nothing writes %s", rule.Forecast.Name)
+			l.forecast(at.path, rule.Forecast)
 		case rule.Optimize != nil:
 			for _, name := range rule.Optimize.scale.names {
 				l.query(exprPath(d, at.path, name), rule.Optimize.scale.Queries[name].Expr, false)
 			}
 		case rule.Scale != nil:
+			l.forecasts(at.path, rule.Scale, forecastRules(r.files))
 			for _, name := range rule.Scale.names {
 				if !strings.Contains(name, "@") {
 					l.query(exprPath(d, at.path, name), rule.Scale.Queries[name].Expr, rule.Scale.sizedBy(name))
@@ -134,6 +136,49 @@ func (l *linter) query(path, expr string, deciding bool) {
 		}
 		return nil
 	})
+}
+
+// forecast looks at a forecast rule.
+func (l *linter) forecast(path string, f *ForecastRule) {
+	l.query(path+".query", f.Query, false)
+	for _, key := range []string{"events", "regressors"} {
+		if l.d.Has(path + "." + key) {
+			l.d.FaultAt(path+"."+key, 0, "%s: they are checked, and forecasts do not use them in this version", key)
+		}
+	}
+	parsed, err := promQL.ParseExpr(f.Query)
+	if err != nil {
+		return
+	}
+	parser.Inspect(parsed, func(node parser.Node, _ []parser.Node) error {
+		n, ok := node.(*parser.VectorSelector)
+		if !ok {
+			return nil
+		}
+		switch name := metricName(n.LabelMatchers); {
+		case strings.Contains(name, "_replicas"):
+			l.d.FaultAt(path+".query", int(n.PosRange.Start), "%s is a number of replicas: a forecast of it repeats what was decided before; forecast the demand instead", name)
+		case strings.HasPrefix(name, "flyball_batchproxy_requests_total") && slices.ContainsFunc(n.LabelMatchers, func(m *labels.Matcher) bool {
+			return m.Name == "code" && m.Type != labels.MatchNotEqual && m.Type != labels.MatchNotRegexp
+		}):
+			l.d.FaultAt(path+".query", int(n.PosRange.Start), "these are requests that were served: no more than the replicas could take; forecast those that came, without the label code")
+		}
+		return nil
+	})
+}
+
+// forecasts looks at the forecasts that a scale rule uses.
+func (l *linter) forecasts(path string, s *Scale, all map[string]*ForecastRule) {
+	for i, signal := range s.Signals {
+		at := fmt.Sprintf("%s.signals[%d].forecast", path, i)
+		switch f := all[signal.Forecast]; {
+		case signal.Forecast == "" || f == nil && l.recorded[signal.Forecast]:
+		case f == nil:
+			l.d.FaultAt(at, 0, "no rule that is loaded writes %s: unless something else does, the signal asks for nothing%s", signal.Forecast, source.DidYouMean(signal.Forecast, sortedKeys(all)))
+		case !s.Startup.Auto && s.Startup.Given > time.Duration(f.Horizon):
+			l.d.FaultAt(at, 0, "a start takes %s and the horizon of %s is %s: its models are fitted to less than is needed: set horizon to %s or more", s.Startup, f.Name, f.Horizon, s.Startup)
+		}
+	}
 }
 
 // counter looks for one whose value is used as it is.

@@ -38,11 +38,31 @@ rules.yml:6:5: it writes the same series as rule 1 of the group: one of them wil
     6 |   - {record: x, expr: down}
       |     ^
 1 error in 1 file`},
-		{"a forecast", "groups:\n- name: a\n  rules:\n  - {forecast: demand:forecast, query: sum(up), history: 14d, step: 1m, horizon: 30m}\n", `
-rules.yml:4:16: forecast rules are checked and not evaluated in this version: nothing writes demand:forecast
-    4 |   - {forecast: demand:forecast, query: sum(up), history: 14d, step: 1m, horizon: 30m}
-      |                ^
-1 error in 1 file`},
+		{"a forecast", "groups:\n- name: a\n  rules:\n  - {forecast: demand:forecast, query: requests_total, horizon: 30m, regressors: {a: up}}\n", `
+rules.yml:4:40: requests_total is a counter: its value is what was counted since its process started; take rate() or increase() of it
+    4 |   - {forecast: demand:forecast, query: requests_total, horizon: 30m, regressors: {a: up}}
+      |                                        ^
+rules.yml:4:70: regressors: they are checked, and forecasts do not use them in this version
+    4 |   - {forecast: demand:forecast, query: requests_total, horizon: 30m, regressors: {a: up}}
+      |                                                                      ^
+2 errors in 1 file`},
+		{"a forecast of what was decided", "groups:\n- name: a\n  rules:\n  - {forecast: f, query: sum(kube_deployment_spec_replicas)}\n  - {forecast: g, query: 'sum(rate(flyball_batchproxy_requests_total{code=\"200\"}[5m]))'}\n  - {forecast: h, query: 'sum(rate(flyball_batchproxy_requests_total{code!=\"499\"}[5m]))'}\n", `
+rules.yml:4:30: kube_deployment_spec_replicas is a number of replicas: a forecast of it repeats what was decided before; forecast the demand instead
+    4 |   - {forecast: f, query: sum(kube_deployment_spec_replicas)}
+      |                              ^
+rules.yml:5:36: these are requests that were served: no more than the replicas could take; forecast those that came, without the label code
+    5 |   - {forecast: g, query: 'sum(rate(flyball_batchproxy_requests_total{code="200"}[5m]))'}
+      |                                    ^
+2 errors in 1 file`},
+		{"forecasts that a scale rule uses", "groups:\n- name: a\n  rules:\n  - {forecast: demand_ahead, query: demand, horizon: 5m}\n  - {record: recorded, expr: up}\n  - scale: s\n    target: {kind: process, name: s}\n    max: 3\n    startup: 6m\n    signals:\n" +
+			"    - {name: a, forecast: demand_ahaed, target_per_replica: 1}\n    - {name: b, forecast: demand_ahead, target_per_replica: 1}\n    - {name: c, forecast: recorded, target_per_replica: 1}\n", `
+rules.yml:11:27: no rule that is loaded writes demand_ahaed: unless something else does, the signal asks for nothing (did you mean "demand_ahead"?)
+   11 |     - {name: a, forecast: demand_ahaed, target_per_replica: 1}
+      |                           ^
+rules.yml:12:27: a start takes 6m and the horizon of demand_ahead is 5m: its models are fitted to less than is needed: set horizon to 6m or more
+   12 |     - {name: b, forecast: demand_ahead, target_per_replica: 1}
+      |                           ^
+2 errors in 1 file`},
 		{"a counter in an optimize rule", "groups:\n- name: a\n  rules:\n  - {optimize: o, queries: {n: x_total}, if: n > 1}\n", `
 rules.yml:4:32: x_total is a counter: its value is what was counted since its process started; take rate() or increase() of it
     4 |   - {optimize: o, queries: {n: x_total}, if: n > 1}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,9 @@ type Metrics struct {
 	applied       *prometheus.CounterVec
 	journalErrors prometheus.Counter
 	stateErrors   prometheus.Counter
+	fitted        prometheus.Histogram
+	overruns      prometheus.Counter
+	unsaved       prometheus.Counter
 
 	mu      sync.Mutex
 	scalers map[string]*Scaler // by rule name
@@ -42,9 +46,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "flyball_scale_state_errors_total",
 			Help: "Times that what scale rules remember besides the journal could not be saved.",
 		}),
+		unsaved: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "flyball_forecast_state_errors_total", Help: "Times that what forecast rules know could not be saved.",
+		}),
+		fitted: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "flyball_forecast_fit_duration_seconds", Help: "How long it took to fit the models of one series of a forecast rule.",
+			Buckets: []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5},
+		}),
+		overruns: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "flyball_forecast_fit_failures_total", Help: "Fits that took longer than two seconds, or failed: the forecast keeps the models of before.",
+		}),
 		scalers: map[string]*Scaler{},
 	}
-	reg.MustRegister(m.decisions, m.applied, m.journalErrors, m.stateErrors, m)
+	reg.MustRegister(m.decisions, m.applied, m.journalErrors, m.stateErrors, m.fitted, m.overruns, m.unsaved, m)
 	return m
 }
 
@@ -103,6 +117,17 @@ var help = map[string]string{
 	"flyball_budget_used_up":                      "1 while a threshold that caps is reached.",
 	"flyball_budget_cap_usd_per_hour":             "What the replicas of a scale rule may cost while the budget is used up.",
 	"flyball_budget_period_end_timestamp_seconds": "When the period ends, in Unix time.",
+	skillMetric:                                   "By how much the forecasts' recent error is below that of the last value and of an exponential mean, as a ratio; 0 or less is of no use.",
+	armedMetric:                                   "1 while scale rules use the forecast, 0 while it is hardly better than the last value, or not known to be.",
+	"flyball_forecast_coverage_ratio":             "How often the value stayed at or below the quantile, at about the lead.",
+	"flyball_forecast_model_weight":               "The part that a model has in the forecast.",
+	"flyball_forecast_season_seconds":             "Length of a season that the forecast uses.",
+	"flyball_forecast_lead_seconds":               "How far ahead the forecast at the horizon lead is.",
+	"flyball_forecast_history_samples":            "Values that the forecast was made from so far.",
+	"flyball_forecast_missing_samples_total":      "Steps at which the query had no value.",
+	"flyball_forecast_anomaly_score":              "How many standard deviations the last value was off its forecast.",
+	"flyball_forecast_anomalies_total":            "Values that were not as forecast, one an incident.",
+	"flyball_forecast_last_fit_timestamp_seconds": "When the models were last fitted, in Unix time.",
 	recommendedMetric:                             "1 while an optimize rule recommends something.",
 	"flyball_scale_current_replicas":              "Replicas asked for.",
 	"flyball_scale_ready_replicas":                "Replicas that serve.",
@@ -143,8 +168,17 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 					names, values = append(names, l.Name), append(values, l.Value)
 				}
 			})
-			ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help[name], names, nil), prometheus.GaugeValue,
-				sample.Value, values...)
+			kind, text := prometheus.GaugeValue, help[name]
+			if strings.HasSuffix(name, "_total") {
+				kind = prometheus.CounterValue
+			}
+			if text == "" {
+				text = "What is forecast of a forecast rule's query, by quantile and horizon."
+			}
+			// A forecast has the labels of its query, which may be none that /metrics can show.
+			if metric, err := prometheus.NewConstMetric(prometheus.NewDesc(name, text, names, nil), kind, sample.Value, values...); err == nil {
+				ch <- metric
+			}
 		}
 	}
 }

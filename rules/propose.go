@@ -122,6 +122,10 @@ func (p *pipeline) signal(s *Signal) (record SignalRecord) {
 			return record
 		}
 		v, record.Confidence = *a.Value, a.Confidence
+		if record.Detail = p.unarmed(s); record.Detail != "" {
+			record.Value, record.Reason = &v, LowConfidence
+			return record
+		}
 	} else {
 		var fault Reason
 		if fault, partial, record.Confidence = p.obs.quality(s.value, s.service); fault != "" {
@@ -154,6 +158,20 @@ func (p *pipeline) signal(s *Signal) (record SignalRecord) {
 	record.words = how.words(s.Name, v, n)
 	record.sizing = how
 	return record
+}
+
+// unarmed says why a forecast is not to be relied on, "" where it is: where it is armed, and where something else writes it,
+// which says nothing of that.
+func (p *pipeline) unarmed(s *Signal) string {
+	armed := p.obs.answer(s.armed)
+	if armed.Value == nil || armed.Fault != "" || *armed.Value > 0 {
+		return ""
+	}
+	skill := p.obs.answer(s.skill)
+	if skill.Value == nil || skill.Fault != "" {
+		return fmt.Sprintf("forecast %s is not armed: too few of its forecasts have been compared with what came", s.Forecast)
+	}
+	return fmt.Sprintf("forecast %s is not armed: its error is %s", s.Forecast, timesOf(*skill.Value))
 }
 
 // panics sees whether a signal asks for so much over a short time that it is a panic, or one from before goes on.

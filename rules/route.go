@@ -94,6 +94,9 @@ func own(files []*File) Own {
 					o.Alerts()
 				case r.Scale != nil, r.Budget != nil, r.Optimize != nil:
 					o.add(OutputMetrics())
+				case r.Forecast != nil:
+					o.add(OutputMetrics())
+					o[r.Forecast.Name] = true
 				}
 			}
 		}
@@ -119,6 +122,7 @@ func (r *Reader) CheckExpr(d *source.Decoder, path, expr string) {
 func (r *Reader) Finish() error {
 	scales := sortedKeys(r.rules)
 	o := own(r.files)
+	forecasts := forecastRules(r.files)
 	decoders := make([]*source.Decoder, len(r.sources))
 	for i, s := range r.sources {
 		decoders[i] = s.Decoder()
@@ -131,6 +135,9 @@ func (r *Reader) Finish() error {
 					d.FaultAt(fmt.Sprintf("%s.applies_to[%d]", at.path, i), 0, "no scale rule %q%s", name, source.DidYouMean(name, scales))
 				}
 			}
+		}
+		if rule.Scale != nil {
+			checkForecasts(d, at.path, rule.Scale, forecasts)
 		}
 		if !r.Remote {
 			continue
@@ -152,6 +159,8 @@ func (r *Reader) Finish() error {
 			check(at.path+".expr", rule.Alert.Expr)
 		case rule.Budget != nil:
 			check(at.path+".spend", rule.Budget.spend(time.Hour))
+		case rule.Forecast != nil:
+			check(at.path+".query", rule.Forecast.Query)
 		case rule.Scale != nil:
 			for _, name := range rule.Scale.names {
 				if !strings.Contains(name, "@") {
@@ -168,6 +177,52 @@ func (r *Reader) Finish() error {
 		errs = append(errs, d.Err())
 	}
 	return source.Join(errs...)
+}
+
+// forecastRules are the forecast rules of files, by name.
+func forecastRules(files []*File) map[string]*ForecastRule {
+	found := map[string]*ForecastRule{}
+	for _, file := range files {
+		for i := range file.Groups {
+			for _, rule := range file.Groups[i].Rules {
+				if f := rule.Forecast; f != nil {
+					found[f.Name] = f
+				}
+			}
+		}
+	}
+	return found
+}
+
+// checkQuantiles checks those that a file asks of the forecasts that are known by then; Finish does, of all.
+func (r *Reader) checkQuantiles(d *source.Decoder, f *File) {
+	all := forecastRules(append(slices.Clone(r.files), f))
+	for i := range f.Groups {
+		for j, rule := range f.Groups[i].Rules {
+			if rule.Scale != nil {
+				checkForecasts(d, fmt.Sprintf("groups[%d].rules[%d]", i, j), rule.Scale, all)
+			}
+		}
+	}
+}
+
+// checkForecasts says which quantiles signals ask for that the forecast does not give.
+func checkForecasts(d *source.Decoder, path string, s *Scale, all map[string]*ForecastRule) {
+	for i, signal := range s.Signals {
+		f := all[signal.Forecast]
+		if f == nil || signal.Quantile <= 0 || slices.Contains(f.Levels, signal.Quantile) {
+			continue
+		}
+		at := fmt.Sprintf("%s.signals[%d].quantile", path, i)
+		if !d.Has(at) {
+			at = fmt.Sprintf("%s.signals[%d].forecast", path, i)
+		}
+		levels := make([]string, len(f.Levels))
+		for n, level := range f.Levels {
+			levels[n] = levelText(level)
+		}
+		d.FaultAt(at, 0, "quantile is %s: forecast %s gives the levels %s", levelText(signal.Quantile), f.Name, strings.Join(levels, ", "))
+	}
 }
 
 // exprPath is where the PromQL of a scale rule's query is: the query may be that alone.

@@ -96,6 +96,8 @@ type Query struct {
 	// Optional is the same as OnMissing: ignore.
 	Optional bool `yaml:"optional"`
 
+	forecast string // of which it asks, where nobody wrote it
+
 	parsed parser.Expr // of Expr
 	ages   []string    // PromQL for the time of the data behind it, of which the oldest counts; none when it has none
 	expect *expression // of Expect
@@ -148,6 +150,8 @@ type Signal struct {
 	value   *expression
 	service *expression
 	query   string // of a forecast, among the rule's queries
+	armed   string // whether it is armed, and by how much it is better than the last value
+	skill   string
 }
 
 // floor is the role of a signal that only raises.

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -338,13 +337,23 @@ func (s *Scale) validateForecastSignal(d *source.Decoder, at string, signal *Sig
 	if signal.Quantile <= 0 || signal.Quantile >= 1 {
 		d.FaultAt(at+".quantile", 0, "quantile is %g: expected a ratio between 0 and 1", signal.Quantile)
 	}
-	// A forecast that is missing must not keep a target large: what it is for is to be early.
-	q := &Query{
-		Expr:   fmt.Sprintf(`%s{quantile="%s",horizon="lead"}`, signal.Forecast, strconv.FormatFloat(signal.Quantile, 'f', -1, 64)),
-		Reduce: "max", StaleAfter: model.Duration(2*s.interval + s.scrape), OnMissing: missingIgnore, Optional: true,
+	// A forecast that is missing must not keep a target large: what it is for is to be early. Of several series all have to be
+	// armed: which of them is the largest is not known.
+	add := func(name, expr, reduce string) string {
+		s.addQuery(name, &Query{
+			Expr: expr, Reduce: reduce, StaleAfter: s.forecastStale(s.interval), OnMissing: missingIgnore, Optional: true, forecast: signal.Forecast,
+		})
+		return name
 	}
-	signal.query = fmt.Sprintf("%s@%g", signal.Forecast, signal.Quantile)
-	s.addQuery(signal.query, q)
+	signal.query = add(fmt.Sprintf("%s@%g", signal.Forecast, signal.Quantile),
+		fmt.Sprintf(`%s{quantile="%s",horizon="%s"}`, signal.Forecast, levelText(signal.Quantile), leadLabel), "max")
+	signal.armed = add(signal.Forecast+armedSuffix, fmt.Sprintf("%s{forecast=%q}", armedMetric, signal.Forecast), "min")
+	signal.skill = add(signal.Forecast+skillSuffix, fmt.Sprintf("%s{forecast=%q}", skillMetric, signal.Forecast), "min")
+}
+
+// forecastStale is the age from which what a forecast wrote does not count, whose group is evaluated so often.
+func (s *Scale) forecastStale(every time.Duration) model.Duration {
+	return model.Duration(s.interval + max(s.interval, every) + s.scrape)
 }
 
 // addQuery adds a query that the rule needs and its author did not write.

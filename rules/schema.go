@@ -65,6 +65,11 @@ func (b *schemaBuilder) of(t reflect.Type) map[string]any {
 		return map[string]any{"anyOf": []any{
 			map[string]any{"enum": []any{"auto", "none"}}, map[string]any{"type": "array", "items": reference("duration")},
 		}}
+	case reflect.TypeFor[Anomalies]():
+		if _, known := b.definitions[t.Name()]; !known {
+			b.definitions[t.Name()] = b.object(t)
+		}
+		return map[string]any{"anyOf": []any{map[string]any{"type": "boolean"}, reference(t.Name())}}
 	case reflect.TypeFor[Limit]():
 		return map[string]any{"type": "number"}
 	case reflect.TypeFor[Rule]():

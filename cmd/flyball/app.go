@@ -50,6 +50,7 @@ type app struct {
 	journal       *journal.Journal
 	memory        rules.Memory
 	snapshot      *rules.Snapshot // of the memory
+	forecasts     *rules.ForecastStates
 	brake         *rules.Brake
 	limit         *rules.RateLimit // of changes; nil: none
 	scales        *rules.Metrics
@@ -164,6 +165,11 @@ func (a *app) openStore() error {
 		Memory: &a.memory, Metrics: a.scales, Log: a.opts.log.With("component", "rules"),
 	}
 	a.snapshot.Load(time.Now())
+	a.forecasts = &rules.ForecastStates{
+		Directory: filepath.Join(a.live.Load().Storage.Path, "forecasts"), Workers: rules.NewWorkers(0), Metrics: a.scales,
+		Log: a.opts.log.With("component", "rules"),
+	}
+	a.onClose(func() error { a.forecasts.Workers.Close(); return nil })
 	a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "flyball_scale_paused", Help: "1 while acting is frozen: rules decide and record, and change nothing.",
 	}, func() float64 {
@@ -306,9 +312,17 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 		Parallel: parallelTargets,
 		Leads:    a.leads, Claim: a.claim, Decided: a.decided, Clock: a.clock, Expand: a.store.ExpandAnnotation,
 	}
+	forecasts := rules.PredictorOptions{
+		Querier: a.store.Router(), Metrics: a.scales, Log: options.Log, Workers: a.forecasts.Workers, Directory: a.forecasts.Directory,
+		Startup: func(forecast string) (time.Duration, string) {
+			return rules.LongestStartup(a.live.Load().scalers, forecast)
+		},
+	}
 	for _, f := range l.rules {
 		for i := range f.Groups {
-			groups = append(groups, store.GroupOf(f, &f.Groups[i], func(r *rules.Rule) rules.Evaluator { return d.evaluator(r, before, options) }))
+			groups = append(groups, store.GroupOf(f, &f.Groups[i], func(r *rules.Rule) rules.Evaluator {
+				return d.evaluator(r, before, options, forecasts)
+			}))
 		}
 	}
 	return groups, d
@@ -333,10 +347,20 @@ func (a *app) newScrape(l *loaded) store.Scrape {
 	if l.Prometheus.Remote() {
 		return store.Scrape{}
 	}
+	written := rules.OutputMetrics() // is in the store already
+	for _, f := range l.rules {
+		for i := range f.Groups {
+			for _, r := range f.Groups[i].Rules {
+				if r.Forecast != nil {
+					written = append(written, r.Forecast.Name)
+				}
+			}
+		}
+	}
 	sc := store.Scrape{
 		Configs: l.scrape,
 		Self: []store.Self{{
-			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: metricsHandler(a.metrics), Drop: rules.OutputMetrics(),
+			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: metricsHandler(a.metrics), Drop: written,
 		}},
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.Actuators.Process)) {
@@ -414,7 +438,7 @@ func (a *app) runBuilt(ctx context.Context) error {
 			part{"proxy", a.proxySlot.run})
 	}
 	if a.store != nil {
-		parts = append(parts, part{"snapshot", a.snapshot.Run}, part{"rules", a.store.Run})
+		parts = append(parts, part{"snapshot", a.snapshot.Run}, part{"forecasts", a.forecasts.Run}, part{"rules", a.store.Run})
 	}
 	if a.opts.autoReload > 0 {
 		parts = append(parts, part{"automatic reload", a.autoReload})

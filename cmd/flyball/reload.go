@@ -184,6 +184,7 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 			a.restore(ctx, n.loaded, n.scalers)
 			now.release(n.deciders)
 			a.scales.Show(n.scalers, n.outputs()...)
+			a.forecasts.Show(n.predictors)
 		})
 		if err != nil {
 			n.processes.Cancel()

@@ -23,12 +23,20 @@ import (
 func (a *app) page() web.Page {
 	page := web.Page{Version: version.Version, ConfigFile: a.opts.configFile, Acting: a.opts.act, Lifecycle: a.opts.lifecycle}
 	if a.opts.has(roleRules) {
-		page.Decisions, page.Queries, page.Brake = decisions{a}, queries{a}, brake{a}
+		page.Decisions, page.Queries, page.Brake, page.Forecasts = decisions{a}, queries{a}, brake{a}, a.forecastStatus
 	}
 	f := &figures{queries: page.Queries}
 	page.Warnings = a.warnings
 	page.Status = func(ctx context.Context) web.Status { return a.status(ctx, f) }
 	return page
+}
+
+// forecastStatus says how the forecast rules stand.
+func (a *app) forecastStatus() (all []rules.ForecastStatus) {
+	for _, p := range a.live.Load().predictors {
+		all = append(all, p.Status())
+	}
+	return all
 }
 
 // warnings are what keeps this process from recording what it sees and decides, from acting at all, or from knowing what the

@@ -13,6 +13,7 @@ import (
 // Engine is a store that is empty at first and thrown away by Close, and the groups in it. It is used by one goroutine.
 type Engine interface {
 	rules.Querier
+	rules.RangeQuerier
 
 	// SetGroups says which groups EvalGroups evaluates, in their order.
 	SetGroups(groups []Group) error

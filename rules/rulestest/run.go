@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"flyball/rules"
@@ -256,6 +258,8 @@ func (r *run) makeEvaluators() {
 				s := rules.NewScaler(rule.Scale, o)
 				r.scalers[rule.Scale.Name] = s
 				return s
+			case rule.Forecast != nil:
+				return rules.NewPredictor(rule.Forecast, rules.PredictorOptions{Querier: r.engine, Metrics: metrics, Startup: r.startup})
 			case rule.Budget != nil:
 				return rules.NewAccountant(rule.Budget, r.engine)
 			case rule.Optimize != nil:
@@ -264,6 +268,15 @@ func (r *run) makeEvaluators() {
 			return nil
 		}
 	}
+}
+
+// startup is how long a start takes of the targets whose rules use a forecast.
+func (r *run) startup(forecast string) (time.Duration, string) {
+	all := make([]*rules.Scaler, 0, len(r.scalers))
+	for _, name := range slices.Sorted(maps.Keys(r.scalers)) {
+		all = append(all, r.scalers[name])
+	}
+	return rules.LongestStartup(all, forecast)
 }
 
 // ask is the Querier of one query of a rule.

@@ -219,7 +219,7 @@ func TestShow(t *testing.T) {
 	}
 	there.answers["query_range"] = `{"resultType":"matrix","result":[{"metric":{"__name__":"up"},"values":[[1767600000,"1"],[1767600015.5,"2"]]}]}`
 	series, err := r.ShowRange(ctx, "up", t0, t0.Add(time.Minute), 15*time.Second)
-	want := []Point{{t0, 1}, {t0.Add(15500 * time.Millisecond), 2}}
+	want := []Point{{Time: t0, Value: 1}, {Time: t0.Add(15500 * time.Millisecond), Value: 2}}
 	if err != nil || len(series) != 1 || series[0].Labels.String() != `{__name__="up"}` {
 		t.Errorf("got %v, %v", series, err)
 	} else if diff := cmp.Diff(want, series[0].Points); diff != "" {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/util/annotations"
 
@@ -20,16 +19,10 @@ const maxPoints = 11_000
 var ErrClosed = errors.New("the store is closed")
 
 // Point is one value of a series at one time.
-type Point struct {
-	Time  time.Time
-	Value float64
-}
+type Point = rules.Point
 
 // Series is one series of the answer to a range query, its points in order of time.
-type Series struct {
-	Labels labels.Labels
-	Points []Point
-}
+type Series = rules.Series
 
 // Query answers a PromQL instant query at the time at: a sample per series, each with Time at. A scalar is one sample
 // without labels, no series an empty slice. A query that gives a range vector, a string or native histograms is an error,

@@ -123,7 +123,7 @@ func TestQueryRange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Series{{Labels: labels.EmptyLabels(), Points: []Point{{t0, 0}, {t0.Add(time.Minute), 2}, {t0.Add(2 * time.Minute), 4}}}}
+	want := []Series{{Labels: labels.EmptyLabels(), Points: []Point{{Time: t0, Value: 0}, {Time: t0.Add(time.Minute), Value: 2}, {Time: t0.Add(2 * time.Minute), Value: 4}}}}
 	if diff := cmp.Diff(want, got, cmp.Comparer(labels.Equal)); diff != "" {
 		t.Error(diff)
 	}

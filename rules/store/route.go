@@ -16,7 +16,10 @@ import (
 	"flyball/rules/promapi"
 )
 
-var _ rules.Querier = Router{}
+var (
+	_ rules.Querier      = Router{}
+	_ rules.RangeQuerier = Router{}
+)
 
 // Elsewhere is a Prometheus that is not this one.
 type Elsewhere interface {
@@ -55,6 +58,11 @@ func (r Router) Query(ctx context.Context, expr string, at time.Time, lookback t
 		return nil, ErrClosed
 	}
 	return remote.Query(ctx, expr, at, lookback)
+}
+
+// QueryRange implements rules.RangeQuerier, in the turns of the API: the past is not in the way of what is decided now.
+func (r Router) QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]Series, error) {
+	return r.ShowRange(ctx, expr, start, end, step)
 }
 
 // route says which side answers. It does not change: another one takes its place.

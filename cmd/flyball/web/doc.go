@@ -6,6 +6,7 @@
 //	/-/freeze                           POST stops all acting, POST with release=1 lets it go on
 //	/api/v1/flyball/decisions           newest first; parameters rule, since, until, limit, every
 //	/api/v1/flyball/decisions/{id}      one decision, with all of its inputs
+//	/api/v1/flyball/forecasts           forecast rules: what comes next, models, seasons, whether they are armed; parameter name
 //	/api/v1/flyball/{models,rules,targets}  models behind the proxy, rules that decide, replicas of actuator targets
 //	/api/v1/...                         Prometheus's HTTP API over the store: Prometheus
 //

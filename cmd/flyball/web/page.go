@@ -26,6 +26,9 @@ type Page struct {
 	Queries    Queries                      // nil where it has no store: then there are no charts and no /graph
 	Brake      Brake                        // nil where nothing acts
 
+	// Forecasts says how the forecast rules stand; nil: there are none here.
+	Forecasts func() []rules.ForecastStatus
+
 	// Warnings say what keeps this process from its work, such as a journal that cannot be written: on top of the page, and in
 	// each answer of the API. nil: nothing does.
 	Warnings func() []string
@@ -178,6 +181,7 @@ func (p Page) register(mux *http.ServeMux, now func() time.Time) {
 	mux.HandleFunc("GET /api/v1/flyball/rules", p.listScaleRules)
 	mux.HandleFunc("GET /api/v1/flyball/targets", p.listActuatorTargets)
 	mux.HandleFunc("GET /api/v1/flyball/budgets", p.listBudgets)
+	mux.HandleFunc("GET /api/v1/flyball/forecasts", p.listForecasts)
 	mux.HandleFunc("/api/", unknown)
 }
 

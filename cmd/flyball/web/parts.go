@@ -91,6 +91,19 @@ func (p Page) listBudgets(w http.ResponseWriter, r *http.Request) {
 	p.success(w, all)
 }
 
+// listForecasts lists the forecast rules; the parameter name selects one.
+func (p Page) listForecasts(w http.ResponseWriter, r *http.Request) {
+	all := []rules.ForecastStatus{}
+	if p.Forecasts != nil {
+		for _, f := range p.Forecasts() {
+			if name := r.URL.Query().Get("name"); name == "" || name == f.Name {
+				all = append(all, f)
+			}
+		}
+	}
+	p.success(w, all)
+}
+
 // listActuatorTargets lists what is scaled, with its replicas. Scrape targets are in Prometheus's API.
 func (p Page) listActuatorTargets(w http.ResponseWriter, r *http.Request) {
 	all := []targetState{}
