@@ -119,8 +119,8 @@ func dataSets(t *testing.T, dir string) []dataSet {
 			series: rowFile(t, dir, "crane_cpu_5min.csv", 0), how: trace,
 			gates: []gate{gmeanAtMost(0.60), worstAtMost(1.25)},
 		},
-		// One forecast of each series, as in the competition. The demand of H349 breaks down an hour into it, and stays at about
-		// what happens to be the last value before: seven times its error, and no fault of the forecast.
+		// One forecast of each series, as in the competition. In H349 the two days to forecast have no daytime, which all days
+		// before had, and stay at what the last night's value happens to be: seven times its error, and six for the day before.
 		{
 			name: "M4 hourly, 48 h ahead", series: hourly, how: last(1),
 			gates: []gate{maseAtMost(0.93), smapeAtMost(9.7)},
