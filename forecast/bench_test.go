@@ -22,19 +22,31 @@ func BenchmarkUpdate(b *testing.B) {
 	}
 }
 
-// BenchmarkObserve is a step of the whole pool: nine models, their errors, their weights and the quantiles.
+// BenchmarkObserve is a step of the whole pool, its errors, weights and quantiles: of nine models, as for a series with a
+// day, and of four, as for one without.
 func BenchmarkObserve(b *testing.B) {
-	f := newForecaster(b, Options{Step: 5 * time.Minute})
-	y := seasonal(2016, 288, 3, 1)
-	f.Fit(y, monday)
-	b.ReportAllocs()
-	at, i := f.time(f.last), 0
-	for b.Loop() {
-		at = at.Add(f.o.Step)
-		f.Observe(at, y[i])
-		if i++; i == len(y) {
-			i = 0
-		}
+	day := seasonal(2016, 288, 3, 1)
+	for _, bb := range []struct {
+		name    string
+		seasons []time.Duration
+		members int
+	}{{"nine", nil, 9}, {"four", []time.Duration{}, 4}} {
+		b.Run(bb.name, func(b *testing.B) {
+			f := newForecaster(b, Options{Step: 5 * time.Minute, Seasons: bb.seasons})
+			f.Fit(day, monday)
+			if n := len(f.pool.members); n != bb.members {
+				b.Fatalf("%d models", n)
+			}
+			b.ReportAllocs()
+			at, i := f.time(f.last), 0
+			for b.Loop() {
+				at = at.Add(f.o.Step)
+				f.Observe(at, day[i])
+				if i++; i == len(day) {
+					i = 0
+				}
+			}
+		})
 	}
 }
 

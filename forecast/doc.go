@@ -56,6 +56,12 @@
 // two cycles on, if the autocorrelation of what is left of the values without their moving average is above 0.2 and above
 // 1.96/√n; their members go again if their error is a quarter above that of the others.
 //
+// Two things that were measured are left out. The pool on log(1+y) gains where demand is far from 0 (the geometric mean of the
+// error over the last value's is 0.546 and not 0.577 on CPU load, sMAPE 9.12 and not 9.61 on M4's hourly series), and loses where
+// it is often 0 (0.881 and not 0.786 on LLM demand, on one series half as much again as the last value). And a guard that goes
+// over to the last value where that was twice as good in the last hours makes LLM demand 4 % worse: its nights are flat, and
+// then comes the morning.
+//
 // # Values far out
 //
 // A value that is off by twenty recent errors, and by the whole forecast too, is drawn in to that before models, weights and

@@ -103,7 +103,7 @@ func (f *Forecaster) reason(e *Explanation) string {
 		if name, _, _ := strings.Cut(lead.Name, " "); name != f.o.Model {
 			s[0] += " for want of a season or of values for " + f.o.Model
 		}
-	case f.seen < few:
+	case f.seen < few && len(e.Members) == 2: // no season yet
 		s = append(s, fmt.Sprintf("%d values: the last one and an exponential mean of them until there are %d", f.seen, few))
 	default:
 		s = append(s, fmt.Sprintf("%s leads %d models with %.0f%% of the weight", lead.Name, len(e.Members), 100*lead.Weight))

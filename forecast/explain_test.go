@@ -70,6 +70,27 @@ func TestReason(t *testing.T) {
 	}
 }
 
+// Of a model that was named the reason says which seasons it has.
+func TestReasonOfANamedModel(t *testing.T) {
+	y := seasonal(144*8, 144, 3, 7)
+	for _, tt := range []struct{ model, want string }{
+		{"naive", "no season of 24h: autocorrelation 0.98, not used by naive"},
+		{"ets_ar", "ets_ar 24h; no season of 1h: autocorrelation 0.00, not used by ets_ar; season of 24h: autocorrelation 0.98, used by ets_ar"},
+	} {
+		f := newForecaster(t, Options{Model: tt.model})
+		f.Fit(y, monday)
+		if got := f.Explain().Reason; !strings.Contains(got, tt.want) {
+			t.Errorf("%s: the reason is %q, want %q in it", tt.model, got, tt.want)
+		}
+	}
+	f := newForecaster(t, Options{Model: "holt_winters"})
+	f.Fit(y[:20], monday)
+	want := "holt for want of a season or of values for holt_winters; no season of 1h"
+	if got := f.Explain().Reason; !strings.HasPrefix(got, want) {
+		t.Errorf("after 20 values the reason is %q, want %q first", got, want)
+	}
+}
+
 // The 80 % band of half-hourly electricity demand covers what it promises, from the start and after a burst began.
 func TestCoverage(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 9))

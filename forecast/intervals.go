@@ -63,13 +63,15 @@ func (v *intervals) observe(a int, e float64) {
 	r.scale += max(v.decay*7, 1/r.n) * (size - r.scale)
 	share := max(v.decay, 1/(r.live+20)) // twenty as if they were as promised
 	up := 2 * gain * r.scale
+	q, below := r.q[:len(v.levels)], r.below[:len(v.levels)]
 	for i, tau := range v.levels {
-		hit := 0.0
-		if e <= r.q[i] {
-			hit = 1
+		one := 0 // an integer: no branch, which would be guessed wrong half of the time
+		if e <= q[i] {
+			one = 1
 		}
-		r.below[i] += share * (hit - r.below[i])
-		r.q[i] += up * (tau - hit)
+		hit := float64(one)
+		below[i] += share * (hit - below[i])
+		q[i] += up * (tau - hit)
 	}
 }
 

@@ -83,13 +83,11 @@ func TestOfLittle(t *testing.T) {
 			t.Errorf("the mean is %v, the quantiles are %v", p.Mean, p.Quantiles)
 		}
 	}
-	f = newForecaster(t, Options{Step: time.Minute, Horizon: 2, Seasons: []time.Duration{4 * time.Minute}})
-	var wave []float64
-	for i := range 24 {
-		wave = append(wave, []float64{10, 20, 30, 20}[i%4])
-	}
+	f = newForecaster(t, Options{Step: time.Minute, Horizon: 2, Seasons: []time.Duration{12 * time.Minute}})
+	wave := seasonal(24, 12, 0, 7)
+	wave[3] = math.NaN()
 	f.Fit(wave, monday)
-	if e := f.Explain(); len(e.Seasons) != 1 || e.Seasons[0].Used || strings.Contains(e.Reason, "Inf") || !strings.Contains(e.Reason, "no season of 4m: autocorrelation 1.00, and too few values") {
+	if e := f.Explain(); len(e.Seasons) != 1 || e.Seasons[0].Used || strings.Contains(e.Reason, "Inf") || !strings.Contains(e.Reason, ", and too few values for a model with it") {
 		t.Errorf("%+v", e)
 	}
 }

@@ -18,9 +18,18 @@ type member struct {
 	err     [anchors]float64   // recent mean absolute errors
 	weight  float64
 	fitted  bool
+	role    role
 	// reference is for a member that is only there to be compared with: its weight is 0.
 	reference bool
 }
+
+// role says whose record is kept apart.
+type role int
+
+const (
+	isNaive role = iota + 1
+	isSmooth
+)
 
 // pool forecasts by several models at once, each weighted by how well it did lately.
 type pool struct {
@@ -70,8 +79,14 @@ func (p *pool) add(e member) {
 	p.members = append(p.members, e)
 }
 
-// prepare works out the powers that forecasts at the anchors need.
+// prepare works out the powers that forecasts at the anchors need, and the role.
 func (m *member) prepare(heads []int) {
+	switch m.name {
+	case "naive":
+		m.role = isNaive
+	case "ses":
+		m.role = isSmooth
+	}
 	for a, h := range heads {
 		m.phis[a], m.rhos[a] = powers(m.model.Phi, float64(h)), math.Pow(m.model.Rho, float64(h))
 	}
@@ -139,23 +154,26 @@ func (p *pool) take(seen [anchors]float64, y float64) float64 {
 		y = drawn
 		p.started = true
 	}
-	for i := range p.members {
-		p.members[i].model.Update(y)
-	}
 	if !p.started {
+		for i := range p.members {
+			p.members[i].model.Update(y)
+		}
 		return y
 	}
 	p.weigh()
+	var sums [anchors]float64
+	for i := range p.members {
+		m := &p.members[i]
+		m.model.Update(y)
+		for a, h := range p.heads {
+			v := m.model.mean(h, m.phis[a], m.rhos[a])
+			m.pending[a][p.at[a]] = v
+			sums[a] += m.weight * v
+		}
+	}
 	for a, h := range p.heads {
 		j := p.at[a]
-		sum := 0.0
-		for i := range p.members {
-			m := &p.members[i]
-			v := m.model.mean(h, m.phis[a], m.rhos[a])
-			m.pending[a][j] = v
-			sum += m.weight * v
-		}
-		p.combined[a][j] = sum
+		p.combined[a][j] = sums[a]
 		if j++; j == h {
 			j = 0
 		}
@@ -198,33 +216,35 @@ func (p *pool) clip(y float64) float64 {
 }
 
 func (p *pool) score(seen [anchors]float64) {
+	var rate, fresh [anchors]float64 // 0 where nothing was forecast
 	for a := range p.heads {
-		y := seen[a]
-		j := p.at[a]
-		d := math.Abs(y - p.combined[a][j])
-		if d != d {
+		e := seen[a] - p.combined[a][p.at[a]]
+		if e != e {
 			continue
 		}
 		p.count[a]++
 		p.live.n[a]++
-		rate, fresh := max(p.decay, 1/p.count[a]), max(p.decay, 1/p.live.n[a])
-		p.live.own[a] += fresh * (d - p.live.own[a])
-		for i := range p.members {
-			m := &p.members[i]
-			e := math.Abs(y - m.pending[a][j])
-			if e != e {
+		rate[a], fresh[a] = max(p.decay, 1/p.count[a]), max(p.decay, 1/p.live.n[a])
+		d := math.Abs(e)
+		p.live.own[a] += fresh[a] * (d - p.live.own[a])
+		p.err[a] += rate[a] * (d - p.err[a])
+		p.intervals.observe(a, e)
+	}
+	for i := range p.members {
+		m := &p.members[i]
+		for a := range p.heads {
+			e := math.Abs(seen[a] - m.pending[a][p.at[a]])
+			if rate[a] == 0 || e != e {
 				continue
 			}
-			m.err[a] += rate * (e - m.err[a])
-			switch m.name {
-			case "naive":
-				p.live.naive[a] += fresh * (e - p.live.naive[a])
-			case "ses":
-				p.live.smooth[a] += fresh * (e - p.live.smooth[a])
+			m.err[a] += rate[a] * (e - m.err[a])
+			switch m.role {
+			case isNaive:
+				p.live.naive[a] += fresh[a] * (e - p.live.naive[a])
+			case isSmooth:
+				p.live.smooth[a] += fresh[a] * (e - p.live.smooth[a])
 			}
 		}
-		p.err[a] += rate * (d - p.err[a])
-		p.intervals.observe(a, y-p.combined[a][j])
 	}
 }
 
@@ -235,12 +255,10 @@ func (p *pool) weigh() {
 	least := math.Inf(1)
 	for i := range p.members {
 		m := &p.members[i]
-		m.weight = 0
-		for a := range p.heads {
-			m.weight += m.err[a]
-		}
-		if !m.reference {
-			least = min(least, m.weight)
+		e := m.err[0] + m.err[1] + m.err[2] // 0 beyond the anchors that there are
+		m.weight = e
+		if e < least && !m.reference {
+			least = e
 		}
 	}
 	sum := 0.0
@@ -250,18 +268,20 @@ func (p *pool) weigh() {
 			m.weight = 0
 			continue
 		}
-		r := 1.0
+		w := 1.0
 		if m.weight > 0 {
-			r = least / m.weight
+			r := least / m.weight
+			w = r * r * r * r * r
 		}
-		m.weight = r * r * r * r * r
-		sum += m.weight
+		m.weight = w
+		sum += w
 	}
 	if sum == 0 {
 		return
 	}
+	sum = 1 / sum
 	for i := range p.members {
-		p.members[i].weight /= sum
+		p.members[i].weight *= sum
 	}
 }
 

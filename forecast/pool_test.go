@@ -64,6 +64,35 @@ func TestLadder(t *testing.T) {
 	}
 }
 
+// A season that is named is used from two full ones on, though there are too few values to fit a model to.
+func TestShortSeason(t *testing.T) {
+	for _, model := range []string{"auto", "seasonal_naive"} {
+		f := newForecaster(t, Options{Model: model, Seasons: []time.Duration{80 * time.Minute}}) // 8 steps
+		y := []float64{10, 20, 60, 90, 70, 40, 20, 15}
+		for i := range 22 {
+			f.Observe(monday.Add(time.Duration(i)*f.o.Step), y[i%8]+float64(i%3))
+			if f.Due() != (i == 15) {
+				t.Errorf("%s: after %d values a refit is due: %t", model, i+1, f.Due())
+			}
+			if !f.Due() {
+				continue
+			}
+			if err := f.Refit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			e := f.Explain()
+			if e.Members[0].Name != "seasonal_naive 1h20m" || !e.Seasons[0].Used || !strings.HasPrefix(e.Reason, "seasonal_naive 1h20m") {
+				t.Errorf("%s: after %d values %+v: %s", model, i+1, e.Members, e.Reason)
+			}
+			for h, p := range f.Forecast(8, nil) {
+				if math.Abs(p.Mean-y[h]) > 12 {
+					t.Errorf("%s: after %d values the forecast %d steps ahead is %.1f, want about %.0f", model, i+1, h+1, p.Mean, y[h])
+				}
+			}
+		}
+	}
+}
+
 func TestSeasonsHaveToEarnTheirPlace(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 6))
 	noise := make([]float64, 144*14)

@@ -91,12 +91,24 @@ func unfitted(m plan) member {
 	return e
 }
 
+// minSeen is how many values it takes at least to tell a season that was named.
+const minSeen = 8
+
 // few is how many values it takes for a fit to be better than the usual parameters.
 const few = 30
 
-// Due says whether it is time for Refit: at 30 values, when there are two of a season for the first time, and every six
-// hours (a quarter of the shortest season, where seasons are named), and when more of the regressors is known ahead than before.
+// early tells of a member that needs no fit, and has two full seasons among so few values.
+func (m plan) early(there int) bool {
+	return kindOf(m.name).fixed != nil && len(m.seasons) == 1 && there >= 2*m.seasons[0]
+}
+
+// Due says whether it is time for Refit: at 30 values, or at two of the shortest season if that is named and shorter, when
+// there are two of a season for the first time, and every six hours (a quarter of the shortest season, where seasons are
+// named), and when more of the regressors is known ahead than before.
 func (f *Forecaster) Due() bool {
+	if f.explicit && len(f.seasons) > 0 && len(f.found) == 0 && f.seen >= int64(max(2*f.seasons[0], minSeen)) {
+		return true
+	}
 	return f.seen >= few && (int64(len(f.history.values)) >= f.nextFit || f.fitted >= int64(f.halfLife/4) || f.extra.surprised())
 }
 
@@ -140,9 +152,13 @@ func (f *Forecaster) fitPool(ctx context.Context, y []float64, observe observer)
 	var plans []plan
 	if f.o.Model == "auto" {
 		plans = plainMembers(there >= few)
-		plans = append(plans, seasonalMembers(used, len(y))...)
+		for _, m := range seasonalMembers(used, len(y)) {
+			if there >= few || m.early(there) {
+				plans = append(plans, m)
+			}
+		}
 	} else {
-		plans = f.named(len(y))
+		plans = f.named(len(y), used)
 	}
 	members, err := f.fitMembers(ctx, plans, y, seeks, there)
 	if err != nil {
@@ -160,6 +176,8 @@ func (f *Forecaster) fitPool(ctx context.Context, y []float64, observe observer)
 		if kept := fits(&p, f.earn(&p, infos, members)); len(kept) < len(members) {
 			p, _ = f.replay(kept, y, seeks, observe)
 		}
+	} else {
+		f.asNamed(infos, members)
 	}
 	return p, infos, nil
 }
@@ -196,13 +214,15 @@ func seasonalMembers(used []int, n int) []plan {
 }
 
 // named is the pool of one model, with the seasons that there are two of: the day if it is among them and the model
-// takes one, the two longest if it takes two. The naive forecast is there to be compared with.
-func (f *Forecaster) named(n int) []plan {
+// takes one, the two longest if it takes two. Of those that nobody named it has the day, and others if they were found. The
+// naive forecast is there to be compared with.
+func (f *Forecaster) named(n int, found []int) []plan {
 	p := plan{name: f.o.Model}
 	k := kindOf(p.name)
+	day := int(24 * time.Hour / f.o.Step)
 	var have []int
 	for _, m := range f.seasons {
-		if n >= 2*m {
+		if n >= 2*m && (f.explicit || m == day || slices.Contains(found, m)) {
 			have = append(have, m)
 		}
 	}
@@ -214,7 +234,7 @@ func (f *Forecaster) named(n int) []plan {
 		}
 	case k.most == 1:
 		p.seasons = have[len(have)-1:]
-		if i := slices.Index(have, int(24*time.Hour/f.o.Step)); i >= 0 {
+		if i := slices.Index(have, day); i >= 0 {
 			p.seasons = have[i : i+1]
 		}
 	default:
@@ -245,7 +265,7 @@ func (f *Forecaster) fitMember(ctx context.Context, m plan, y []float64, seeks [
 	k := kindOf(m.name)
 	k.spec.Seasons = m.seasons
 	e := member{name: m.name, seasons: m.seasons, reference: m.reference}
-	if there < few {
+	if there < few && !m.early(there) {
 		return unfitted(m), nil
 	}
 	fit, err := newFitter(k.spec, y, seeks, FitOptions{Loss: k.loss, Horizon: f.o.Horizon})
@@ -307,9 +327,6 @@ func (f *Forecaster) earn(p *pool, infos []Season, members []member) []member {
 			info.Used = false
 			info.Reason = fmt.Sprintf("autocorrelation %.2f, and too few values for a model with it", info.Strength)
 			continue
-		case math.IsInf(without, 1): // a model was named
-			info.Reason = fmt.Sprintf("autocorrelation %.2f", info.Strength)
-			continue
 		case without > 0:
 			info.Gain = 1 - with/without
 		}
@@ -322,6 +339,25 @@ func (f *Forecaster) earn(p *pool, infos []Season, members []member) []member {
 	return slices.DeleteFunc(slices.Clone(members), func(m member) bool {
 		return slices.ContainsFunc(m.seasons, func(s int) bool { return out[s] })
 	})
+}
+
+// asNamed says of each season what the model that was named makes of it.
+func (f *Forecaster) asNamed(infos []Season, members []member) {
+	for i := range infos {
+		info := &infos[i]
+		season := int(info.Period / f.o.Step)
+		if len(f.history.values) < 2*season {
+			continue
+		}
+		has := slices.ContainsFunc(members, func(m member) bool {
+			return slices.Contains(m.seasons, season)
+		})
+		not := ""
+		if !has {
+			not = "not "
+		}
+		info.Used, info.Reason = has, fmt.Sprintf("autocorrelation %.2f, %sused by %s", info.Strength, not, members[0].name)
+	}
 }
 
 // fits drops the members that did worst until the seasons of the others are within maxSeasonal.
