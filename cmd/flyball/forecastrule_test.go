@@ -24,7 +24,7 @@ func TestForecastRule(t *testing.T) {
 - name: g
   interval: 100ms
   rules:
-  - {forecast: "demand:ahead", query: label_replace(vector(7), "model", "chat", "", ""), step: 1s, history: 1m, horizon: 5s, lead: 2s, seasons: none` + more + `}
+  - {forecast: "demand:ahead", query: 'label_replace(vector(7), "model", "chat", "", "")', step: 1s, history: 1m, horizon: 5s, lead: 2s, seasons: none` + more + `}
   - {record: seen, expr: 'sum(demand:ahead{horizon="lead"})'}
 `
 	}
