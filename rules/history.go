@@ -62,9 +62,13 @@ func (p *Predictor) loadHistory(ctx context.Context, at time.Time) {
 func (p *Predictor) load(ctx context.Context, h *history, last int64, at time.Time) {
 	began := time.Now()
 	past, steps, err := p.past(ctx, last)
+	var driven drive
+	if first := max(0, last-p.keeps+1); err == nil && first <= last {
+		driven, err = p.askDrive(ctx, first, last-first+1)
+	}
 	var tracks map[string]*track
 	if err == nil {
-		tracks, err = p.fitPast(ctx, past, last, at)
+		tracks, err = p.fitPast(ctx, past, driven, last, at)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,7 +96,7 @@ func (p *Predictor) load(ctx context.Context, h *history, last int64, at time.Ti
 		if old != nil {
 			t.missing, t.anomalies, t.anomaly = old.missing-missingOf(old.since), old.anomalies, old.anomaly
 			for _, o := range old.since {
-				t.take(p, o.step, o.y)
+				t.take(p, o.step, o.y, o.x)
 			}
 		}
 		t.refresh(p)
@@ -132,7 +136,7 @@ func (p *Predictor) past(ctx context.Context, last int64) (map[string]*pastSerie
 			return nil, 0, context.Canceled
 		}
 		n := min(chunk, last-from+1)
-		a, err := p.askRange(ctx, from, n)
+		a, err := p.askRange(ctx, p.rule.Query, from, n)
 		if err != nil {
 			if ctx.Err() != nil || chunk <= historyChunk/16 {
 				return nil, 0, err
@@ -180,7 +184,7 @@ func newest(all map[string]*pastSeries, n int) {
 
 // fitPast makes the forecasters of the past up to a step. The newest part of it is forecast from the rest, a value at a time:
 // so it is known from the start how good the forecasts are.
-func (p *Predictor) fitPast(ctx context.Context, past map[string]*pastSeries, last int64, at time.Time) (map[string]*track, error) {
+func (p *Predictor) fitPast(ctx context.Context, past map[string]*pastSeries, driven drive, last int64, at time.Time) (map[string]*track, error) {
 	tracks := map[string]*track{}
 	for _, key := range sortedKeys(past) {
 		s := past[key]
@@ -205,7 +209,9 @@ func (p *Predictor) fitPast(ctx context.Context, past map[string]*pastSeries, la
 		}
 		first := last - int64(len(values)) + 1
 		var failed error
-		if !p.opts.Workers.fit(ctx, func() { failed = p.fitTrack(ctx, t, values, first) }) {
+		if !p.opts.Workers.fit(ctx, func() {
+			failed = p.fitTrack(ctx, t, values, first, &driven, key)
+		}) {
 			return nil, ctx.Err()
 		}
 		if failed != nil {
@@ -218,17 +224,21 @@ func (p *Predictor) fitPast(ctx context.Context, past map[string]*pastSeries, la
 	return tracks, nil
 }
 
-func (p *Predictor) fitTrack(ctx context.Context, t *track, values []float64, first int64) error {
+// fitTrack fits a forecaster to values of the past, with what drove them.
+func (p *Predictor) fitTrack(ctx context.Context, t *track, values []float64, first int64, driven *drive, key string) error {
 	h := max(1, int(p.rule.Horizon/p.rule.Step))
 	held := min(max(int(p.day), (scored+1)*h), len(values)/3)
 	known := len(values) - held
 	began := time.Now()
-	t.f.Fit(values[:known], p.time(first))
+	t.f.Ahead(driven.ahead(key, first)) // a fit counts on as much being known ahead
+	t.f.FitWith(values[:known], p.time(first), driven.from(key, first))
 	for i, y := range values[known:] {
 		step := first + int64(known+i)
+		t.f.Ahead(driven.ahead(key, step))
 		t.judge(p, step, y, true)
-		t.f.Observe(p.time(step), y)
+		t.f.ObserveWith(p.time(step), y, driven.at(nil, key, step))
 	}
+	t.f.Ahead(driven.ahead(key, first+int64(len(values))))
 	err := t.f.Refit(ctx)
 	p.opts.Metrics.fitted.Observe(time.Since(began).Seconds())
 	return err
@@ -300,7 +310,7 @@ func (p *Predictor) refitTrack(ctx context.Context, t *track, at time.Time) {
 		if math.IsNaN(y) && p.rule.Missing == missingZero {
 			y = 0
 		}
-		f.Observe(p.time(o.step), y)
+		f.ObserveWith(p.time(o.step), y, o.x)
 	}
 	t.f, t.fitted, t.pause, t.retry = f, at, 0, time.Time{}
 	t.refresh(p)

@@ -141,9 +141,11 @@ func (l *linter) query(path, expr string, deciding bool) {
 // forecast looks at a forecast rule.
 func (l *linter) forecast(path string, f *ForecastRule) {
 	l.query(path+".query", f.Query, false)
-	for _, key := range []string{"events", "regressors"} {
-		if l.d.Has(path + "." + key) {
-			l.d.FaultAt(path+"."+key, 0, "%s: they are checked, and forecasts do not use them in this version", key)
+	for _, r := range f.regressors() {
+		at := path + ".regressors." + r.name
+		l.query(at, r.query, false)
+		if r.ahead == 0 {
+			l.d.FaultAt(at, 0, "%s is known up to now and no further, so a forecast holds its last value: what leads the demand has an offset, such as signups offset 30m", r.name)
 		}
 	}
 	parsed, err := promQL.ParseExpr(f.Query)

@@ -42,9 +42,9 @@ rules.yml:6:5: it writes the same series as rule 1 of the group: one of them wil
 rules.yml:4:40: requests_total is a counter: its value is what was counted since its process started; take rate() or increase() of it
     4 |   - {forecast: demand:forecast, query: requests_total, horizon: 30m, regressors: {a: up}}
       |                                        ^
-rules.yml:4:70: regressors: they are checked, and forecasts do not use them in this version
+rules.yml:4:86: a is known up to now and no further, so a forecast holds its last value: what leads the demand has an offset, such as signups offset 30m
     4 |   - {forecast: demand:forecast, query: requests_total, horizon: 30m, regressors: {a: up}}
-      |                                                                      ^
+      |                                                                                      ^
 2 errors in 1 file`},
 		{"a forecast of what was decided", "groups:\n- name: a\n  rules:\n  - {forecast: f, query: sum(kube_deployment_spec_replicas)}\n  - {forecast: g, query: 'sum(rate(flyball_batchproxy_requests_total{code=\"200\"}[5m]))'}\n  - {forecast: h, query: 'sum(rate(flyball_batchproxy_requests_total{code!=\"499\"}[5m]))'}\n", `
 rules.yml:4:30: kube_deployment_spec_replicas is a number of replicas: a forecast of it repeats what was decided before; forecast the demand instead

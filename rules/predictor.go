@@ -40,18 +40,21 @@ type RangeQuerier interface {
 // for. What takes long, which is to load the history and to fit models, is done by Workers beside the evaluations, on
 // copies of the forecasters; until it is done forecasts come from what there is.
 type Predictor struct {
-	rule  *ForecastRule
-	opts  PredictorOptions
-	log   *slog.Logger
-	step  int64         // ms
-	day   int64         // steps that are recent to a forecaster
-	keeps int64         // steps of history that a forecaster keeps, of those that the rule has
+	rule       *ForecastRule
+	opts       PredictorOptions
+	log        *slog.Logger
+	step       int64 // ms
+	day        int64 // steps that are recent to a forecaster
+	keeps      int64 // steps of history that a forecaster keeps, of those that the rule has
+	regressors []regressor
+
 	smear time.Duration // half of the widest range in the query: by so much its value is late
 
 	// Of the evaluation, which is one at a time.
-	opened  bool   // what was saved has been looked for
-	failing string // why the last query failed, "" when it did not
-	lead    time.Duration
+	opened   bool   // what was saved has been looked for
+	failing  string // why the last query failed, "" when it did not
+	undriven string // the same of the regressors
+	lead     time.Duration
 
 	mu       sync.Mutex // guards what follows
 	started  bool       // a step was asked for
@@ -107,7 +110,7 @@ func NewPredictor(rule *ForecastRule, o PredictorOptions) *Predictor {
 	p := &Predictor{
 		rule: rule, opts: o, log: o.Log.With("forecast", rule.Name), step: time.Duration(rule.Step).Milliseconds(),
 		day:    max(24, min(int64(24*time.Hour/time.Duration(rule.Step)), 2880)),
-		tracks: map[string]*track{}, history: &history{},
+		tracks: map[string]*track{}, history: &history{}, regressors: rule.regressors(),
 	}
 	if !rule.Seasons.Auto && len(rule.Seasons.Lengths) > 0 {
 		p.day = max(24, min(int64(slices.Min(rule.Seasons.Lengths)/time.Duration(rule.Step)), 2880))
@@ -227,8 +230,9 @@ func (p *Predictor) eval(ctx context.Context, at time.Time) ([]Sample, error) {
 			p.log.Info("the query of a forecast is answered again")
 		}
 		p.failing = ""
+		driven := p.askDriveOf(ctx, values)
 		p.mu.Lock()
-		err = p.take(values)
+		err = p.take(values, driven)
 		p.mu.Unlock()
 		if err != nil {
 			return nil, err
@@ -295,7 +299,7 @@ func (p *Predictor) ask(ctx context.Context, at time.Time) (stretch, error) {
 		return stretch{}, nil
 	}
 	if n > 1 {
-		return p.askRange(ctx, first, n)
+		return p.askRange(ctx, p.rule.Query, first, n)
 	}
 	samples, err := p.opts.Querier.Query(ctx, p.rule.Query, p.time(first), 0)
 	if err != nil {
@@ -309,8 +313,9 @@ func (p *Predictor) ask(ctx context.Context, at time.Time) (stretch, error) {
 	return a, a.distinct()
 }
 
-func (p *Predictor) askRange(ctx context.Context, first, n int64) (stretch, error) {
-	series, err := p.opts.Querier.QueryRange(ctx, p.rule.Query, p.time(first), p.time(first+n-1), time.Duration(p.rule.Step))
+// askRange asks for n steps from first on.
+func (p *Predictor) askRange(ctx context.Context, query string, first, n int64) (stretch, error) {
+	series, err := p.opts.Querier.QueryRange(ctx, query, p.time(first), p.time(first+n-1), time.Duration(p.rule.Step))
 	if err != nil {
 		return stretch{}, err
 	}
@@ -354,9 +359,9 @@ func (a *stretch) distinct() error {
 	return nil
 }
 
-// take gives each forecaster the values that were asked for; p.mu is held. Steps count as asked for even where they have
+// take gives each forecaster the values that were asked for, with what drives them; p.mu is held. Steps count as asked for even where they have
 // more series than there may be, so that what was too much is not asked for again.
-func (p *Predictor) take(a stretch) error {
+func (p *Predictor) take(a stretch, driven drive) error {
 	if a.n == 0 {
 		return nil
 	}
@@ -396,8 +401,9 @@ func (p *Predictor) take(a stretch) error {
 			if s != nil {
 				y = s.values[i]
 			}
-			t.take(p, a.first+i, y)
+			t.take(p, a.first+i, y, driven.at(nil, key, a.first+i))
 		}
+		t.f.Ahead(driven.ahead(key, p.next))
 		t.refresh(p)
 	}
 	if len(there) > p.rule.Limit {

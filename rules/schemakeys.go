@@ -199,7 +199,7 @@ var schemaKeys = map[string]schemaKey{
 	"ForecastRule.levels":     {says: "The quantiles that it gives. Default: [0.5, 0.9]."},
 	"ForecastRule.timezone":   {says: "Where a day begins, such as Europe/Berlin. Default: UTC."},
 	"ForecastRule.events":     {says: "What comes at known times and changes demand while it is on, 16 at most."},
-	"ForecastRule.regressors": {says: "PromQL of what drives the value, by name, 8 at most."},
+	"ForecastRule.regressors": {says: "PromQL of what drives the value, by name, 8 at most. Known ahead as far as its offsets reach: what leads by half an hour is given with offset 30m. One series is for all of the forecast; of several each is for the one with the same labels."},
 	"ForecastRule.missing":    {says: "What a gap is taken for. Default: interpolate.", with: oneOfThese("interpolate", "zero")},
 	"ForecastRule.anomalies":  {says: "Look for values that the forecast did not expect: true, or how. Default: false."},
 	"ForecastRule.limit":      {says: "How many series the query may give; more are an error. Default: 100.", with: from(1)},

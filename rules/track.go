@@ -50,6 +50,7 @@ type track struct {
 type late struct {
 	step int64
 	y    float64
+	x    []float64 // of the regressors
 }
 
 // Anomaly is a value that was not as it was forecast.
@@ -87,8 +88,8 @@ func (t *track) detect(p *Predictor, offs []float64) (err error) {
 	return err
 }
 
-// take is the value of a step, NaN where there is none.
-func (t *track) take(p *Predictor, step int64, y float64) {
+// take is the value of a step, NaN where there is none, and those of what drives it.
+func (t *track) take(p *Predictor, step int64, y float64, x []float64) {
 	if math.IsInf(y, 0) {
 		y = math.NaN()
 	}
@@ -101,13 +102,13 @@ func (t *track) take(p *Predictor, step int64, y float64) {
 		t.missing++
 	}
 	if t.fitting || p.history.loading {
-		t.since = append(t.since, late{step, y})
+		t.since = append(t.since, late{step, y, x})
 	}
 	if math.IsNaN(y) && p.rule.Missing == missingZero {
 		y = 0
 	}
 	t.judge(p, step, y, false)
-	t.f.Observe(p.time(step), y)
+	t.f.ObserveWith(p.time(step), y, x)
 	for t.last > 0 && t.last < step-1 && len(t.recent) > 0 { // steps that nobody asked for
 		t.last++
 		t.recent = append(t.recent, math.NaN())
