@@ -25,6 +25,7 @@ import (
 var empty = map[string]string{
 	`variable "cluster"`:               "one cluster: nothing has the label; the variable is hidden and stands for .*",
 	`annotation "Firing alerts"`:       "nothing is wrong, so no alert fires",
+	`panel "Anomalies", query A`:       "the quickstart looks for no anomalies",
 	`panel "GPU utilisation", query A`: "no GPU",
 	`panel "GPU memory", query A`:      "no GPU",
 }
