@@ -11,6 +11,10 @@
 //	samples, err := s.Eval(ctx, now)   // one evaluation: what a group does at each tick
 //	fmt.Println(s.Last().Text)
 //
+// A [Predictor] evaluates a forecast rule: it gives each series of a query to a forecaster of package forecast, writes what comes
+// next, and says whether scale rules should rely on it. [Workers] load histories and fit models beside the evaluations,
+// [ForecastStates] keeps what is known over a restart.
+//
 // The package fails static: data that is missing, stale or not a number never makes a target smaller, and nothing is
 // changed that could not be written to the journal first. What it remembers is a [Memory]: changes come back from the journal
 // after a restart, the rest from a [Snapshot]. It knows neither the exporter nor the proxy: all it sees are

@@ -163,6 +163,7 @@ func (r *Reader) Parse(name string, text []byte) (*File, error) {
 	f := &File{Name: name}
 	d.Decode(f)
 	f.validate(d, r)
+	r.checkQuantiles(d, f)
 	if err := d.Err(); err != nil {
 		return nil, err
 	}

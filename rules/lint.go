@@ -44,7 +44,7 @@ func (r *Reader) Lint() error {
 				l.query(exprPath(d, at.path, name), rule.Optimize.scale.Queries[name].Expr, false)
 			}
 		case rule.Scale != nil:
-			l.forecasts(at.path, rule.Scale, r.forecastRules())
+			l.forecasts(at.path, rule.Scale, forecastRules(r.files))
 			for _, name := range rule.Scale.names {
 				if !strings.Contains(name, "@") {
 					l.query(exprPath(d, at.path, name), rule.Scale.Queries[name].Expr, rule.Scale.sizedBy(name))

@@ -118,7 +118,7 @@ var help = map[string]string{
 	"flyball_budget_cap_usd_per_hour":             "What the replicas of a scale rule may cost while the budget is used up.",
 	"flyball_budget_period_end_timestamp_seconds": "When the period ends, in Unix time.",
 	skillMetric:                                   "By how much the forecasts' recent error is below that of the last value and of an exponential mean, as a ratio; 0 or less is of no use.",
-	armedMetric:                                   "1 while scale rules use the forecast, 0 while it is no better than the last value or not known to be.",
+	armedMetric:                                   "1 while scale rules use the forecast, 0 while it is hardly better than the last value, or not known to be.",
 	"flyball_forecast_coverage_ratio":             "How often the value stayed at or below the quantile, at about the lead.",
 	"flyball_forecast_model_weight":               "The part that a model has in the forecast.",
 	"flyball_forecast_season_seconds":             "Length of a season that the forecast uses.",

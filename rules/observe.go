@@ -62,6 +62,18 @@ type element struct {
 // hidden says that the author of the rule did not write the query.
 func (a *Answer) hidden() bool { return strings.Contains(a.Name, "@") }
 
+// Absent says that the answer is of a forecast that says nothing of itself, such as one that something else writes: nobody
+// asked for it.
+func (a *Answer) Absent() bool {
+	return a.Fault != "" && (strings.HasSuffix(a.Name, armedSuffix) || strings.HasSuffix(a.Name, skillSuffix))
+}
+
+// What the names of the queries end with by which a signal knows whether its forecast is armed.
+const (
+	armedSuffix = "@armed"
+	skillSuffix = "@skill"
+)
+
 // reply is what the store said to one query, for all targets of the rule.
 type reply struct {
 	samples []Sample

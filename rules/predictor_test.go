@@ -501,7 +501,7 @@ func TestPredictorArming(t *testing.T) {
 	tr := &track{}
 	tr.explained.LiveErrors = 1440
 	var got []bool
-	for _, skill := range []float64{0.05, 0.08, 0.03, 0.001, 0, 0.05, 0.08} {
+	for _, skill := range []float64{0.05, 0.08, 0.05, 0.04, 0.03, 0.05, 0.08} {
 		tr.skill = skill
 		tr.arm(p)
 		got = append(got, tr.armed)

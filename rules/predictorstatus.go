@@ -96,6 +96,7 @@ func (p *Predictor) Status() ForecastStatus {
 	}
 	for _, key := range sortedKeys(p.tracks) {
 		if t := p.tracks[key]; t.begun {
+			t.reach(p, latest(p.at, p.time(t.last)).Add(max(p.leads, time.Duration(p.rule.Horizon)))) // a fit may have ended since
 			s.Series = append(s.Series, t.status(p))
 		}
 	}

@@ -122,6 +122,7 @@ func (r *Reader) CheckExpr(d *source.Decoder, path, expr string) {
 func (r *Reader) Finish() error {
 	scales := sortedKeys(r.rules)
 	o := own(r.files)
+	forecasts := forecastRules(r.files)
 	decoders := make([]*source.Decoder, len(r.sources))
 	for i, s := range r.sources {
 		decoders[i] = s.Decoder()
@@ -136,7 +137,7 @@ func (r *Reader) Finish() error {
 			}
 		}
 		if rule.Scale != nil {
-			r.checkForecasts(d, at.path, rule.Scale)
+			checkForecasts(d, at.path, rule.Scale, forecasts)
 		}
 		if !r.Remote {
 			continue
@@ -178,23 +179,38 @@ func (r *Reader) Finish() error {
 	return source.Join(errs...)
 }
 
-// forecastRules are the forecast rules of the files read so far, by name.
-func (r *Reader) forecastRules() map[string]*ForecastRule {
+// forecastRules are the forecast rules of files, by name.
+func forecastRules(files []*File) map[string]*ForecastRule {
 	found := map[string]*ForecastRule{}
-	for _, rule := range r.all() {
-		if f := rule.Forecast; f != nil {
-			found[f.Name] = f
+	for _, file := range files {
+		for i := range file.Groups {
+			for _, rule := range file.Groups[i].Rules {
+				if f := rule.Forecast; f != nil {
+					found[f.Name] = f
+				}
+			}
 		}
 	}
 	return found
 }
 
+// checkQuantiles checks those that a file asks of the forecasts that are known by then; Finish does, of all.
+func (r *Reader) checkQuantiles(d *source.Decoder, f *File) {
+	all := forecastRules(append(slices.Clone(r.files), f))
+	for i := range f.Groups {
+		for j, rule := range f.Groups[i].Rules {
+			if rule.Scale != nil {
+				checkForecasts(d, fmt.Sprintf("groups[%d].rules[%d]", i, j), rule.Scale, all)
+			}
+		}
+	}
+}
+
 // checkForecasts says which quantiles signals ask for that the forecast does not give.
-func (r *Reader) checkForecasts(d *source.Decoder, path string, s *Scale) {
-	all := r.forecastRules()
+func checkForecasts(d *source.Decoder, path string, s *Scale, all map[string]*ForecastRule) {
 	for i, signal := range s.Signals {
 		f := all[signal.Forecast]
-		if f == nil || slices.Contains(f.Levels, signal.Quantile) {
+		if f == nil || signal.Quantile <= 0 || slices.Contains(f.Levels, signal.Quantile) {
 			continue
 		}
 		at := fmt.Sprintf("%s.signals[%d].quantile", path, i)

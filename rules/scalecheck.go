@@ -347,8 +347,8 @@ func (s *Scale) validateForecastSignal(d *source.Decoder, at string, signal *Sig
 	}
 	signal.query = add(fmt.Sprintf("%s@%g", signal.Forecast, signal.Quantile),
 		fmt.Sprintf(`%s{quantile="%s",horizon="%s"}`, signal.Forecast, levelText(signal.Quantile), leadLabel), "max")
-	signal.armed = add(signal.Forecast+"@armed", fmt.Sprintf("%s{forecast=%q}", armedMetric, signal.Forecast), "min")
-	signal.skill = add(signal.Forecast+"@skill", fmt.Sprintf("%s{forecast=%q}", skillMetric, signal.Forecast), "min")
+	signal.armed = add(signal.Forecast+armedSuffix, fmt.Sprintf("%s{forecast=%q}", armedMetric, signal.Forecast), "min")
+	signal.skill = add(signal.Forecast+skillSuffix, fmt.Sprintf("%s{forecast=%q}", skillMetric, signal.Forecast), "min")
 }
 
 // forecastStale is the age from which what a forecast wrote does not count, whose group is evaluated so often.

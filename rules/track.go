@@ -195,11 +195,12 @@ func (t *track) arming(p *Predictor) float64 {
 	return 0.05 + 0.25*math.Sqrt(float64(max(1, p.rule.Horizon/p.rule.Step))/float64(n))
 }
 
-// arm arms the forecast where it is clearly better than the last value and an exponential mean, and disarms it where it is no
-// better: between the two it stays as it is, so that noise does not move the size.
+// arm arms the forecast where it is clearly better than the last value and an exponential mean, and disarms it where half of
+// what that takes is gone: between the two it stays as it is, so that it does not come and go. Below 0 would be too late: what
+// was foreseen once, and is noise now, is forecast by its mean, a little better than by an exponential one, for good.
 func (t *track) arm(p *Predictor) {
 	switch {
-	case !t.isScored(p), t.skill <= 0:
+	case !t.isScored(p), t.skill < t.arming(p)/2:
 		t.armed = false
 	case t.skill >= t.arming(p):
 		t.armed = true
@@ -213,8 +214,6 @@ func (t *track) armedWords(p *Predictor) string {
 		return fmt.Sprintf("%d of its forecasts have been compared with what came: %d are needed", t.explained.LiveErrors, scored*max(1, int64(p.rule.Horizon/p.rule.Step)))
 	case t.armed:
 		return "its error is " + timesOf(t.skill)
-	case t.skill <= 0:
-		return "its error is " + timesOf(t.skill) + ": it is of no use"
 	}
 	return fmt.Sprintf("its error is %s: it takes one of %s to rely on it", timesOf(t.skill), figure(1-t.arming(p)))
 }

@@ -20,6 +20,9 @@ func TestExampleRules(t *testing.T) {
 	if code := execute(t.Context(), append([]string{"check", "rules", "--lint=none"}, paths...), io.Discard, t.Output()); code != exitOK {
 		t.Errorf("exit %d", code)
 	}
+	if code := execute(t.Context(), []string{"test", "rules", "../../examples/rules/forecast_test.yaml"}, t.Output(), t.Output()); code != exitOK {
+		t.Errorf("the example's test: exit %d", code)
+	}
 	quickstart := "../../examples/quickstart/rules.yml"
 	used := map[string]bool{}
 	for _, path := range append(paths, quickstart) {

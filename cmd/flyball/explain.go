@@ -32,9 +32,9 @@ type explainOptions struct {
 }
 
 func explainCommand(app *kingpin.Application, stdout io.Writer) command {
-	c := app.Command("explain", "Say why a scale rule decided what it did: every input, every stage, every reason.")
+	c := app.Command("explain", "Say why a scale rule decided what it did, every input, every stage, every reason; or of a forecast rule what comes next and why it thinks so.")
 	var o explainOptions
-	c.Arg("rule", "Name of the scale rule.").Required().StringVar(&o.rule)
+	c.Arg("rule", "Name of the scale rule, or of the forecast rule.").Required().StringVar(&o.rule)
 	o.server.flags(c)
 	c.Flag("journal", "Read this journal (decisions.jsonl) instead of asking a running flyball.").StringVar(&o.journal)
 	c.Flag("at", "The decision that held at this time (RFC 3339, or 15:04:05 today); default: the last one.").StringVar(&o.at)
@@ -63,6 +63,11 @@ func explain(ctx context.Context, stdout io.Writer, o explainOptions) error {
 	}
 	if err != nil {
 		return fmt.Errorf("explain %s: %w", o.rule, err)
+	}
+	if len(found) == 0 && o.journal == "" {
+		if told, err := explainForecast(ctx, stdout, o); told || err != nil {
+			return err
+		}
 	}
 	if len(found) == 0 {
 		return fmt.Errorf("explain %s: no decision of that rule: names are in the rule files, and `flyball check config` counts them", o.rule)
@@ -115,10 +120,7 @@ func journalDecisions(path string, f journal.Filter, n int) ([]*rules.Decision, 
 	return found, nil
 }
 
-func askDecisions(ctx context.Context, o explainOptions, until time.Time) ([]*rules.Decision, error) {
-	running := o.server
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
+func askDecisions(ctx context.Context, o explainOptions, until time.Time) (found []*rules.Decision, err error) {
 	query := url.Values{"rule": {o.rule}, "limit": {fmt.Sprint(o.last)}}
 	if o.every {
 		query.Set("every", "true")
@@ -126,29 +128,41 @@ func askDecisions(ctx context.Context, o explainOptions, until time.Time) ([]*ru
 	if !until.IsZero() {
 		query.Set("until", until.Format(time.RFC3339Nano))
 	}
-	response, err := running.get(ctx, "/api/v1/flyball/decisions?"+query.Encode())
+	err = o.ask(ctx, "decisions?"+query.Encode(), &found)
+	return found, err
+}
+
+// ask asks a running flyball for what its API has at a path.
+func (o *explainOptions) ask(ctx context.Context, path string, to any) error {
+	running := o.server
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	response, err := running.get(ctx, "/api/v1/flyball/"+path)
 	if _, unreachable := errors.AsType[*url.Error](err); unreachable {
-		return nil, fmt.Errorf("%w: is flyball running there? --journal reads decisions from a file", err)
+		return fmt.Errorf("%w: is flyball running there? --journal reads decisions from a file", err)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusUnauthorized {
-		return nil, fmt.Errorf("%s asks for a password: --http.config.file gives it", running.url)
+		return fmt.Errorf("%s asks for a password: --http.config.file gives it", running.url)
 	}
 	var answer struct {
 		Status string
 		Error  string
-		Data   []*rules.Decision
+		Data   json.RawMessage
 	}
 	if err := json.NewDecoder(io.LimitReader(response.Body, 64<<20)).Decode(&answer); err != nil {
-		return nil, fmt.Errorf("%s answered %s, which is not flyball's API: %w", running.url, response.Status, err)
+		return fmt.Errorf("%s answered %s, which is not flyball's API: %w", running.url, response.Status, err)
 	}
 	if answer.Status != "success" {
-		return nil, fmt.Errorf("%s: %s", running.url, answer.Error)
+		return fmt.Errorf("%s: %s", running.url, answer.Error)
 	}
-	return answer.Data, nil
+	if err := json.Unmarshal(answer.Data, to); err != nil {
+		return fmt.Errorf("%s answered what is not flyball's API: %w", running.url, err)
+	}
+	return nil
 }
 
 // writeDecision writes a decision for a reader.
@@ -172,6 +186,9 @@ func writeDecision(w io.Writer, d *rules.Decision) error {
 		line("annotation\t%s\t%s", name, d.Annotations[name])
 	}
 	for _, q := range d.Queries {
+		if q.Fault != "" && q.Absent() {
+			continue
+		}
 		if q.Fault != "" {
 			line("query\t%s\t%s\t%s\t%s", q.Name, q.Fault, q.Detail, q.Expr)
 			continue
