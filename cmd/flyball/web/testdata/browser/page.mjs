@@ -288,6 +288,7 @@ for (const [name, options] of [['dark', {colorScheme: 'dark'}], ['narrow', {view
     equal(await contrast(page), [], 'too little contrast');
     const {wide, room} = await page.evaluate(() => ({wide: document.documentElement.scrollWidth, room: innerWidth}));
     check(wide <= room, `the page is ${wide} wide in ${room}`);
+    check(await page.locator('[data-testid=standing]').evaluate((e) => e.getBoundingClientRect().right <= innerWidth), 'how it stands is cut');
     await screenshot(page, `forecast-${name}`);
   });
 }
