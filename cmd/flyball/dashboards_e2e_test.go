@@ -37,7 +37,8 @@ func TestDashboards(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := newInstance(t, "../../mixin/out", out)
+	// How good a forecast is it says once ten horizons have been compared: a shorter one does in a minute.
+	i := newInstance(t, "../../mixin/out", out, "horizon: 20s", "horizon: 6s")
 	i.start()
 	url := "http://" + i.web
 	var loading sync.WaitGroup
