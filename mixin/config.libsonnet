@@ -3,7 +3,7 @@
     // Which series are flyball's own. The job is the one that flyball gives itself when it scrapes itself.
     flyballSelector: 'job="flyball"',
 
-    // Which flyball_scale_* and flyball_budget_* series are read. Rules write them to flyball's own store, where they have no job; in a
+    // Which flyball_scale_*, flyball_budget_* and flyball_forecast_* series are read. Rules write them to flyball's own store, where they have no job; in a
     // Prometheus that scrapes flyball they have one, and 'job="flyball"' may stand here.
     scaleSelector: '',
 
@@ -42,6 +42,9 @@
     // The share of requests, 0 to 1, that may be refused for a full queue without an alert: a burst that costs a few is
     // what a bounded queue is for.
     queueRefusedRatio: 0.01,
+
+    // How often, 0 to 1, a value has to stay at or below the 0.9 quantile of its forecast.
+    forecastMinCoverage: 0.8,
 
     // Models that may have no replica when nobody asks for them (min: 0), as a regular expression such as 'nightly|demo-.*'.
     scaleToZeroModels: '',

@@ -66,6 +66,9 @@ func TestStages(t *testing.T) {
 		{"priority: nothing of it on data that is missing", two(one, "    combine: priority\n    when: [{if: b > 10, do: '-1', priority: 2}]"), 5, missing("a"), named("b", 20), State{}, "5 -> 5 StepRule, MetricMissing: b > 10: -1, a: none"},
 		{"a floor raises", two("[{name: x, value: a, target_per_replica: 10}, {name: y, value: b, target_per_replica: 10, role: floor}]", ""), 5, named("a", 20), named("b", 40), State{}, "5 -> 4 BelowTarget: y 40 at 10 a replica needs 4"},
 		{"a floor never lowers", two("[{name: x, value: a, target_per_replica: 10}, {name: y, value: b, target_per_replica: 10, role: floor}]", ""), 5, named("a", 90), named("b", 40), State{}, "5 -> 9 AboveTarget: x 90 at 10 a replica needs 9"},
+		{"a forecast raises", two(one[:len(one)-1]+", {name: y, forecast: demand, quantile: 0.9, target_per_replica: 10}]", ""), 3, named("a", 20), named("demand@0.9", 40), State{}, "3 -> 4 Forecast: y 40 at 10 a replica needs 4"},
+		{"a forecast is not why the size falls", two(one[:len(one)-1]+", {name: y, forecast: demand, quantile: 0.9, target_per_replica: 10}]", ""), 6, named("a", 20), named("demand@0.9", 40), State{}, "6 -> 4 BelowTarget: y 40 at 10 a replica needs 4"},
+		{"a forecast never lowers", two(one[:len(one)-1]+", {name: y, forecast: demand, quantile: 0.9, target_per_replica: 10}]", ""), 5, named("a", 90), named("demand@0.9", 40), State{}, "5 -> 9 AboveTarget: x 90 at 10 a replica needs 9"},
 		{"a floor alone", two("[{name: y, value: b, target_per_replica: 10, role: floor}]", ""), 5, named("a", 1), named("b", 20), State{}, "5 -> 5 WithinTolerance"},
 
 		// sizing

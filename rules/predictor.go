@@ -539,6 +539,9 @@ func (p *Predictor) samples(at time.Time, lead time.Duration) (out []Sample) {
 			armed = 1
 		}
 		add(armedMetric, armed, "forecast", name)
+		if n := len(t.recent); n > 0 {
+			add("flyball_forecast_observed_value", t.recent[n-1], "forecast", name)
+		}
 		add("flyball_forecast_lead_seconds", lead.Seconds(), "forecast", name)
 		add("flyball_forecast_history_samples", float64(t.explained.Values), "forecast", name)
 		add("flyball_forecast_missing_samples_total", float64(t.missing), "forecast", name)

@@ -131,6 +131,9 @@ func TestPredictor(t *testing.T) {
 	p := newPredictor(t, rule, c, nil)
 	at := midnight.Add(5 * time.Minute)
 	out := play(t, p, midnight, 15*time.Second, 5*time.Minute)
+	if got := value(out, `{__name__="flyball_forecast_observed_value", forecast="ahead"}`); got != wave(at) {
+		t.Errorf("observed %g, want %g", got, wave(at))
+	}
 	for horizon, ahead := range map[string]time.Duration{"lead": 10 * time.Minute, "20m": 20 * time.Minute} {
 		want := wave(at.Add(ahead))
 		got := value(out, fmt.Sprintf(`{__name__="ahead", horizon=%q, quantile="0.5"}`, horizon))
@@ -237,6 +240,9 @@ func TestPredictorGaps(t *testing.T) {
 			out := play(t, newPredictor(t, rule, c, nil), midnight, time.Minute, 40*time.Minute)
 			if got := value(out, `{__name__="flyball_forecast_missing_samples_total", forecast="ahead"}`); got != 10 {
 				t.Errorf("%g missing, want 10", got)
+			}
+			if got := value(out, `{__name__="flyball_forecast_observed_value", forecast="ahead"}`); missing == missingInterpolate && !math.IsNaN(got) || missing == missingZero && got != 0 {
+				t.Errorf("observed %g", got)
 			}
 			if got := value(out, `{__name__="ahead", horizon="lead", quantile="0.5"}`); got < least || got > least+1 {
 				t.Errorf("forecast %g, want %g", got, least)

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"flyball/forecast"
 )
 
 // ForecastStatus is how a forecast rule stands.
@@ -45,8 +47,9 @@ type ForecastSeries struct {
 	Missing  int64               `json:"missing_samples"`
 	Fitted   time.Time           `json:"last_fit,omitzero"`
 
-	AnomalyScore float64  `json:"anomaly_score"`
-	LastAnomaly  *Anomaly `json:"last_anomaly"` // null: none yet
+	AnomalyScore float64          `json:"anomaly_score"`
+	Anomalies    map[string]int64 `json:"anomalies"`    // how many there were, by kind; empty where none are looked for
+	LastAnomaly  *Anomaly         `json:"last_anomaly"` // null: none yet
 
 	Recent []ForecastValue `json:"recent"` // the last values, oldest first
 	Points []ForecastPoint `json:"points"` // what comes next, up to the horizon or the lead
@@ -104,7 +107,7 @@ func (t *track) status(p *Predictor) ForecastSeries {
 	s := ForecastSeries{
 		Labels: t.labels.Map(), Model: t.explained.Model, Reason: t.explained.Reason, Weights: []ModelWeight{}, Seasons: []SeasonStatus{},
 		Armed: t.armed, ArmedText: t.armedWords(p), Scored: t.explained.LiveErrors, Coverage: map[string]*float64{},
-		Values: t.explained.Values, Missing: t.missing, Fitted: t.fitted, AnomalyScore: t.score, LastAnomaly: t.anomaly,
+		Values: t.explained.Values, Missing: t.missing, Fitted: t.fitted, AnomalyScore: t.score, LastAnomaly: t.anomaly, Anomalies: map[string]int64{},
 		Recent: []ForecastValue{}, Points: []ForecastPoint{},
 	}
 	if t.isScored(p) {
@@ -118,6 +121,11 @@ func (t *track) status(p *Predictor) ForecastSeries {
 	}
 	for i, level := range p.rule.Levels {
 		s.Coverage[levelText(level)] = known(t.coverage[i])
+	}
+	if p.rule.Anomalies.Enabled {
+		for _, kind := range forecast.Kinds() {
+			s.Anomalies[string(kind)] = t.anomalies[kind]
+		}
 	}
 	for i, v := range t.recent {
 		s.Recent = append(s.Recent, ForecastValue{p.time(t.last - int64(len(t.recent)-1-i)), known(v)})

@@ -65,6 +65,8 @@ func (p *pipeline) propose() (combined int) {
 		combined = p.keep(StepRule, combined, p.current, "hold")
 	}
 	switch {
+	case chosen.reason == ForecastFloor && combined < p.current: // it bounds how far down what falls may go
+		p.d.because(p.direction(combined))
 	case chosen.reason != "" && combined != p.current:
 		p.d.because(chosen.reason)
 	case combined != p.current || p.anyValid():

@@ -765,7 +765,14 @@ func (s *Scaler) samples(d *Decision, st State, known bool) []Sample {
 	if observed {
 		add(d.Target, "flyball_scale_overdue_replicas", float64(d.Replicas.Overdue))
 	}
-	for _, r := range d.Signals {
+	for i, r := range d.Signals {
+		if forecast := s.rule.Signals[i].Forecast; forecast != "" {
+			armed := 0.0
+			if r.Proposal != nil {
+				armed = 1
+			}
+			add(d.Target, "flyball_scale_signal_armed", armed, "signal", r.Name, "forecast", forecast)
+		}
 		if r.Value != nil {
 			add(d.Target, "flyball_scale_signal_value", *r.Value, "signal", r.Name)
 		}

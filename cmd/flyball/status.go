@@ -223,8 +223,14 @@ func (a *app) status(ctx context.Context, f *figures) web.Status {
 
 // scaleRules are a rule as the page lists it: once for each of its targets, and once where it has none yet.
 func scaleRules(s *rules.Scaler, paused map[string]rules.Freeze) (all []web.Rule) {
+	var forecasts []string
+	for _, signal := range s.Rule().Signals {
+		if signal.Forecast != "" {
+			forecasts = append(forecasts, signal.Forecast)
+		}
+	}
 	add := func(target string, last *rules.Decision) {
-		r := web.Rule{Name: s.Name(), Target: target, Acts: s.Acts(), Last: last}
+		r := web.Rule{Name: s.Name(), Target: target, Acts: s.Acts(), Last: last, Forecasts: forecasts}
 		if pause, is := paused[target]; is {
 			r.Paused = &pause
 		}

@@ -209,6 +209,51 @@
             'Rule {{ $labels.rule }}%s wants another size of {{ $labels.target }}, and is not to change it.' % onInstance,
           ),
           alert(
+            'FlyballForecastNotArmed',
+            'info',
+            '1d',
+            'max %s (%s) == 0' % [byProcess(['rule', 'signal', 'forecast']), scale('flyball_scale_signal_armed')],
+            'A scale rule has a forecast that it does not use.',
+            'Rule {{ $labels.rule }}%s: forecast {{ $labels.forecast }} of signal {{ $labels.signal }} has not been armed for a day, so replicas come after the load, as without it.' % onInstance,
+          ),
+          alert(
+            'FlyballForecastTooLow',
+            'info',
+            '1d',
+            // What an armed forecast says is what replicas are asked for by.
+            |||
+              min %(by)s (%(coverage)s) < %(least)g
+              and on (%(cluster)s, job, instance, forecast)
+              max %(by)s (%(armed)s) == 1
+            ||| % {
+              by: byProcess(['forecast']),
+              cluster: cluster,
+              coverage: scale('flyball_forecast_coverage_ratio', ['quantile="0.9"']),
+              armed: scale('flyball_forecast_armed'),
+              least: config.forecastMinCoverage,
+            },
+            'A forecast is exceeded more often than it says.',
+            'Forecast {{ $labels.forecast }}%s: the value stayed at or below its 0.9 quantile in {{ $value | humanizePercentage }} of the time only, for a day.' % onInstance,
+          ),
+          alert(
+            'FlyballForecastNotFitted',
+            'info',
+            '1h',
+            // A fit is due each six hours, at the longest each two days where only a season of a week is named.
+            |||
+              max %(forecast)s (time() - %(fitted)s) > 2 * 86400
+              or
+              sum %(process)s (increase(%(failures)s[3h])) >= 3
+            ||| % {
+              forecast: byProcess(['forecast']),
+              process: byProcess([]),
+              fitted: scale('flyball_forecast_last_fit_timestamp_seconds'),
+              failures: own('flyball_forecast_fit_failures_total'),
+            },
+            'The models of a forecast are not fitted anew.',
+            '{{ with $labels.forecast }}Forecast {{ . }} was last fitted {{ $value | humanizeDuration }} ago{{ else }}{{ $value | humanize }} fits of forecasts failed or took too long in three hours{{ end }}%s; forecasts go on with the models of before.' % onInstance,
+          ),
+          alert(
             'FlyballActuatorFailing',
             'warning',
             '10m',

@@ -13,6 +13,7 @@ function(config)
   local own(metric, matchers=[]) = q.select(metric, [inCluster, inJob] + matchers);
   // Rules write these to flyball's own store without a job: a selector of jobs would lose them there.
   local scale(name, matchers=[]) = q.select('flyball_scale_' + name, [inCluster, 'target=~"$target"'] + matchers);
+  local forecast(name) = q.select('flyball_forecast_' + name, [inCluster]);
   local alerts = q.select('ALERTS', [inCluster, 'alertname=~"Flyball.*"', 'alertstate="firing"']);
   local rate(series) = 'rate(%s[$__rate_interval])' % series;
   local sum(labels, expr) = 'sum %s (%s)' % [q.by(labels), expr];
@@ -26,7 +27,7 @@ function(config)
   g.dashboard(
     file='flyball-overview.json',
     title='Overview',
-    description='Demand, answers, replicas and decisions of all models, and the health of flyball itself.',
+    description='Demand, answers, replicas, decisions and forecasts of all models, and the health of flyball itself.',
     config=config,
     variables=[
       g.datasourceVariable(config),
@@ -290,6 +291,65 @@ function(config)
           'Replicas that ended without being told to: flyball_process_restarts_total, in each interval of the chart.',
           'short',
           [g.target(sum(['target', 'reason'], 'increase(%s[$__rate_interval])' % own('flyball_process_restarts_total', ['target=~"$target"'])), '{{target}} {{reason}}')],
+        ),
+      ]),
+      g.row('Forecasts', [
+        g.timeseries(
+          'Demand and its forecast',
+          'The value that is forecast (flyball_forecast_observed_value), and what each forecast rule says for its lead ahead, drawn when it was said; of several series the largest, as a scale rule takes it. Nothing without forecast rules.',
+          'short',
+          [
+            g.target('max by (forecast) (%s)' % forecast('observed_value'), '{{forecast}} value'),
+            g.target('max by (__name__, quantile) ({%s, horizon="lead", quantile=~".+"})' % inCluster, '{{__name__}} {{quantile}}'),
+          ],
+          w=12,
+        ),
+        g.timeseries(
+          'Better than the last value',
+          'By how much the recent error of a forecast is below that of the last value and of an exponential mean: flyball_forecast_skill_ratio. At 0 or less it is of no use, and not used.',
+          'percentunit',
+          [g.target('min by (forecast) (%s)' % forecast('skill_ratio'), '{{forecast}}')],
+          w=6,
+          min=null,
+        ),
+        g.timeseries(
+          'Used',
+          'Whether scale rules use the forecast: flyball_forecast_armed.',
+          'bool_yes_no',
+          [g.target('min by (forecast) (%s)' % forecast('armed'), '{{forecast}}')],
+          w=6,
+          max=1,
+        ),
+        g.timeseries(
+          'Quantiles held',
+          'How often the value stayed at or below each quantile, at about the lead: flyball_forecast_coverage_ratio. A quantile of 0.9 should be at 0.9.',
+          'percentunit',
+          [g.target('min by (forecast, quantile) (%s)' % forecast('coverage_ratio'), '{{forecast}} {{quantile}}')],
+          w=6,
+          max=1,
+        ),
+        g.timeseries(
+          'Weights of models',
+          'The part that each model has in the forecast: flyball_forecast_model_weight.',
+          'percentunit',
+          [g.target('avg by (forecast, model) (%s)' % forecast('model_weight'), '{{forecast}} {{model}}')],
+          w=6,
+          stack=true,
+        ),
+        g.timeseries(
+          'Anomalies',
+          'How many standard deviations the last value was off its forecast: flyball_forecast_anomaly_score. Nothing for rules without anomalies: true.',
+          'short',
+          [g.target('max by (forecast) (%s)' % forecast('anomaly_score'), '{{forecast}}')],
+          w=6,
+          min=null,
+        ),
+        g.timeseries(
+          'Age of fits',
+          'Time since the models of a forecast were last fitted: flyball_forecast_last_fit_timestamp_seconds.',
+          's',
+          [g.target('time() - min by (forecast) (%s)' % forecast('last_fit_timestamp_seconds'), '{{forecast}}')],
+          w=6,
         ),
       ]),
       g.row('Health of flyball', [

@@ -49,6 +49,7 @@ func TestBrowser(t *testing.T) {
 		s.Models, s.Rules = append([]Model(nil), s.Models...), append([]Rule(nil), s.Rules...)
 		return s
 	}, &waves{}
+	p.Forecasts = func() []rules.ForecastStatus { return forecastsAt(time.Now().Truncate(time.Second)) }
 	mux := http.NewServeMux()
 	p.Register(mux)
 	mux.HandleFunc("/api/v1/query_range", queryRange(p.Queries))

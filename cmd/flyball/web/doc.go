@@ -1,8 +1,9 @@
-// Package web is flyball's page, its graph page, the freeze button and the API of its decisions, at the paths that names.md
+// Package web is flyball's page, its pages of a graph and of a forecast, the freeze button and the API of its decisions, at the paths that names.md
 // of the design gives:
 //
 //	/                                   what runs, what was decided and why
 //	/graph                              one PromQL expression as a table and a chart; links in alerts point there
+//	/forecasts/{name}                   one forecast: what it said and what came, what comes next, and whether it is armed
 //	/-/freeze                           POST stops all acting, POST with release=1 lets it go on
 //	/api/v1/flyball/decisions           newest first; parameters rule, since, until, limit, every
 //	/api/v1/flyball/decisions/{id}      one decision, with all of its inputs

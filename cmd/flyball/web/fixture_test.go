@@ -128,7 +128,11 @@ func (q *waves) QueryRange(_ context.Context, expr string, start, end time.Time,
 		s := Series{Labels: ls}
 		for at := start; !at.After(end); at = at.Add(step) {
 			if !at.Before(q.since) {
-				s.Points = append(s.Points, Point{at, q.value(expr, at)})
+				value := q.value(expr+ls.Get("quantile"), at)
+				if ls.Get("model") == "llama" { // of two series of one query, which are told apart by it
+					value += 1000
+				}
+				s.Points = append(s.Points, Point{at, value})
 			}
 		}
 		if len(s.Points) > 0 {
@@ -139,6 +143,17 @@ func (q *waves) QueryRange(_ context.Context, expr string, start, end time.Time,
 }
 
 func (q *waves) series(expr string) (all []labels.Labels) {
+	switch { // of the forecasts: what they are of, and what they say of the models that the expression names
+	case strings.HasPrefix(expr, "sum by (model)"):
+		return []labels.Labels{labels.FromStrings("model", "digits"), labels.FromStrings("model", "llama")}
+	case strings.Contains(expr, `horizon="lead"`):
+		name, matchers, _ := strings.Cut(expr, "{")
+		for _, quantile := range []string{"0.1", "0.5", "0.9"} {
+			of, _, _ := strings.Cut(matchers[strings.Index(matchers, `model="`)+7:], `"`)
+			all = append(all, labels.FromStrings(labels.MetricName, name, "model", of, "horizon", "lead", "quantile", quantile))
+		}
+		return all
+	}
 	name, matcher, _ := strings.Cut(expr, "{")
 	for _, rule := range []string{"digits", "llama"} {
 		if matcher != "" && !strings.Contains(matcher, rule) {
@@ -156,7 +171,10 @@ func (q *waves) series(expr string) (all []labels.Labels) {
 func (q *waves) value(expr string, at time.Time) float64 {
 	phase := math.Sin(float64(at.Unix()) / 200)
 	switch {
-	case strings.Contains(expr, "signal"):
+	case strings.Contains(expr, "horizon"): // it ends with the quantile
+		level, _ := strconv.ParseFloat(expr[len(expr)-3:], 64)
+		return math.Round(300 + 200*phase + 100*(level-0.5))
+	case strings.Contains(expr, "signal"), strings.HasPrefix(expr, "sum by (model)"):
 		return math.Round(300 + 200*phase)
 	case strings.Contains(expr, "ready"):
 		return math.Round(3 + 1.5*math.Sin(float64(at.Unix()-30)/200))
@@ -246,7 +264,7 @@ func fullStatus() Status {
 		Rules: []Rule{
 			{Name: "llama", Target: "process/llama", Last: hold()},
 			{Name: "new", Target: "process/new"},
-			{Name: "digits", Target: "process/digits", Acts: true, Last: decision()},
+			{Name: "digits", Target: "process/digits", Acts: true, Last: decision(), Forecasts: []string{"digits_demand", "broken_demand"}},
 		},
 		Replicas: []Replica{
 			{Target: "digits", Address: "127.0.0.1:9001", State: "ready", PID: 4711, Since: noon.Add(-time.Hour)},
@@ -280,6 +298,48 @@ func fullStatus() Status {
 	}
 }
 
+// forecastsAt is one of each kind of forecast, as of a time: one that is used, one of two series that is not, and one that fails.
+func forecastsAt(now time.Time) []rules.ForecastStatus {
+	series := func(of string, armed bool) rules.ForecastSeries {
+		s := rules.ForecastSeries{
+			Labels: map[string]string{"model": of}, Model: "auto", Armed: armed, ArmedText: "its error is 0.74 times that of the last value", Skill: ptr(0.26), Scored: 900,
+			Reason:   "ets_ar 2h leads 9 models with 61% of the weight; error 26% below the last value's",
+			Weights:  []rules.ModelWeight{{Model: "naive", Weight: 0.04, Error: 41}, {Model: "ets_ar 2h", Weight: 0.61, Error: 22.4}, {Model: "holt", Weight: 0.35, Error: 25}},
+			Seasons:  []rules.SeasonStatus{{Seconds: 7200, Used: true, Reason: "autocorrelation 0.81"}, {Seconds: 86400, Reason: "no two of it yet"}},
+			Coverage: map[string]*float64{"0.1": ptr(0.08), "0.5": ptr(0.52), "0.9": nil}, Values: 1200, Missing: 3, Fitted: now.Add(-40 * time.Minute),
+			Anomalies: map[string]int64{}, Recent: []rules.ForecastValue{}, Points: []rules.ForecastPoint{},
+		}
+		for i := range 20 {
+			s.Recent = append(s.Recent, rules.ForecastValue{Time: now.Add(time.Duration(i-19) * time.Minute), Value: ptr(float64(280 + i))})
+		}
+		for i := range 30 {
+			mean := 300 + 5*float64(i)
+			s.Points = append(s.Points, rules.ForecastPoint{
+				Time: now.Add(time.Duration(i+1) * time.Minute), Mean: mean, Quantiles: map[string]float64{"0.1": mean - 40, "0.5": mean, "0.9": mean + 40},
+			})
+		}
+		return s
+	}
+	status := func(name string, all ...rules.ForecastSeries) rules.ForecastStatus {
+		return rules.ForecastStatus{
+			Name: name, Query: "sum by (model) (rate(requests_total[5m]))", StepSeconds: 60, HorizonSeconds: 1800, LeadSeconds: 270,
+			Lead: "2m, which a start of digits takes as measured, and 2m30s by which the query's range is late", Levels: []float64{0.1, 0.5, 0.9},
+			Evaluated: now, HistorySteps: 1180, HistoryOf: 1440, HistoryLoaded: true, Series: all,
+		}
+	}
+	used := series("digits", true)
+	used.Coverage["0.9"] = ptr(0.88)
+	used.Anomalies = map[string]int64{"spike": 2, "level_shift": 0}
+	used.LastAnomaly, used.AnomalyScore = &rules.Anomaly{Time: now.Add(-3 * time.Hour), Kind: "spike", Score: 7.25, Value: ptr(901.0)}, 0.4
+	late := series("llama", false)
+	late.ArmedText, late.Skill = "its error is 1.2 times that of the last value: it is of no use", ptr(-0.2)
+	young := series("digits", false)
+	young.ArmedText, young.Skill, young.Seasons, young.Weights = "12 of its forecasts have been compared with what came: 300 are needed", nil, nil, nil
+	broken := status("broken_demand")
+	broken.Error = "forecast broken_demand: the query gives 240 series, more than limit, which is 100: aggregate them, or raise the limit"
+	return []rules.ForecastStatus{status("all_demand", young, late), status("digits_demand", used), broken}
+}
+
 // fullPage is a page of everything.
 func fullPage() Page {
 	return Page{
@@ -288,5 +348,6 @@ func fullPage() Page {
 		Decisions: &kept{all: []*rules.Decision{decision(), hold()}},
 		Queries:   &waves{},
 		Brake:     &brake{},
+		Forecasts: func() []rules.ForecastStatus { return forecastsAt(noon) },
 	}
 }

@@ -29,8 +29,10 @@ func (s *site) functions() template.FuncMap {
 		"above":  func(a, b float64) bool { return a > b }, "ratio": func(a, b float64) float64 { return a / b },
 		"stages": stages, "stepState": stepState, "outcome": outcome, "meaning": meaning, "faulty": faulty, "badness": badness,
 		"graphLink": graphLink, "spark": func(points []Point) string { return spark(s.now(), points) }, "pairs": pairs, "deref": func(v *float64) float64 { return *v },
-		"full": full, "name": name,
-		"offset": func(t time.Time) int { _, seconds := t.Zone(); return seconds },
+		"full": full, "name": name, "skill": skill, "leading": leading, "levelName": levelName, "orNaN": orNaN,
+		"forecastLink": func(name string) string { return forecastState{Name: name, Refresh: defaultRefresh}.link() },
+		"duration":     func(seconds float64) string { return short(time.Duration(seconds * float64(time.Second))) },
+		"offset":       func(t time.Time) int { _, seconds := t.Zone(); return seconds },
 	}
 }
 

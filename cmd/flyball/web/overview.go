@@ -24,6 +24,7 @@ type overview struct {
 	HasRules  bool
 	Decisions []*rules.Decision
 	Charts    chartView
+	Forecasts []forecastRow
 	Tiles     []tile
 	CanFreeze bool // there is a brake
 	Lifecycle bool
@@ -64,6 +65,9 @@ func (s *site) overview(w http.ResponseWriter, r *http.Request) {
 	v := &overview{
 		frame: s.frame(), state: st, Status: s.Status(r.Context()), Faults: faults, HasRules: s.Decisions != nil,
 		Warnings: s.warnings(), CanFreeze: s.Brake != nil, Lifecycle: s.Lifecycle, Token: s.tokens.issue(),
+	}
+	if s.Page.Forecasts != nil {
+		v.Forecasts = forecastRows(s.Page.Forecasts(), v.Rules)
 	}
 	v.Tiles = v.tiles()
 	v.filter()
@@ -128,6 +132,7 @@ func (v *overview) filter() {
 		})
 	}
 	if v.Filtered() {
+		v.Forecasts = keep(v.Forecasts, func(f forecastRow) bool { return len(usedBy(f.Rule.Name, v.Rules)) > 0 })
 		v.Replicas = keep(v.Replicas, func(r Replica) bool {
 			return slices.ContainsFunc(v.Rules, func(rule Rule) bool { return rule.Target == "process/"+r.Target })
 		})
@@ -146,6 +151,11 @@ func (v *overview) Wanted(m Model) int {
 		}
 	}
 	return wanted
+}
+
+// ForecastsShown are the first of the forecasts.
+func (v *overview) ForecastsShown() []forecastRow {
+	return v.Forecasts[:min(len(v.Forecasts), forecastsShown)]
 }
 
 // IsOpen says whether a decision is shown with its trace from the start.
@@ -248,6 +258,17 @@ func (v *overview) tiles() (all []tile) {
 		add("alerts", "alerts", "warn", "%d pending", pending)
 	default:
 		add("alerts", "alerts", "", "no")
+	}
+	if len(v.Forecasts) > 0 {
+		armed, failing := 0, 0
+		for _, f := range v.Forecasts {
+			if f.Rule.Error != "" {
+				failing++
+			} else if f.Series != nil && f.Series.Armed {
+				armed++
+			}
+		}
+		add("forecasts", plural("forecast", len(v.Forecasts))+" armed", worst(failing, "bad"), "%d of %d", armed, len(v.Forecasts))
 	}
 	if errors > 0 {
 		add("groups", plural("rule error", errors), "bad", "%d", errors)

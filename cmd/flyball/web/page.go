@@ -100,6 +100,7 @@ type Rule struct {
 	Name, Target string
 	Acts         bool
 	Paused       *rules.Freeze // nil: it is not
+	Forecasts    []string      // forecast rules that its signals use
 	Last         *rules.Decision
 }
 
@@ -173,6 +174,7 @@ func (p Page) register(mux *http.ServeMux, now func() time.Time) {
 	guard := http.NewCrossOriginProtection()
 	mux.HandleFunc("GET /{$}", s.overview)
 	mux.HandleFunc("GET /graph", s.graph)
+	mux.HandleFunc("GET /forecasts/{name}", s.forecast)
 	mux.Handle("GET /static/", s.assets)
 	mux.Handle("/-/freeze", guard.Handler(http.HandlerFunc(s.freeze)))
 	mux.HandleFunc("GET /api/v1/flyball/decisions", p.listDecisions)

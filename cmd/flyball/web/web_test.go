@@ -74,6 +74,7 @@ func TestGolden(t *testing.T) {
 		{"full.golden.html", "/?refresh=off&decision=abc", fullPage()},
 		{"empty.golden.html", "/", empty},
 		{"frozen.golden.html", "/?rule=digits&range=6h", frozen},
+		{"forecast.golden.html", "/forecasts/digits_demand?refresh=off", fullPage()},
 		{"graph.golden.html", "/graph?g0.expr=up%7Bjob%3D%22digits%22%7D&g0.tab=1&g0.range_input=2h", fullPage()},
 	} {
 		t.Run(tt.golden, func(t *testing.T) {

@@ -60,6 +60,7 @@
     }
     reachable();
     charts();
+    forecast();
   }
 
   // say tells it to those who do not see it.
@@ -194,7 +195,7 @@
   const paletteDark = ['#6ea8ff', '#ffa15c', '#5ccf8f', '#c99bff', '#ff8ec4', '#5fd0de', '#e0c14a', '#b4bdca'];
   const dark = matchMedia('(prefers-color-scheme: dark)');
   const drawn = new Map(); // by container
-  const height = (plot) => plot.closest('#graph') ? 320 : 170;
+  const height = (plot) => plot.closest('#graph, #ahead') ? 320 : 170;
 
   // The clock face of a chart is the server's, as in the tables.
   const face = (ts) => new Date((ts + offset + new Date(ts * 1e3).getTimezoneOffset() * 60) * 1e3);
@@ -237,8 +238,8 @@
   }
 
   // draw makes or updates the chart in a container. Series that changed in number or name make a new one.
-  function draw(plot, series, axes, scales, data, label) {
-    const key = JSON.stringify([series.map((s) => s.label), dark.matches]);
+  function draw(plot, series, axes, scales, data, label, more = {}) {
+    const key = JSON.stringify([label, series.map((s) => s.label), dark.matches]);
     const chart = drawn.get(plot);
     if (chart && chart.key === key) {
       chart.plot.setData(data);
@@ -255,7 +256,7 @@
         stroke: color('dim'), grid: {stroke: color('grid'), width: 1}, ticks: {stroke: color('grid'), width: 1}, font: '11px system-ui, sans-serif', ...a,
       })),
       cursor: {sync: {key: 'time'}, drag: {x: false, y: false}, points: {size: 6}},
-      hooks: {setCursor: [latest]},
+      hooks: {setCursor: [latest]}, ...more,
     };
     const made = new uPlot(options, data, plot);
     drawn.set(plot, {key, plot: made});
@@ -265,7 +266,7 @@
 
   // latest has the legend say the last values while no time is pointed at.
   function latest(u) {
-    if (u.cursor.idx === null || u.cursor.idx === undefined) u.setLegend({idx: u.data[0].length - 1}, false);
+    if (u.cursor.idx === null || u.cursor.idx === undefined) u.setLegend({idx: (u.now || u.data[0].length) - 1}, false);
   }
 
   // clock writes times as the tables do, with the date where a day begins.
@@ -349,6 +350,57 @@
     }
   }
 
+  // forecast draws the value, what was forecast of it a lead before, and what comes.
+  async function forecast() {
+    const figure = document.getElementById('ahead');
+    if (!figure) return;
+    const plot = figure.querySelector('.plot');
+    const {forecast: name, series: text, query: expr, past: before, range} = figure.dataset;
+    try {
+      const [{time: {start, step, n}, answers: [values, said]}, standing] = await Promise.all([
+        past([expr, before], Number(range)),
+        fetch('/api/v1/flyball/forecasts?' + new URLSearchParams({name}), {cache: 'no-store'}).then((r) => r.json()),
+      ]);
+      const rule = standing.data[0];
+      const one = rule && rule.series.find((s) => pairs(s.labels) === text);
+      if (!one) return;
+      const own = ['__name__', 'quantile', 'horizon', 'forecast'];
+      const same = (s) => pairs(Object.fromEntries(Object.entries(s.metric).filter(([k]) => !own.includes(k)))) === text;
+      const levels = [...rule.levels].sort((a, b) => a - b);
+      const of = (level) => said.find((s) => same(s) && Number(s.metric.quantile) === level);
+      const data = columns([values.find(same), ...levels.map(of)], start, step, n);
+      const now = data[0][n - 1];
+      for (const point of one.points) {
+        const at = Date.parse(point.time) / 1e3;
+        if (at <= now) continue;
+        data[0].push(at);
+        data[1].push(null);
+        levels.forEach((level, i) => data[i + 2].push(point.quantiles[level] ?? null));
+      }
+      if (data.slice(1).every((column) => column.every((v) => v === null))) return;
+      const value = (_, v) => number(v);
+      const edge = Math.floor(levels.length / 2);
+      draw(plot, [
+        {label: 'value', stroke: color('demand'), width: 1.5, points: {show: false}, value},
+        ...levels.map((level, i) => ({
+          label: `p${+(100 * level).toFixed(4)}`, stroke: color('desired'), width: i === edge ? 2 : 1, dash: i === edge ? [] : [5, 3], points: {show: false}, value,
+        })),
+      ], [{values: clock, size: 26, space: 75}, {size: 60, space: 24}], {x: {}, y: {range: fromZero}}, data,
+      `${name} ${text} over time: the value, what was forecast for it a lead before, and what comes; the same is in the table below`,
+      levels.length > 1 ? {bands: [{series: [levels.length + 1, 2], fill: color('desired') + '22'}]} : {});
+      const chart = drawn.get(plot).plot;
+      chart.now = n; // what comes is no last value
+      latest(chart);
+    } catch (err) {
+      say(`the chart has no data: ${err.message}`);
+    }
+  }
+
+  // pairs are labels as the server writes a series.
+  function pairs(labels) {
+    return `{${Object.keys(labels).sort().map((k) => `${k}=${JSON.stringify(labels[k])}`).join(', ')}}`;
+  }
+
   // graph draws the expression of the page /graph.
   async function graph() {
     const figure = document.getElementById('graph');
@@ -379,6 +431,7 @@
 
   dark.addEventListener('change', () => {
     charts();
+    forecast();
     graph();
   });
   window.addEventListener('resize', reachable);
@@ -387,6 +440,7 @@
   if (linked) linked.closest('tr').scrollIntoView({block: 'center', inline: 'start'});
   reachable();
   charts();
+  forecast();
   graph();
   schedule();
 })();

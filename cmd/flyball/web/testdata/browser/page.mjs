@@ -157,7 +157,7 @@ await test('a change to dark while it is open', '/?refresh=off', {}, async (page
 });
 
 await test('without JavaScript', '/?refresh=off', {javaScriptEnabled: false}, async (page) => {
-  for (const id of ['rules', 'decisions', 'models', 'alerts', 'replicas', 'groups', 'targets']) {
+  for (const id of ['rules', 'decisions', 'models', 'alerts', 'forecasts', 'replicas', 'groups', 'targets']) {
     check(await page.locator(`table[data-testid=${id}] tbody tr`).count() > 0, `no rows of ${id}`);
   }
   await page.locator('#t-abc summary').click();
@@ -227,6 +227,76 @@ await test('graph', '/graph?g0.expr=flyball_scale_ready_replicas&g0.tab=1&g0.ran
   await page.click('text=Run');
   check(page.url().includes('g0.expr=flyball_scale_desired_replicas'), page.url());
   await drawn(page);
+});
+
+await test('forecasts', '/?refresh=off', {}, async (page) => {
+  equal(await page.locator('[data-testid=forecasts] tbody tr').count(), 4, 'rows');
+  await page.locator('.tiles a[href="#forecasts"]').click();
+  check(await page.locator('#forecasts').evaluate((e) => e.getBoundingClientRect().top < innerHeight), 'the tile does not lead there');
+  await page.locator('[data-testid=forecasts] a', {hasText: 'digits_demand'}).focus();
+  await page.keyboard.press('Enter');
+  await page.waitForURL('**/forecasts/digits_demand');
+  await drawn(page);
+  await page.settled();
+  check((await ink(page))[0] > 5, 'nothing is drawn');
+  const {missed, unseen} = await tabs(page);
+  equal([...missed, ...unseen], [], 'not reached or not seen');
+  const legend = (await page.locator('#plot-ahead .u-legend').innerText()).replaceAll('\n', ' ');
+  for (const want of ['value', 'p10', 'p50', 'p90']) check(new RegExp(`${want}:?\\s*\\d+`).test(legend), `no last ${want} in ${legend}`);
+  // What comes is right of the last value.
+  const box = await page.locator('#plot-ahead .u-over').boundingBox();
+  await page.mouse.move(box.x + box.width - 2, box.y + 50);
+  await page.waitForFunction(() => /value:?\s*–.*p90:?\s*\d/.test(document.querySelector('#plot-ahead .u-legend').innerText.replaceAll('\n', ' ')));
+  equal(await page.locator('#plot-ahead').getAttribute('role'), 'img', 'the role of the chart');
+  check((await page.locator('#plot-ahead').getAttribute('aria-label')).startsWith('digits_demand {model="digits"} over time'), 'its text');
+  await page.locator('#rows-ahead summary').focus();
+  await page.keyboard.press('Enter');
+  check(await page.locator('#rows-ahead tbody tr').count() > 20, 'no table of the chart');
+  for (const id of ['standing', 'coverage', 'weights', 'seasons', 'anomalies']) {
+    check(await page.locator(`table[data-testid=${id}] tbody tr`).count() > 0, `no rows of ${id}`);
+  }
+  equal(await contrast(page), [], 'too little contrast');
+  equal(await structure(page), [], 'structure');
+  await screenshot(page, 'forecast');
+  await page.locator('.ranges a', {hasText: /^1d$/}).click();
+  await page.waitForFunction(() => document.getElementById('ahead').dataset.range === '86400');
+  await page.locator('[data-testid=standing] a', {hasText: /^digits$/}).click();
+  await page.locator('[data-testid=filter]').waitFor();
+});
+
+await test('a forecast of two series', '/forecasts/all_demand?refresh=1s', {}, async (page) => {
+  await drawn(page);
+  const label = () => page.locator('#plot-ahead').getAttribute('aria-label');
+  check((await label()).includes('model="digits"'), await label());
+  await page.evaluate(() => { window.mark = 'same page'; });
+  await page.locator('[data-testid=series] a', {hasText: 'llama'}).click();
+  await page.waitForFunction(() => document.getElementById('plot-ahead').getAttribute('aria-label').includes('model="llama"'));
+  equal(await page.textContent('[data-testid=armed]'), 'not armed', 'whether it is armed');
+  equal(await page.evaluate(() => window.mark), 'same page', 'the page was loaded anew');
+  const canvas = await page.locator('#plot-ahead canvas').elementHandle();
+  await page.waitForResponse((r) => r.url().includes('query_range'));
+  await page.settled();
+  check(await canvas.evaluate((c) => c.isConnected), 'the chart was made anew by a refresh');
+  await page.goBack();
+  await page.waitForFunction(() => document.getElementById('plot-ahead').getAttribute('aria-label').includes('model="digits"'));
+});
+
+for (const [name, options] of [['dark', {colorScheme: 'dark'}], ['narrow', {viewport: {width: 390, height: 844}}]]) {
+  await test(`a forecast, ${name}`, '/forecasts/digits_demand?refresh=off', options, async (page) => {
+    await drawn(page);
+    await page.settled();
+    equal(await contrast(page), [], 'too little contrast');
+    const {wide, room} = await page.evaluate(() => ({wide: document.documentElement.scrollWidth, room: innerWidth}));
+    check(wide <= room, `the page is ${wide} wide in ${room}`);
+    check(await page.locator('[data-testid=standing]').evaluate((e) => e.getBoundingClientRect().right <= innerWidth), 'how it stands is cut');
+    await screenshot(page, `forecast-${name}`);
+  });
+}
+
+await test('a forecast without JavaScript', '/forecasts/digits_demand?refresh=off', {javaScriptEnabled: false}, async (page) => {
+  await page.locator('#rows-ahead summary').click();
+  check(await page.locator('#rows-ahead tbody tr').count() > 20, 'no table of the chart');
+  check((await page.innerText('[data-testid=standing]')).includes('0.74 times that of the last value'), 'why it is armed');
 });
 
 await test('graph without JavaScript', '/graph?g0.expr=flyball_scale_ready_replicas&g0.tab=1', {javaScriptEnabled: false}, async (page) => {
