@@ -35,7 +35,11 @@ type ForecastSeries struct {
 	Model   string            `json:"model"` // auto, or the name of one
 	Weights []ModelWeight     `json:"weights"`
 	Seasons []SeasonStatus    `json:"seasons"`
-	Reason  string            `json:"reason"` // one sentence for a human
+
+	Events     []EventStatus     `json:"events"`     // of the rule's calendar
+	Regressors []RegressorStatus `json:"regressors"` // in the order of their names
+
+	Reason string `json:"reason"` // one sentence for a human
 
 	Skill     *float64 `json:"skill"` // null until enough forecasts were compared with what came
 	Armed     bool     `json:"armed"`
@@ -67,6 +71,24 @@ type SeasonStatus struct {
 	Seconds float64 `json:"seconds"`
 	Used    bool    `json:"used"`
 	Reason  string  `json:"reason"`
+}
+
+// EventStatus is what was learned of an event: Lift is what demand is while it is on over what it is else, Prior what the rule
+// says that it is, 1 where it says nothing.
+type EventStatus struct {
+	Name        string  `json:"name"`
+	Lift        float64 `json:"lift"`
+	Prior       float64 `json:"prior"`
+	Occurrences int     `json:"occurrences"` // that were seen
+}
+
+// RegressorStatus is what was learned of a regressor, and whether the forecast uses it with the others.
+type RegressorStatus struct {
+	Name         string  `json:"name"`
+	Coefficient  float64 `json:"coefficient"` // by how much the value is higher where the regressor is higher by 1
+	Used         bool    `json:"used"`
+	Error        float64 `json:"error"`         // with all regressors
+	ErrorWithout float64 `json:"error_without"` // without any
 }
 
 // ForecastValue is what was there at a time; null where it was missing.
@@ -106,6 +128,7 @@ func (p *Predictor) Status() ForecastStatus {
 func (t *track) status(p *Predictor) ForecastSeries {
 	s := ForecastSeries{
 		Labels: t.labels.Map(), Model: t.explained.Model, Reason: t.explained.Reason, Weights: []ModelWeight{}, Seasons: []SeasonStatus{},
+		Events: []EventStatus{}, Regressors: []RegressorStatus{},
 		Armed: t.armed, ArmedText: t.armedWords(p), Scored: t.explained.LiveErrors, Coverage: map[string]*float64{},
 		Values: t.explained.Values, Missing: t.missing, Fitted: t.fitted, AnomalyScore: t.score, LastAnomaly: t.anomaly, Anomalies: map[string]int64{},
 		Recent: []ForecastValue{}, Points: []ForecastPoint{},
@@ -118,6 +141,12 @@ func (t *track) status(p *Predictor) ForecastSeries {
 	}
 	for _, q := range t.explained.Seasons {
 		s.Seasons = append(s.Seasons, SeasonStatus{q.Period.Seconds(), q.Used, q.Reason})
+	}
+	for _, e := range t.explained.Events {
+		s.Events = append(s.Events, EventStatus{e.Name, e.Lift, e.Prior, e.Occurrences})
+	}
+	for _, r := range t.explained.Regressors {
+		s.Regressors = append(s.Regressors, RegressorStatus{r.Name, r.Coefficient, r.Used, r.Error, r.ErrorWithout})
 	}
 	for i, level := range p.rule.Levels {
 		s.Coverage[levelText(level)] = known(t.coverage[i])

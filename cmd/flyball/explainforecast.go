@@ -81,6 +81,16 @@ func writeForecastSeries(line func(format string, args ...any), f *rules.Forecas
 		}
 		line("season\t%s\t%s\t%s", seconds(q.Seconds), used, q.Reason)
 	}
+	for _, e := range s.Events {
+		line("event\t%s\t%.3g times the demand, seen %d times", e.Name, e.Lift, e.Occurrences)
+	}
+	for _, r := range s.Regressors {
+		used := "not used"
+		if r.Used {
+			used = "used"
+		}
+		line("regressor\t%s\t%s\t%.4g for each 1 of it; error %.4g with regressors, %.4g without", r.Name, used, r.Coefficient, r.Error, r.ErrorWithout)
+	}
 	if !s.Fitted.IsZero() {
 		line("fitted\t%s", s.Fitted.Local().Format(time.RFC3339))
 	}

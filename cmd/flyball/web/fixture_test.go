@@ -331,6 +331,8 @@ func forecastsAt(now time.Time) []rules.ForecastStatus {
 	used.Coverage["0.9"] = ptr(0.88)
 	used.Anomalies = map[string]int64{"spike": 2, "level_shift": 0}
 	used.LastAnomaly, used.AnomalyScore = &rules.Anomaly{Time: now.Add(-3 * time.Hour), Kind: "spike", Score: 7.25, Value: ptr(901.0)}, 0.4
+	used.Events = []rules.EventStatus{{Name: "launch", Lift: 2.46, Prior: 1.5, Occurrences: 6}}
+	used.Regressors = []rules.RegressorStatus{{Name: "signups", Coefficient: 0.5, Used: true, Error: 22.4, ErrorWithout: 41}}
 	late := series("llama", false)
 	late.ArmedText, late.Skill = "its error is 1.2 times that of the last value: it is of no use", ptr(-0.2)
 	young := series("digits", false)
