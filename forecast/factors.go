@@ -355,10 +355,10 @@ func (f *Forecaster) Ahead(x [][]float64) {
 	}
 }
 
-// outcome are the factors and effects of the steps of a history, and what of it is the base.
+// outcome is what of a history is the effect of regressors, and what is the base.
 type outcome struct {
-	factor, effect []float64
-	plain, base    []float64 // value/factor, and that less the effect
+	effect      []float64
+	plain, base []float64 // value/factor, and that less the effect
 }
 
 // split takes a history of which the last step is f.last apart.
@@ -405,7 +405,7 @@ func (x *factors) refit(ctx context.Context, f *Forecaster) error {
 		x.trained = there >= 2*256
 	}
 	o := x.split(f, y, columns)
-	with, found, err := f.fitPool(ctx, o.base, x.hindsight(f, o))
+	with, found, err := f.fitPool(ctx, o.base, x.hindsight(o))
 	if err != nil {
 		*x = was
 		return err
@@ -435,7 +435,7 @@ func (x *factors) refit(ctx context.Context, f *Forecaster) error {
 
 // hindsight is what the pool with the regressors would have seen of the values: the effect as it was known at the time. It is
 // nil where that makes no difference.
-func (x *factors) hindsight(f *Forecaster, o outcome) observer {
+func (x *factors) hindsight(o outcome) observer {
 	if x.without == nil {
 		return nil
 	}

@@ -126,7 +126,7 @@ func (r *regression) note(y float64, x []float64) {
 // that is missing learns nothing.
 func (r *regression) learn(e float64, x []float64, alpha float64) {
 	var z, k [maxRegressors]float64
-	any := false
+	moves := false
 	for i := range min(len(x), r.n) {
 		if !(math.Abs(x[i]) <= limit) {
 			continue
@@ -137,9 +137,9 @@ func (r *regression) learn(e float64, x []float64, alpha float64) {
 		}
 		z[i] = v - r.slow[i]
 		r.slow[i] += alpha * z[i]
-		any = any || z[i] != 0
+		moves = moves || z[i] != 0
 	}
-	if !any || e != e {
+	if !moves || e != e {
 		return
 	}
 	d := forget

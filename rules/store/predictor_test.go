@@ -2,7 +2,6 @@ package store
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -29,7 +28,7 @@ func forecastGroup(t testing.TB, s *Scratch, text string) (Group, *rules.Predict
 			return nil
 		}
 		p = rules.NewPredictor(rule.Forecast, rules.PredictorOptions{
-			Querier: s.Router(), Metrics: rules.NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+			Querier: s.Router(), Metrics: rules.NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.DiscardHandler),
 		})
 		return p
 	})

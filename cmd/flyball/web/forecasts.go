@@ -366,7 +366,7 @@ func (s *site) forecastChart(ctx context.Context, v *forecastPage) forecastChart
 		step = least
 	}
 	end := v.Now.Truncate(time.Second)
-	start := end.Add(-step * time.Duration(v.Shown/step))
+	start := end.Add(-v.Shown.Truncate(step))
 	byTime := map[int64]*forecastLine{}
 	line := func(at time.Time) *forecastLine {
 		if byTime[at.UnixMilli()] == nil {

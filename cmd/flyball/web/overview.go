@@ -66,8 +66,8 @@ func (s *site) overview(w http.ResponseWriter, r *http.Request) {
 		frame: s.frame(), state: st, Status: s.Status(r.Context()), Faults: faults, HasRules: s.Decisions != nil,
 		Warnings: s.warnings(), CanFreeze: s.Brake != nil, Lifecycle: s.Lifecycle, Token: s.tokens.issue(),
 	}
-	if s.Page.Forecasts != nil {
-		v.Forecasts = forecastRows(s.Page.Forecasts(), v.Rules)
+	if s.Forecasts != nil {
+		v.Forecasts = forecastRows(s.Forecasts(), v.Rules)
 	}
 	v.Tiles = v.tiles()
 	v.filter()
