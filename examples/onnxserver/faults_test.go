@@ -305,6 +305,7 @@ func FuzzDecodeV2(f *testing.F) {
 	f.Add(``, []byte(`{"inputs":[{"name":"a","datatype":"FP32","shape":[1,3],"data":[1,2,3]},{"name":"b","datatype":"BOOL","shape":[1,1],"data":[[true]]}]}`))
 	head := `{"id":"1","inputs":[{"name":"b","datatype":"BOOL","shape":[2,2],"parameters":{"binary_data_size":4}},{"name":"a","datatype":"FP32","shape":[2,3],"parameters":{"binary_data_size":24}}],"outputs":[{"name":"z","parameters":{"binary_data":true}}]}`
 	f.Add(strconv.Itoa(len(head)), append([]byte(head+"\x01\x00\x01\x01"), make([]byte, 24)...))
+	f.Add(strconv.Itoa(len(head)), append([]byte(head+"\x01\x00\x02\x01"), make([]byte, 24)...)) // a BOOL of 2
 	f.Fuzz(func(t *testing.T, length string, body []byte) {
 		h := http.Header{}
 		if length != "" {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"regexp"
@@ -217,5 +218,19 @@ func TestOneAtATime(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
+	}
+}
+
+// TestNotReadyOnceStopped: who asks while it ends, on a connection that is still open, hears that it is not ready.
+func TestNotReadyOnceStopped(t *testing.T) {
+	var s *server
+	t.Run("ready until it is told to stop", func(t *testing.T) { s, _ = start(t, defaultOptions(), written(t, "hand", byHand().ONNX())) })
+	if s == nil {
+		t.Skip("no server: see above")
+	}
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v2/health/ready", nil))
+	if w.Code != http.StatusServiceUnavailable {
+		t.Errorf("ready: %d, want 503", w.Code)
 	}
 }
