@@ -27,6 +27,13 @@ build: ## build bin/flyball, its manual page, the example model server and the q
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/flyball ./examples/modelserver ./examples/quickstart
 	@bin/flyball --help-man >bin/flyball.1
 
+.PHONY: onnxserver
+onnxserver: ## build bin/onnxserver, the model server on ONNX Runtime, and its models in .cache/models (a C compiler and npm are needed)
+	@mkdir -p bin
+	@.ci/components onnxruntime
+	cd examples/onnxserver && CGO_ENABLED=1 $(GO) build -ldflags '$(LDFLAGS)' -o ../../bin/onnxserver .
+	cd examples/onnxserver && $(GO) run ./genmodels ../../.cache/models
+
 .PHONY: test
 test: ## build everything and run every test (race detector on all that does not link the TSDB); the first time see components
 	@.ci/test
