@@ -182,11 +182,11 @@ func (x *factors) attribute(k int64, y, base, effect float64) {
 		l.whole += s
 		b := base
 		if b != b {
-			if j := k - l.first; j < 0 || j >= int64(len(l.base)) {
+			j := k - l.first
+			if j < 0 || j >= int64(len(l.base)) {
 				continue
-			} else {
-				b = l.base[j] + effect
 			}
+			b = l.base[j] + effect
 		}
 		if y != y || !(b > 0) {
 			continue
