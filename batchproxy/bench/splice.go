@@ -1,0 +1,48 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"strconv"
+	"strings"
+)
+
+// spliced is one line of the Go benchmark of merging and splitting.
+type spliced struct {
+	name         string // such as v1
+	milliseconds float64
+	allocations  float64
+}
+
+// parseSplice reads what go test prints of BenchmarkSplice: those of 32 requests of 768 floats that the proxy does, a line for each round.
+func parseSplice(out []byte) []spliced {
+	var all []spliced
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 0 {
+			continue
+		}
+		name, ok := strings.CutPrefix(fields[0], "BenchmarkSplice/")
+		if !ok || !strings.Contains(name, "32x768/splice") {
+			continue
+		}
+		s := spliced{name: strings.Trim(name[:strings.Index(name, "32x768")], "/")}
+		for i := 1; i+1 < len(fields); i++ {
+			v, err := strconv.ParseFloat(fields[i], 64)
+			if err != nil {
+				continue
+			}
+			switch fields[i+1] {
+			case "ns/op":
+				s.milliseconds = v / 1e6
+			case "allocs/op":
+				s.allocations = v
+			}
+		}
+		if s.milliseconds > 0 {
+			all = append(all, s)
+		}
+	}
+	return all
+}
