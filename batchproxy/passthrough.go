@@ -23,13 +23,13 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	if r.ContentLength > limit {
 		return writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
 	}
-	body := &clientBody{}
+	var body *clientBody // of a body that is sent on as it comes
 	if r.ContentLength > 0 && r.ContentLength <= passWhole && len(r.Header["Expect"]) == 0 {
 		if err := whole(r); err != nil {
 			return m.unread(w, r, err)
 		}
 	} else {
-		body.ReadCloser = http.MaxBytesReader(w, r.Body, limit)
+		body = &clientBody{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
 		r.Body = body
 	}
 	to := m.takeForCall()
@@ -43,11 +43,12 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(m.proxy.base, cancel)()
 	rec := &recorder{ResponseWriter: w, code: http.StatusOK}
 	defer rec.forget()
+	m.proxy.passing.add(rec, cancel)
+	defer m.proxy.passing.remove(rec)
 	to.forward.ServeHTTP(rec, r.WithContext(ctx))
-	switch fault := body.fault.Load(); {
+	switch fault := body.faultOf(); {
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code
 	case rec.err != nil && fault != nil:
@@ -76,15 +77,51 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 const passWhole = 16 << 10
 
 // whole reads the body of a request whose length is known, and makes it one that can be sent again where a kept connection
-// turns out to be closed.
+// turns out to be closed. What is sent is GetBody's: see forwarder.
 func whole(r *http.Request) error {
 	text := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, text); err != nil {
 		return err // which unread puts into words
 	}
 	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil }
-	r.Body = io.NopCloser(bytes.NewReader(text))
 	return nil
+}
+
+// passing are the requests that are passed on, to be given up when the drain is over. One list for all of them costs each less than
+// a context.AfterFunc of its own.
+type passing struct {
+	mu    sync.Mutex
+	over  bool
+	calls map[*recorder]context.CancelFunc
+}
+
+func (p *passing) add(r *recorder, cancel context.CancelFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		cancel()
+		return
+	}
+	if p.calls == nil {
+		p.calls = make(map[*recorder]context.CancelFunc)
+	}
+	p.calls[r] = cancel
+}
+
+func (p *passing) remove(r *recorder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.calls, r)
+}
+
+// giveUp cancels those that there are and all that still come.
+func (p *passing) giveUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	for _, cancel := range p.calls {
+		cancel()
+	}
 }
 
 // clientBody remembers why a client's body could not be read, for which a replica is not to blame.
@@ -99,6 +136,14 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.fault.Store(&err)
 	}
 	return n, err
+}
+
+// faultOf is why it could not be read, nil where it could. A body that was read as a whole has none.
+func (b *clientBody) faultOf() *error {
+	if b == nil {
+		return nil
+	}
+	return b.fault.Load()
 }
 
 // recorder remembers the status of an answer, or why there is none, and gives up clients that do not take theirs.

@@ -214,3 +214,24 @@ func TestRecorderDeadlines(t *testing.T) {
 		}
 	}
 }
+
+// TestPassingGiveUp: those in flight are given up, and one that comes just then is too; those that were answered are not looked at.
+func TestPassingGiveUp(t *testing.T) {
+	var p passing
+	var cancelled []string
+	add := func(name string) *recorder {
+		r := &recorder{}
+		p.add(r, func() { cancelled = append(cancelled, name) })
+		return r
+	}
+	p.remove(add("answered"))
+	add("in flight")
+	if len(cancelled) > 0 {
+		t.Errorf("cancelled %q before the end", cancelled)
+	}
+	p.giveUp()
+	add("late")
+	if !slices.Equal(cancelled, []string{"in flight", "late"}) {
+		t.Errorf("cancelled %q", cancelled)
+	}
+}
