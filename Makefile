@@ -86,7 +86,7 @@ BENCHFLAGS ?=
 bench-batchproxy: build ## the batching proxy beside nginx, haproxy and a bare reverse proxy: half an hour, BENCHFLAGS=--quick three minutes; fails where a promise is missed
 	@for program in nginx haproxy wrk; do [ -x .cache/components/$$program ] || { .ci/components; break; }; done
 	$(GO) build -o bin/ ./batchproxy/bench
-	@if grep -q '^onnxserver:' Makefile; then $(MAKE) onnxserver || true; fi # the bench says where it is not there
+	@if grep -q '^onnxserver:' Makefile; then $(MAKE) onnxserver || true; fi # the scene is left out where there is no server or model
 	@bin/bench $(BENCHFLAGS)
 
 .PHONY: eval-forecast

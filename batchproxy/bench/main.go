@@ -62,8 +62,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	all.Flag("contender", "Measure this alone: "+strings.Join(contenderNames(), "; ")+". Repeatable.").EnumsVar(&o.contenders, contenderNames()...)
 	bin := all.Flag("bin", "Folder of flyball, modelserver and onnxserver.").Default("bin").String()
 	all.Flag("components", "Folder of nginx, haproxy and wrk.").Default(".cache/components").StringVar(&o.programs.components)
-	mlp := all.Flag("onnx.mlp", "The multilayer perceptron.").Default(".cache/onnx/mlp_768.onnx").String()
-	convolution := all.Flag("onnx.convolution", "The convolution.").Default(".cache/onnx/conv.onnx").String()
+	mlp := all.Flag("onnx.mlp", "The multilayer perceptron.").Default(".cache/models/mlp_768.onnx").String()
+	convolution := all.Flag("onnx.convolution", "The convolution.").Default(".cache/models/conv_224.onnx").String()
 	all.Flag("output", "Format: text or json.").Short('o').Default("text").EnumVar(&o.output, "text", "json")
 
 	proxy := app.Command(reverseProxyCommand, "Go's own reverse proxy; a run starts it.").Hidden()
@@ -154,6 +154,11 @@ func (o options) run(ctx context.Context, stdout, stderr io.Writer) int {
 	c := &children{dir: dir, env: os.Environ()}
 	if lib, err := filepath.Abs(filepath.Join(o.programs.components, "lib")); err == nil {
 		c.env = append(c.env, "LD_LIBRARY_PATH="+lib)
+	}
+	if library, err := filepath.Abs(filepath.Join(o.programs.components, "libonnxruntime.so.1")); err == nil && os.Getenv(onnxLibrary) == "" {
+		if _, err := os.Stat(library); err == nil {
+			c.env = append(c.env, onnxLibrary+"="+library)
+		}
 	}
 	report, err := o.measure(ctx, c, func(format string, args ...any) {
 		fmt.Fprintf(stderr, "%6s  %s\n", time.Since(began).Round(time.Second), fmt.Sprintf(format, args...))

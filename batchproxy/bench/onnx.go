@@ -18,6 +18,9 @@ const (
 	modelConv = "convolution"
 )
 
+// onnxLibrary names ONNX Runtime's shared library to examples/onnxserver.
+const onnxLibrary = "FLYBALL_ORT_LIB"
+
 // onnxClients are the clients at once of the scene: one, a few, and two batches full.
 var onnxClients = []int{1, 8, 64}
 
