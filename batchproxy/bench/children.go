@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,8 +121,7 @@ func (c *children) died() error {
 // stop ends all children, the last one first, and returns when they have ended.
 func (c *children) stop() {
 	var wait sync.WaitGroup
-	for i := len(c.all) - 1; i >= 0; i-- {
-		ch := c.all[i]
+	for _, ch := range slices.Backward(c.all) {
 		_ = ch.cmd.Process.Signal(syscall.SIGTERM) // an error is that it has ended
 		wait.Go(func() {
 			late := time.NewTimer(patience)

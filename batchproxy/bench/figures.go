@@ -216,10 +216,10 @@ func (t Table) write(b *strings.Builder) {
 		medians, spreads := []string{row.Name}, []string{""}
 		spread := false
 		for _, cell := range row.Cells {
-			switch {
-			case cell.Rounds == 0:
+			switch cell.Rounds {
+			case 0:
 				medians, spreads = append(medians, "-"), append(spreads, "")
-			case cell.Rounds == 1:
+			case 1:
 				medians, spreads = append(medians, number(cell.Median)), append(spreads, "")
 			default:
 				spread = true
@@ -237,10 +237,10 @@ func (t Table) write(b *strings.Builder) {
 		}
 	}
 	for _, line := range lines {
-		text := fmt.Sprintf("  %-*s", widths[0], line[0])
+		cells := []string{fmt.Sprintf("  %-*s", widths[0], line[0])}
 		for i, cell := range line[1:] {
-			text += fmt.Sprintf("  %*s", widths[i+1], cell)
+			cells = append(cells, fmt.Sprintf("%*s", widths[i+1], cell))
 		}
-		fmt.Fprintln(b, strings.TrimRight(text, " "))
+		fmt.Fprintln(b, strings.TrimRight(strings.Join(cells, "  "), " "))
 	}
 }

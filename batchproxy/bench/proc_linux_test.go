@@ -20,11 +20,7 @@ func TestProc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	held := make([]byte, 64<<20)
-	for i := range held {
-		held[i] = byte(i)
-	}
-	runtime.KeepAlive(held)
+	hold(64 << 20)
 	after, err := cpuTime(self)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +35,6 @@ func TestProc(t *testing.T) {
 	if high < low+60<<20 {
 		t.Errorf("peaks of %d and, with 64 MiB more, %d bytes", low, high)
 	}
-	held = nil
 	debug.FreeOSMemory()
 	if err := resetPeak(self); err != nil {
 		t.Fatal(err)
@@ -57,4 +52,13 @@ func TestProc(t *testing.T) {
 	if _, err := peakMemory([]int{none}); err == nil {
 		t.Error("a process that is not there has memory")
 	}
+}
+
+// hold takes so many bytes of memory, writes each, and keeps none.
+func hold(size int) {
+	held := make([]byte, size)
+	for i := range held {
+		held[i] = byte(i)
+	}
+	runtime.KeepAlive(held)
 }

@@ -23,11 +23,12 @@ func parseSplice(out []byte) []spliced {
 		if len(fields) == 0 {
 			continue
 		}
-		name, ok := strings.CutPrefix(fields[0], "BenchmarkSplice/")
-		if !ok || !strings.Contains(name, "32x768/splice") {
+		full, ok := strings.CutPrefix(fields[0], "BenchmarkSplice/")
+		name, _, sized := strings.Cut(full, "/32x768/splice")
+		if !ok || !sized {
 			continue
 		}
-		s := spliced{name: strings.Trim(name[:strings.Index(name, "32x768")], "/")}
+		s := spliced{name: name}
 		for i := 1; i+1 < len(fields); i++ {
 			v, err := strconv.ParseFloat(fields[i], 64)
 			if err != nil {
