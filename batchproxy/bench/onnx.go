@@ -76,8 +76,10 @@ func (b *bench) onnxOf(ctx context.Context, m onnxModel) error {
 		return err
 	}
 	path := loadgen.V2.Path(model)
+	longer := *b
+	longer.duration *= 3 // a real model takes tens of milliseconds for a row of an image, and 64 clients wait in line
 	return inTurns(b, "onnx "+m.name, b.settings.onnx, clients, all, always, func(t turn, n int) error {
-		l, err := b.loop(ctx, t.contender.url+path, script, n)
+		l, err := longer.loop(ctx, t.contender.url+path, script, n)
 		if err != nil {
 			return err
 		}
