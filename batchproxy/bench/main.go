@@ -169,7 +169,10 @@ func (o options) run(ctx context.Context, stdout, stderr io.Writer) int {
 	c.stop()
 	switch {
 	case err != nil && ctx.Err() == nil:
-		fmt.Fprintf(stderr, "bench: %v\nbench: the logs are in %s; what was measured before:\n", err, dir)
+		fmt.Fprintln(stderr, "bench:", err)
+		if os.Remove(dir) != nil { // it is not empty
+			fmt.Fprintf(stderr, "bench: the logs are in %s; what was measured before:\n", dir)
+		}
 	case err != nil:
 		fmt.Fprintln(stderr, "bench: interrupted; what was measured before:")
 		fallthrough

@@ -51,8 +51,13 @@ func TestUsage(t *testing.T) {
 
 // TestMissingPrograms: without what make build builds nothing is measured, and the way out is named.
 func TestMissingPrograms(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
 	var out, errs bytes.Buffer
 	code := run([]string{"--bin=" + t.TempDir(), "--quick"}, &out, &errs)
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 	if code != exitFailed || !strings.Contains(errs.String(), "make build builds it") {
 		t.Errorf("exit code %d, said\n%s", code, errs.String())
 	}
