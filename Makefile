@@ -15,7 +15,7 @@ export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
 
 .PHONY: help
 help: ## print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build ## close the loop here: model servers, batching proxy, rules, real demand; Ctrl-C ends everything
@@ -86,6 +86,15 @@ bench: ## every benchmark, BENCHCOUNT times, compared with the last saved run by
 	$(GO) test -run='^$$' -bench=. -benchmem -count=$(BENCHCOUNT) ./... | tee .cache/bench.new
 	@if [ -f .cache/bench.base ]; then $(TOOL) benchstat .cache/bench.base .cache/bench.new; \
 	 else cp .cache/bench.new .cache/bench.base; echo "saved as the base for the next run"; fi
+
+# bin/bench --help has the flags; it exits with 3 where a promise is missed, of which make makes 2.
+BENCHFLAGS ?=
+.PHONY: bench-batchproxy
+bench-batchproxy: build ## the batching proxy beside nginx, haproxy and a bare reverse proxy: half an hour, BENCHFLAGS=--quick three minutes; fails where a promise is missed
+	@for program in nginx haproxy wrk; do [ -x .cache/components/$$program ] || { .ci/components; break; }; done
+	$(GO) build -o bin/ ./batchproxy/bench
+	@if grep -q '^onnxserver:' Makefile; then $(MAKE) onnxserver || true; fi # the scene is left out where there is no server or model
+	@bin/bench $(BENCHFLAGS)
 
 .PHONY: eval-forecast
 eval-forecast: ## how well demand is forecast, as one table with the baselines: DATA=DIR of ServeGen, crane, M4 hourly and NAB

@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,15 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	if r.ContentLength > limit {
 		return writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, limit)
+	var body *clientBody // of a body that is sent on as it comes
+	if r.ContentLength > 0 && r.ContentLength <= passWhole && len(r.Header["Expect"]) == 0 {
+		if err := whole(r); err != nil {
+			return m.unread(w, r, err)
+		}
+	} else {
+		body = &clientBody{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
+		r.Body = body
+	}
 	to := m.takeForCall()
 	if to == nil {
 		return writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q has no ready replica", m.config.Name))
@@ -34,13 +43,12 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(m.proxy.base, cancel)()
-	body := &clientBody{ReadCloser: r.Body}
-	r.Body = body
 	rec := &recorder{ResponseWriter: w, code: http.StatusOK}
-	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }() // see recorder.Write
+	defer rec.forget()
+	m.proxy.passing.add(rec, cancel)
+	defer m.proxy.passing.remove(rec)
 	to.forward.ServeHTTP(rec, r.WithContext(ctx))
-	switch fault := body.fault.Load(); {
+	switch fault := body.faultOf(); {
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code
 	case rec.err != nil && fault != nil:
@@ -63,6 +71,59 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 }
 
+// passWhole is the largest body, in bytes, that is read before it is sent on. Its client may then be slow without holding a
+// replica, and net/http sends it in one system call with the headers: a body that it does not know to be in memory has one of its
+// own. This is about what the buffers of a connection take anyway, and more than most requests that are not tensors.
+const passWhole = 16 << 10
+
+// whole reads the body of a request whose length is known, and makes it one that can be sent again where a kept connection
+// turns out to be closed. What is sent is GetBody's: see forwarder.
+func whole(r *http.Request) error {
+	text := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, text); err != nil {
+		return err // which unread puts into words
+	}
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(text)), nil }
+	return nil
+}
+
+// passing are the requests that are passed on, to be given up when the drain is over. One list for all of them costs each less than
+// a context.AfterFunc of its own.
+type passing struct {
+	mu    sync.Mutex
+	over  bool
+	calls map[*recorder]context.CancelFunc
+}
+
+func (p *passing) add(r *recorder, cancel context.CancelFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		cancel()
+		return
+	}
+	if p.calls == nil {
+		p.calls = make(map[*recorder]context.CancelFunc)
+	}
+	p.calls[r] = cancel
+}
+
+func (p *passing) remove(r *recorder) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.calls, r)
+}
+
+// giveUp cancels those that there are and all that still come.
+func (p *passing) giveUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	for _, cancel := range p.calls {
+		cancel()
+	}
+}
+
 // clientBody remembers why a client's body could not be read, for which a replica is not to blame.
 type clientBody struct {
 	io.ReadCloser
@@ -77,11 +138,21 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// faultOf is why it could not be read, nil where it could. A body that was read as a whole has none.
+func (b *clientBody) faultOf() *error {
+	if b == nil {
+		return nil
+	}
+	return b.fault.Load()
+}
+
 // recorder remembers the status of an answer, or why there is none, and gives up clients that do not take theirs.
 type recorder struct {
 	http.ResponseWriter
-	code int
-	err  error
+	code    int
+	err     error
+	written int  // bytes that the server may not have written to the connection yet
+	limited bool // a write deadline is set
 }
 
 func (r *recorder) WriteHeader(code int) {
@@ -92,12 +163,33 @@ func (r *recorder) WriteHeader(code int) {
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
-	control := http.NewResponseController(r.ResponseWriter)
-	_ = control.SetWriteDeadline(time.Now().Add(takeTime)) // for the flush that follows too
+	if r.written += len(p); r.written > atOnce { // less does not reach the connection before it is flushed, or is all there is
+		r.limit()
+	}
 	return r.ResponseWriter.Write(p)
 }
 
-// Unwrap lets http.ResponseController find Flush.
+// FlushError lets http.ResponseController flush, as ReverseProxy does for each piece of a stream.
+func (r *recorder) FlushError() error {
+	r.limit()
+	r.written = 0
+	return http.NewResponseController(r.ResponseWriter).Flush()
+}
+
+// limit gives the client its time to take what is written next.
+func (r *recorder) limit() {
+	r.limited = true
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(takeTime)) // a writer that has none does not wait either
+}
+
+// forget takes the deadline away: the connection may serve another request.
+func (r *recorder) forget() {
+	if r.limited {
+		_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Time{})
+	}
+}
+
+// Unwrap lets http.ResponseController find what else the writer can do.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // forwarder is the reverse proxy to a replica, which writes to a recorder.
@@ -106,6 +198,10 @@ func (m *model) forwarder(to *replica) *httputil.ReverseProxy {
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(to.url)
 			pr.SetXForwarded()
+			if whole := pr.In.GetBody; whole != nil {
+				// In place of ReverseProxy's wrapper, behind which net/http would not see that it is in memory. It cannot fail.
+				pr.Out.Body, _ = whole()
+			}
 		},
 		Transport:  m.proxy.transport,
 		BufferPool: &m.proxy.copies,

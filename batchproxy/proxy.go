@@ -48,6 +48,7 @@ type Proxy struct {
 	names     []string // of the models, in the order of the configuration
 	buffers   buffers
 	copies    copies
+	passing   passing
 
 	successor atomic.Pointer[Proxy] // takes the requests from when it is set
 	following chan struct{}         // closed when Run has found the replicas of every target and Service
@@ -253,6 +254,7 @@ func (p *Proxy) drain() {
 		p.logger.Warn("gave up requests that were in flight when the drain ended", "requests", active)
 	}
 	p.stop()
+	p.passing.giveUp()
 	for _, m := range p.models {
 		m.close()
 	}

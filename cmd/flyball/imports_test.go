@@ -23,6 +23,7 @@ func TestImports(t *testing.T) {
 		"flyball/actuators/none":                {"flyball/actuators"},
 		"flyball/actuators/process":             {"flyball/actuators"},
 		"flyball/batchproxy":                    {"flyball/batchproxy/protocol"},
+		"flyball/batchproxy/bench":              {"flyball/batchproxy/loadgen"},
 		"flyball/batchproxy/loadgen":            {},
 		"flyball/batchproxy/protocol":           {},
 		"flyball/cmd/flyball":                   {"flyball/"},
