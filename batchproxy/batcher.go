@@ -285,7 +285,7 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 	if most == 1 && why == solo && l.alone.IsZero() && b.probe(l.items) {
 		most = b.probed()
 	}
-	queued, oldest := l.items, l.first.Arrived
+	d := b.record(now, l)
 	clear(b.out)
 	batch := Batch[R]{Entries: b.out[:0], Reason: why}
 	upTo := b.cut(now, l, most, why)
@@ -301,7 +301,7 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 		batch.Reason = oversize
 	}
 	b.out = batch.Entries
-	b.record(now, l, queued, oldest, batch.Items, batch.Reason)
+	d.Sent, d.Reason = batch.Items, batch.Reason
 	l.why = ""
 	return batch
 }

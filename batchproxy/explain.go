@@ -44,20 +44,18 @@ type journal struct {
 	taken     int
 }
 
-// record notes a batch of a lane that had so many rows queued.
-func (b *Batcher[R]) record(now time.Time, l *lane[R], queued int, oldest time.Time, sent int, why reason) {
+// record notes that a batch of a lane is about to leave. What is in it is for the caller to add.
+func (b *Batcher[R]) record(now time.Time, l *lane[R]) *Decision {
 	d := &b.journal.decisions[b.journal.taken%len(b.journal.decisions)]
 	b.journal.taken++
 	if l.asked {
 		*d = l.pending
 	} else {
-		*d = Decision{Time: now, Queued: queued, Phase: l.profile.phase(now)}
-		if b.rule.Mode.timed() {
-			d.Time = oldest
-		}
+		*d = Decision{Time: now, Queued: l.items, Phase: l.profile.phase(now)}
 	}
-	d.Lane, d.Waited, d.Came, d.Sent, d.Reason = l.name, now.Sub(d.Time).Seconds(), queued-d.Queued, sent, why
+	d.Lane, d.Waited, d.Came = l.name, now.Sub(d.Time).Seconds(), l.items-d.Queued
 	l.asked = false
+	return d
 }
 
 // Explanation is what a [Batcher] knows and has decided, in numbers.

@@ -74,7 +74,7 @@ func (b *Batcher[R]) adapt(now time.Time, l *lane[R], due time.Time) (reason, bo
 	if l.held && now.Before(l.hold) {
 		return "", false
 	}
-	was := l.why
+	was, overdue := l.why, l.held // nobody came while it was held
 	d := Decision{Time: now, Queued: l.items, Phase: l.profile.phase(now)}
 	first := l.pending.Time.Equal(now) && l.pending.Queued == l.items
 	// Left to wait before the oldest request must leave.
@@ -90,6 +90,7 @@ func (b *Batcher[R]) adapt(now time.Time, l *lane[R], due time.Time) (reason, bo
 		if late {
 			why = deadline
 		}
+	case b.service.known && l.profile.closed() && overdue && was == phase: // it was waited for what they are worth
 	case b.service.known && l.profile.closed():
 		b.comeBack(&d, l, room)
 	case b.service.known:

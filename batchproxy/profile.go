@@ -35,9 +35,9 @@ type profile struct {
 const (
 	// smoothing is the weight of the newest cycle in a profile.
 	smoothing = 0.1
-	// learned is how many cycles make a profile that clients are judged by.
-	learned = 8
-	// closed is by what part the rows that come in a cycle may differ from those answered before it, where the clients
+	// cycles is how many make a profile that clients are judged by.
+	cycles = 8
+	// closedLoop is by what part the rows that come in a cycle may differ from those answered before it, where the clients
 	// are taken to wait for their answers. Independent arrivals differ by the root of their number: 15 % at 90 a cycle.
 	closedLoop = 0.15
 )
@@ -102,7 +102,12 @@ func (p *profile) learn(gap float64) {
 		if at < 0 {
 			at = gap
 		}
-		p.mean[j] += (at - p.mean[j]) * weight
+		// A pause of one of the machines moves it by little.
+		step := at - p.mean[j]
+		if p.returns > cycles && p.unit > 0 {
+			step = min(max(step, -p.unit/2), p.unit/2)
+		}
+		p.mean[j] += step * weight
 	}
 	p.off += (math.Abs(float64(p.seen-p.rows)) - p.off) * weight
 	p.total += (float64(p.rows) - p.total) * weight
@@ -110,7 +115,7 @@ func (p *profile) learn(gap float64) {
 
 // closed reports whether the lane's clients look as if each waited for its answer: as many rows come in a cycle as were
 // answered before it.
-func (p *profile) closed() bool { return p.returns >= learned && p.off < closedLoop*p.total }
+func (p *profile) closed() bool { return p.returns >= cycles && p.off < closedLoop*p.total }
 
 // by is the mean number of rows that have come at a phase.
 func (p *profile) by(phase float64) float64 {

@@ -17,7 +17,7 @@ type serviceTime struct {
 	cnn, cnt     float64 // weighted sums of (n-meanN)² and (n-meanN)·(t-meanT)
 	sloped       bool    // a was fitted once
 
-	odd  int     // measurements one after the other that were far from the fit
+	odd  int     // two for each measurement that was left out, less one for each that was not
 	warm []uint8 // by rows: measurements of that size that were left out, up to warmUps
 }
 
@@ -26,11 +26,12 @@ const (
 	forgetting = 0.98
 	// warmUps measurements of a size that is new are left out: servers compile, allocate or tune for each shape.
 	warmUps = 2
-	// farOff is how many times more or less than the fit a measurement is taken for an accident, a pause of one of the
-	// machines, and left out.
+	// farOff is how many times more than the fit a measurement is taken for an accident, a pause of one of the machines, and
+	// left out. One of as many times less is taken for no less than that.
 	farOff = 5
-	// maxOdd accidents one after the other are none: the server has changed, and the fit starts over.
-	maxOdd = 8
+	// maxOdd is reached by 8 accidents one after the other, or by more than a third of all: they are none then, the server
+	// has changed, and the fit starts over.
+	maxOdd = 16
 	// spread is the deviation of the sizes, as part of their mean, below which they say nothing of the slope: noise of 5 %
 	// in the times would be 50 % of it.
 	spread = 0.1
@@ -61,13 +62,16 @@ func (s *serviceTime) add(n int, t float64) {
 		return
 	}
 	if s.known {
-		if fitted := s.at(n); t > farOff*fitted || farOff*t < fitted {
-			if s.odd++; s.odd < maxOdd {
+		switch fitted := s.at(n); {
+		case t > farOff*fitted:
+			if s.odd += 2; s.odd < maxOdd {
 				return
 			}
 			*s = serviceTime{warm: s.warm}
+		case s.odd > 0:
+			s.odd--
 		}
-		s.odd = 0
+		t = max(t, s.at(n)/farOff) // nothing is that much faster by accident
 	}
 	x := float64(n)
 	s.weight *= forgetting

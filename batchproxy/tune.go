@@ -36,8 +36,9 @@ const (
 	offBelow = 1.1
 	// atLeast is what a change of a parameter must be predicted to make of a difference.
 	atLeast = 0.05
-	// enough is the part of the rows a second at the largest size that a smaller one must reach to be taken.
-	enough = 0.95
+	// A smaller size is taken that does nearly as many rows a second as the largest. What it loses is lost to clients that
+	// fill every batch, so that only those who want short batches for it give more than a hundredth.
+	enough, enoughForLatency = 0.99, 0.95
 	// While batching is off, one batch in probeEvery carries what is queued together, probeRun times in a row: the first
 	// batches of a size are left out of the fit.
 	probeEvery = 500
@@ -147,8 +148,12 @@ func (b *Batcher[R]) tune(now time.Time) {
 func (b *Batcher[R]) wanted(allowed int) int {
 	n := float64(allowed)
 	if b.rule.Objective != ObjectiveThroughput && b.rule.Objective != ObjectiveCost {
+		part := enough
+		if b.rule.Objective == ObjectiveLatency {
+			part = enoughForLatency
+		}
 		// The smallest n with n/S(n) >= r.
-		if r := enough * n / b.service.of(n); b.service.a*r < 1 {
+		if r := part * n / b.service.of(n); b.service.a*r < 1 {
 			n = min(n, math.Ceil(r*b.service.b/(1-b.service.a*r)-1e-9))
 		}
 	}
