@@ -128,11 +128,14 @@ func TestOtherReplicasAreMeasuredAnew(t *testing.T) {
 		return m.batcher.service.known
 	}
 	ready := func(n int) func() bool { return func() bool { return f.Models()[0].Ready == n } }
-	m.mu.Lock()
-	for range 10 {
-		m.batcher.Answered(time.Now(), []byte("x"), 1, time.Millisecond)
+	learn := func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for range 10 {
+			m.batcher.Answered(time.Now(), []byte("x"), 1, time.Millisecond)
+		}
 	}
-	m.mu.Unlock()
+	learn()
 	pool.set(a.address(), b.address())
 	until(t, "two replicas", ready(2))
 	pool.set(b.address())
@@ -146,6 +149,12 @@ func TestOtherReplicasAreMeasuredAnew(t *testing.T) {
 	until(t, "another replica", ready(1))
 	if known() {
 		t.Error("what was learned of the replicas before is taken for true of the new ones")
+	}
+	learn()
+	pool.set(a.address(), b.address())
+	until(t, "two replicas", ready(2))
+	if !known() {
+		t.Error("what was learned is forgotten as another replica joins")
 	}
 }
 

@@ -462,7 +462,7 @@ func (b *Batcher[R]) remove(e *Entry[R]) {
 	l.held = false
 	b.mark(l)
 	if l.first == nil {
-		l.asked = false
+		l.asked, l.why = false, ""
 		if len(l.name) > maxName {
 			delete(b.lanes, l.name)
 		}

@@ -58,6 +58,10 @@ type Candidate struct {
 // requests wait for nothing.
 const threshold = 0.25
 
+// distinct is how many times as many rows a second gathering clients must make as serving them in turns: the profile of one
+// way is not that of the other, and going back and forth between the two is worse than either.
+const distinct = 1.05
+
 // lateShare is the part of the time to its deadline within which a request is to be answered.
 const lateShare = 0.9
 
@@ -126,6 +130,7 @@ func (b *Batcher[R]) lookAhead(d *Decision, l *lane[R], room float64) {
 	came := p.by(d.Phase)
 	alone := b.service.of(n)
 	best := threshold * b.service.b
+	turns := b.inTurns(n + max(float64(p.rows-p.seen), 0))
 	for j, edge := range edges {
 		wait := edge*p.unit - d.Phase
 		if wait <= 0 || p.known[j] == 0 {
@@ -138,6 +143,9 @@ func (b *Batcher[R]) lookAhead(d *Decision, l *lane[R], room float64) {
 		together := b.service.of(n + m)
 		if wait > room-(together-alone) {
 			break
+		}
+		if (n+m)/(d.Phase+wait+together) < turns {
+			continue
 		}
 		gain := n*alone + m*(alone+b.behind(p, m, most)) - (n+m)*(wait+together)
 		gain += (b.rule.Objective.weight() - 1) * m * b.service.b
@@ -188,8 +196,11 @@ func (b *Batcher[R]) comeBack(d *Decision, l *lane[R], room float64) {
 	if math.IsInf(spent, 0) {
 		return
 	}
-	best := n / spent
-	here := p.backBy(float64(p.seen) / float64(p.rows))
+	best := max(n/spent, b.inTurns(n+p.owed()))
+	here := 0.0 // where the cycle is by the rows that are back
+	if p.seen > 0 {
+		here = p.backBy(float64(p.seen) / float64(p.rows))
+	}
 	idle := d.Phase - p.last // since the last one came back
 	for _, part := range parts[1:] {
 		k := min(math.Ceil(part*float64(p.rows))-float64(p.seen), float64(most))
@@ -207,6 +218,16 @@ func (b *Batcher[R]) comeBack(d *Decision, l *lane[R], room float64) {
 			break
 		}
 	}
+}
+
+// inTurns is how many rows a second a replica gets done of so many clients if it never waits: they form two groups, however
+// large each, that come back while the other is served, and a round has two batches. (Clients that take longer than that
+// make it less.) Where gathering them makes less than this it is not worth it, however it looks for the batch at hand.
+func (b *Batcher[R]) inTurns(clients float64) float64 {
+	if round := b.service.b + b.service.of(clients); round > 0 {
+		return distinct * clients / round
+	}
+	return math.Inf(1)
 }
 
 // seconds is a duration of so many seconds.

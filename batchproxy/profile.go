@@ -19,6 +19,7 @@ type profile struct {
 	answered time.Time // when the last batch was: phase 0. Zero before the first
 	rows     int       // answered then
 	seen     int       // rows that came since
+	before   float64   // rows of earlier cycles that have not come back, and may be of clients that have gone
 	last     float64   // the phase at which the last one came
 	unit     float64   // S(1) of the cycle, what edges are parts of; 0 where it was not known
 
@@ -35,6 +36,8 @@ type profile struct {
 const (
 	// smoothing is the weight of the newest cycle in a profile.
 	smoothing = 0.1
+	// fading is the part of the rows that did not come back in a cycle which are still expected in the next.
+	fading = 0.9
 	// cycles is how many make a profile that clients are judged by.
 	cycles = 8
 	// closedLoop is by what part the rows that come in a cycle may differ from those answered before it, where the clients
@@ -77,6 +80,7 @@ func (p *profile) arrive(now time.Time, rows int) {
 func (p *profile) next(now time.Time, rows int, unit float64) {
 	if !p.answered.IsZero() {
 		p.learn(p.phase(now))
+		p.before = fading * p.owed()
 	}
 	p.answered, p.rows, p.seen, p.last, p.unit = now, rows, 0, 0, unit
 	p.came = [len(edges)]float64{}
@@ -112,6 +116,9 @@ func (p *profile) learn(gap float64) {
 	p.off += (math.Abs(float64(p.seen-p.rows)) - p.off) * weight
 	p.total += (float64(p.rows) - p.total) * weight
 }
+
+// owed is how many rows may still come of clients that were answered.
+func (p *profile) owed() float64 { return max(float64(p.rows-p.seen)+p.before, 0) }
 
 // closed reports whether the lane's clients look as if each waited for its answer: as many rows come in a cycle as were
 // answered before it.

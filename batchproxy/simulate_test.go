@@ -210,6 +210,20 @@ func overHTTP(s *simulation, _ time.Time, batch []int) func(int) time.Duration {
 	}
 }
 
+// uniform clients think for so many ms.
+func uniform(lo, hi float64) func(s *simulation, ended time.Time, batch []int) func(int) time.Duration {
+	return func(s *simulation, _ time.Time, _ []int) func(int) time.Duration {
+		return func(int) time.Duration { return ms(lo + (hi-lo)*s.random.Float64()) }
+	}
+}
+
+// exponential clients think for so many ms on average, now next to nothing and now much longer.
+func exponential(mean float64) func(s *simulation, ended time.Time, batch []int) func(int) time.Duration {
+	return func(s *simulation, _ time.Time, _ []int) func(int) time.Duration {
+		return func(int) time.Duration { return ms(mean * s.random.ExpFloat64()) }
+	}
+}
+
 // poisson has requests come independently of each other and of the answers.
 func (s *simulation) poisson(perSecond float64) *simulation {
 	id := 0
@@ -343,6 +357,37 @@ func TestAdaptiveUnderIndependentArrivals(t *testing.T) {
 		t.Logf("%s: greedy %.2f ms, adaptive %.2f ms (%.3f)", tt.name, best, got, got/best)
 		if got > 1.01*best {
 			t.Errorf("%s: %.2f ms on average, %.2f greedily", tt.name, got, best)
+		}
+	}
+}
+
+// TestAdaptiveOfOtherModels: of models that gain much or little from batching, and with clients that come back soon, late or
+// at any time, adaptive batching is nowhere much slower than none of it, nor than a timer.
+func TestAdaptiveOfOtherModels(t *testing.T) {
+	for _, model := range [][2]float64{{8, 0.25}, {2, 0.18}, {1, 2}, {1, 0.5}, {0.5, 0.5}, {20, 1}} {
+		for _, clients := range []struct {
+			name  string
+			think func(s *simulation, ended time.Time, batch []int) func(int) time.Duration
+		}{
+			{"0.06 to 0.54 ms", near},
+			{"0 to 2 ms", uniform(0, 2)},
+			{"0 to 6 ms", uniform(0, 6)},
+			{"3 to 5 ms", uniform(3, 5)},
+			{"1 ms on average", exponential(1)},
+			{"5 ms on average", exponential(5)},
+			{"20 ms on average", exponential(20)},
+		} {
+			for _, c := range []int{2, 4, 8, 16, 32, 48} {
+				best := 0.0
+				for _, p := range []policy{greedyPolicy, timeout2, timeout5} {
+					x, _ := newSimulation(p, model[0], model[1], 1).closedLoop(c, clients.think).run(3 * time.Second)
+					best = max(best, x)
+				}
+				got, _ := newSimulation(adaptive, model[0], model[1], 1).closedLoop(c, clients.think).run(3 * time.Second)
+				if got < 0.94*best {
+					t.Errorf("S(n) = %v + %v n ms, %d clients that think for %s: %.0f requests/s, %.3f times the best other's", model[0], model[1], c, clients.name, got, got/best)
+				}
+			}
 		}
 	}
 }

@@ -36,9 +36,9 @@ const (
 	offBelow = 1.1
 	// atLeast is what a change of a parameter must be predicted to make of a difference.
 	atLeast = 0.05
-	// A smaller size is taken that does nearly as many rows a second as the largest. What it loses is lost to clients that
-	// fill every batch, so that only those who want short batches for it give more than a hundredth.
-	enough, enoughForLatency = 0.99, 0.95
+	// enough is the part of the rows a second at the largest size that a smaller one must reach to be taken, where short
+	// batches are asked for, by an SLO or the objective: what it loses is lost to clients that fill every batch.
+	enough = 0.95
 	// While batching is off, one batch in probeEvery carries what is queued together, probeRun times in a row: the first
 	// batches of a size are left out of the fit.
 	probeEvery = 500
@@ -143,17 +143,15 @@ func (b *Batcher[R]) tune(now time.Time) {
 	}
 }
 
-// wanted is the fewest rows, of those allowed, with which a replica does nearly as many a second as with all of them, and
-// no more than what half of the SLO leaves time for: the other half is for waiting.
+// wanted is how many rows a batch should have: all that are allowed or, where short batches are asked for, the fewest with
+// which a replica does nearly as many a second; and no more than what half of the SLO leaves time for: the other half is for
+// waiting.
 func (b *Batcher[R]) wanted(allowed int) int {
 	n := float64(allowed)
-	if b.rule.Objective != ObjectiveThroughput && b.rule.Objective != ObjectiveCost {
-		part := enough
-		if b.rule.Objective == ObjectiveLatency {
-			part = enoughForLatency
-		}
+	short := b.rule.Objective == ObjectiveLatency || b.rule.SLO > 0
+	if short && b.rule.Objective != ObjectiveThroughput && b.rule.Objective != ObjectiveCost {
 		// The smallest n with n/S(n) >= r.
-		if r := part * n / b.service.of(n); b.service.a*r < 1 {
+		if r := enough * n / b.service.of(n); b.service.a*r < 1 {
 			n = min(n, math.Ceil(r*b.service.b/(1-b.service.a*r)-1e-9))
 		}
 	}

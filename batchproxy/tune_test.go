@@ -24,9 +24,10 @@ func TestLearnedMaximum(t *testing.T) {
 		want int
 	}{
 		{"a gain up to the last row", Rule{}, 8, 0.25, 32},
-		{"most of it is there before", Rule{}, 0.5, 1, 20},
+		{"most of it is there before", Rule{SLO: time.Second}, 0.5, 1, 8},
+		{"most of it is there before, and nobody asked for short batches", Rule{}, 0.5, 1, 32},
 		{"for latency more is given", Rule{Objective: ObjectiveLatency}, 2, 1, 17},
-		{"for throughput nothing is", Rule{Objective: ObjectiveThroughput}, 0.5, 1, 32},
+		{"for throughput nothing is", Rule{Objective: ObjectiveThroughput, SLO: time.Second}, 0.5, 1, 32},
 		{"half of the slo", Rule{SLO: ms(20)}, 8, 0.25, 8},
 		{"not even one row is in time", Rule{SLO: ms(10)}, 8, 0.25, 1},
 		{"the slo is long", Rule{SLO: ms(100)}, 8, 0.25, 32},
