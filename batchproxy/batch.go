@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -105,12 +106,16 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	within, cancel := context.WithTimeout(ctx, time.Duration(m.config.Timeout))
 	defer cancel()
 	resp, err := m.call(within, to, members)
-	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(time.Since(started).Seconds())
+	took := time.Since(started)
+	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
 	if err != nil {
 		return m.unanswered(ctx, within, to, members, err)
 	}
 	defer resp.body.release()
-	switch {
+	switch tooMany := len(members) > 1 && resp.tooLarge(); {
+	case tooMany && m.mayBisect(resp.code):
+		m.tooLarge(members)
+		return m.bisect(b, members)
 	case resp.code == http.StatusTooManyRequests || resp.code == http.StatusServiceUnavailable:
 		after, _ := strconv.Atoi(resp.header.Get("Retry-After"))
 		return members, &failure{
@@ -124,9 +129,14 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		}
 		return m.blame(b, members, f)
 	case len(members) == 1:
+		if resp.code != http.StatusOK {
+			took = 0
+		}
+		m.answered(members, took)
 		m.deliverWhole(resp, members)
 		return nil, nil
 	case resp.code == http.StatusOK:
+		m.answered(members, took)
 		if err := m.deliverParts(resp, members); err != nil {
 			return m.aloneFromNow(b, members, err)
 		}
@@ -134,6 +144,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	case resp.code < 400:
 		return m.aloneFromNow(b, members, fmt.Errorf("the replica answered %d", resp.code))
 	case concernsAll(resp.code):
+		m.answered(members, 0)
 		m.deliverWhole(resp, members)
 		return nil, nil
 	default:
@@ -155,6 +166,17 @@ func (m *model) blame(b *batch, members []*request, f *failure) ([]*request, *fa
 		return members, f
 	}
 	return m.bisect(b, members)
+}
+
+// mayBisect reports whether a batch that was answered with this status may be cut in two: an error of the server's costs
+// of the budget for what is sent again.
+func (m *model) mayBisect(code int) bool {
+	if code < 500 {
+		return true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.budget.take(2)
 }
 
 // bisect sends the halves of the members.
@@ -271,6 +293,21 @@ type response struct {
 	code   int
 	header http.Header
 	body   *buffer
+}
+
+// saysTooLarge is in the errors of servers that refuse a batch for its size: Triton's "batch-size must be <= 8", TEI's "batch
+// size 64 > maximum allowed batch size 32", CUDA's "out of memory".
+var saysTooLarge = regexp.MustCompile(`(?i)out of memory|batch[ -]?(size)?\b[^.\n]{0,60}(too (large|big)|exceed|must be <=|> ?max|larger than)`)
+
+// tooLarge reports whether the replica refused the batch for its size.
+func (r *response) tooLarge() bool {
+	switch r.code {
+	case http.StatusRequestEntityTooLarge:
+		return true
+	case http.StatusBadRequest, http.StatusUnprocessableEntity, http.StatusInternalServerError, http.StatusInsufficientStorage:
+		return saysTooLarge.Match(r.body.b[:min(len(r.body.b), 4<<10)])
+	}
+	return false
 }
 
 // call sends the members to the replica: one as it is, several merged.

@@ -6,28 +6,43 @@ import (
 
 // Rule is what a [Batcher] decides by.
 type Rule struct {
-	MaxSize  int           // rows in a batch, 1 or more
-	MaxWait  time.Duration // how long the oldest request is held for others while a replica is free
-	Timeout  time.Duration // how long a request may wait for a replica
-	MaxQueue int           // requests waiting
+	Mode         Mode          // empty is ModeTimeout
+	MaxSize      int           // rows in a batch, 1 or more
+	MinSize      int           // rows that are waited for, up to MaxWait; 1 or less is none
+	AllowedSizes []int         // ascending; where there are some, batches are cut down to one of them if the rest can wait
+	MaxWait      time.Duration // how long the oldest request is held for others while a replica is free
+	Timeout      time.Duration // how long a request may wait for a replica
+	SLO          time.Duration // within which a request should be answered; 0 without
+	Objective    Objective     // empty is ObjectiveBalanced
+	MaxQueue     int           // requests waiting
 }
 
 // Batcher decides which requests leave together and when. It is a state machine: it has no clock, no goroutine and no
 // lock, and is told the time with each event, so that the proxy and a simulation run the same decisions.
 //
 // Requests of one lane may share a batch and leave in the order in which they came. A lane is ready when it has
-// MaxSize rows, or when its oldest request has waited for MaxWait; of the ready lanes the one whose oldest request
-// came first is next. While no replica is free the caller does not ask for a batch, and lanes fill up: an overloaded
-// model gets full batches. R is what the caller queues.
+// MaxSize rows, when its oldest request has waited for MaxWait, or when the mode says so; of the ready lanes the one
+// whose oldest request came first is next. While no replica is free the caller does not ask for a batch, and lanes fill
+// up: an overloaded model gets full batches. R is what the caller queues.
+//
+// What it learns of replicas and clients it learns from Answered and TooLarge. The files: service.go fits how long a
+// batch takes, profile.go when answered clients come back, phase.go decides by the two, tune.go sets the largest batch,
+// explain.go keeps the last decisions for people.
 type Batcher[R any] struct {
-	rule  Rule
-	lanes map[string]*lane[R]
-	full  []*lane[R] // those with MaxSize rows or more, in no order
+	rule   Rule
+	lanes  map[string]*lane[R] // empty ones are kept for what they have learned, up to maxLanes
+	active []*lane[R]          // those with requests, in no order
+	full   []*lane[R]          // those with as many rows as a batch may have or more, in no order
 	// alone has the lanes whose requests turned out not to share a batch well, and until when that is remembered.
 	alone  map[string]time.Time
 	all    chain[R]
 	queued int
 	came   uint64
+	out    []*Entry[R] // of the last batch
+
+	service serviceTime
+	tuning
+	journal journal
 }
 
 // Entry is one request in the queue.
@@ -35,6 +50,9 @@ type Entry[R any] struct {
 	Request R
 	Items   int // rows
 	Arrived time.Time
+	// Deadline is when the answer is of no more use; zero where the rule's SLO and Timeout alone bound the wait. It may
+	// be set after Arrive and before Next.
+	Deadline time.Time
 
 	seq   uint64 // order of arrival
 	lane  *lane[R]
@@ -43,10 +61,19 @@ type Entry[R any] struct {
 
 type lane[R any] struct {
 	chain[R]
-	name    string
-	maxSize int
-	items   int
-	full    int // index in Batcher.full, -1 if not there
+	name   string
+	items  int
+	alone  time.Time // each request leaves by itself until then; zero if not
+	full   int       // index in Batcher.full, -1 if not there
+	active int       // index in Batcher.active, -1 if not there
+	used   time.Time // when something last happened
+
+	profile profile
+	held    bool      // a decision to wait stands until one of the lane's requests comes or goes, or hold
+	hold    time.Time // with held
+	why     reason    // with held: what is waited for
+	pending Decision  // the one that began the wait, where asked
+	asked   bool
 }
 
 // chain is entries in the order in which they came.
@@ -64,17 +91,47 @@ const (
 
 // Batch is what leaves together.
 type Batch[R any] struct {
-	Entries []*Entry[R]
-	Items   int    // rows
-	Reason  string // full, max_wait, drain or oversize
+	Entries []*Entry[R] // until the next call of Next
+	Items   int         // rows
+	Reason  string      // one of Reasons
 }
 
-// maxAlone bounds the memory for lanes that are not batched.
-const maxAlone = 1024
+// reason is why a batch leaves.
+type reason = string
+
+const (
+	full     reason = "full"     // as many rows as a batch may have
+	phase    reason = "phase"    // what was waited for has come, or no longer pays
+	greedy   reason = "greedy"   // there was nothing to wait for
+	maxWait  reason = "max_wait" // the oldest request has waited for as long as it may
+	deadline reason = "deadline" // waiting longer would make the oldest request late
+	minSize  reason = "min_size" // the fewest rows that are wanted are there
+	shape    reason = "shape"    // cut down to one of the allowed sizes
+	solo     reason = "solo"     // not batched: it does not pay, or cannot be
+	oversize reason = "oversize" // a request with more rows than a batch may have
+	drain    reason = "drain"    // nothing is held any more
+)
+
+// Reasons are all that Batch.Reason can be.
+func Reasons() []string {
+	return []string{full, phase, greedy, maxWait, deadline, minSize, shape, solo, oversize, drain}
+}
+
+const (
+	// maxAlone bounds the memory for lanes that are not batched.
+	maxAlone = 1024
+	// maxLanes is how many lanes are remembered when they are empty, and idleLane for how long in favour of others.
+	maxLanes = 256
+	idleLane = time.Minute
+	// maxName is the longest name of a lane that is remembered: names hold headers, which may be large.
+	maxName = 4 << 10
+)
 
 // NewBatcher returns an empty queue.
 func NewBatcher[R any](rule Rule) *Batcher[R] {
-	return &Batcher[R]{rule: rule, lanes: make(map[string]*lane[R]), alone: make(map[string]time.Time)}
+	b := &Batcher[R]{rule: rule, lanes: make(map[string]*lane[R]), alone: make(map[string]time.Time), service: newServiceTime(rule.MaxSize)}
+	b.tuning = newTuning(rule)
+	return b
 }
 
 // Len is the number of requests in the queue.
@@ -87,10 +144,8 @@ func (b *Batcher[R]) Arrive(now time.Time, name []byte, items int, request R) *E
 	}
 	b.came++
 	e := &Entry[R]{Request: request, Items: items, Arrived: now, seq: b.came}
-	l := b.lanes[string(name)]
-	if l == nil {
-		l = b.open(now, string(name))
-	}
+	l := b.lane(now, name)
+	l.profile.arrive(now, items)
 	b.insert(l, e)
 	return e
 }
@@ -108,11 +163,7 @@ func (b *Batcher[R]) Gone(e *Entry[R]) bool {
 // MaxQueue: they were admitted.
 func (b *Batcher[R]) Back(now time.Time, name []byte, entries []*Entry[R]) {
 	for _, e := range entries {
-		l := b.lanes[string(name)]
-		if l == nil {
-			l = b.open(now, string(name))
-		}
-		b.insert(l, e)
+		b.insert(b.lane(now, name), e)
 	}
 }
 
@@ -123,9 +174,34 @@ func (b *Batcher[R]) Alone(name []byte, until time.Time) {
 	}
 	b.alone[string(name)] = until
 	if l := b.lanes[string(name)]; l != nil {
-		l.maxSize = 1
+		l.alone = until
 		b.mark(l)
 	}
+}
+
+// Answered tells of a batch of a lane that a replica answered: how many rows it had and how long it took, 0 or less where
+// that says nothing. It is to be told before the clients are, so that those who come back at once count as such.
+func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Duration) {
+	b.service.add(rows, took.Seconds())
+	b.tune(now)
+	if l := b.lanes[string(name)]; l != nil {
+		l.profile.next(now, rows, b.unit())
+		l.held, l.used = false, now
+	}
+}
+
+// TooLarge tells of a batch that a replica refused for its size. Batches have half as many rows from now on, and slowly
+// more again.
+func (b *Batcher[R]) TooLarge(now time.Time, rows int) {
+	b.refused(now, rows)
+	b.tune(now)
+}
+
+// Forget drops what was learned of the replicas, when others take their place.
+func (b *Batcher[R]) Forget(now time.Time) {
+	b.service.reset()
+	b.tuning.forget(b.rule)
+	b.tune(now)
 }
 
 // Next is the batch to send now, for a caller that has a free replica. With flush nothing is held for others.
@@ -134,29 +210,126 @@ func (b *Batcher[R]) Next(now time.Time, flush bool) (Batch[R], bool) {
 		return Batch[R]{}, false
 	}
 	// The oldest request of all is due before any other, and its lane's is older than that of any full lane.
-	l, reason := b.all.first.lane, "max_wait"
-	if now.Sub(b.all.first.Arrived) < b.rule.MaxWait {
-		reason = "drain"
-		if !flush {
-			if l = b.oldestFull(); l == nil {
-				return Batch[R]{}, false
-			}
+	l := b.all.first.lane
+	why, leaves := b.judge(now, l, flush)
+	if !leaves {
+		if l, why = b.oldestReady(now, flush); l == nil {
+			return Batch[R]{}, false
 		}
 	}
-	if l.full >= 0 {
-		reason = "full"
+	return b.take(now, l, why), true
+}
+
+// oldestReady is the lane that is to leave, where the one with the oldest request of all is not.
+func (b *Batcher[R]) oldestReady(now time.Time, flush bool) (*lane[R], reason) {
+	among := b.active
+	if b.rule.Mode.timed() { // no other is due
+		among = b.full
 	}
-	var batch Batch[R]
-	for e := l.first; e != nil && (len(batch.Entries) == 0 || batch.Items+e.Items <= l.maxSize); e = l.first {
+	var oldest *lane[R]
+	var why reason
+	for _, l := range among {
+		if oldest != nil && oldest.first.seq < l.first.seq {
+			continue
+		}
+		if w, leaves := b.judge(now, l, flush); leaves {
+			oldest, why = l, w
+		}
+	}
+	return oldest, why
+}
+
+// judge says whether a lane with requests is to leave, and why. Where it is not, l.hold is when to ask again.
+func (b *Batcher[R]) judge(now time.Time, l *lane[R], flush bool) (reason, bool) {
+	if !l.alone.IsZero() && !now.Before(l.alone) {
+		l.alone = time.Time{}
+		b.mark(l)
+	}
+	switch {
+	case l.full >= 0 && b.most(l) == 1:
+		return solo, true
+	case l.full >= 0:
+		return full, true
+	}
+	// A timer runs from the arrival, whatever replicas do. Otherwise what counts is how long a free replica was kept.
+	from := l.first.Arrived
+	if !b.rule.Mode.timed() {
+		if !l.asked {
+			l.pending, l.asked = Decision{Time: now, Queued: l.items, Phase: l.profile.phase(now)}, true
+		}
+		from = l.pending.Time
+	}
+	due := from.Add(b.rule.MaxWait)
+	switch {
+	case !now.Before(due) && (b.rule.Mode.timed() || b.rule.MaxWait > 0):
+		return maxWait, true
+	case flush:
+		return drain, true
+	case l.items < b.rule.MinSize:
+		l.held, l.hold, l.why = true, due, minSize
+		return "", false
+	case b.rule.Mode == ModeAdaptive:
+		return b.adapt(now, l, due)
+	case b.rule.Mode == ModeGreedy && l.why == minSize:
+		return minSize, true
+	case b.rule.Mode == ModeGreedy:
+		return greedy, true
+	}
+	l.held, l.hold, l.why = true, due, maxWait
+	return "", false
+}
+
+// take takes a batch out of a lane.
+func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
+	most := b.most(l)
+	if most == 1 && why == solo && l.alone.IsZero() && b.probe(l.items) {
+		most = b.probed()
+	}
+	d := b.record(now, l)
+	clear(b.out)
+	batch := Batch[R]{Entries: b.out[:0], Reason: why}
+	upTo := b.cut(now, l, most, why)
+	if upTo > 0 {
+		most, batch.Reason = upTo, shape
+	}
+	for e := l.first; e != nil && (len(batch.Entries) == 0 || batch.Items+e.Items <= most); e = l.first {
 		b.remove(e)
 		batch.Entries = append(batch.Entries, e)
 		batch.Items += e.Items
 	}
 	if batch.Items > b.rule.MaxSize {
-		reason = "oversize"
+		batch.Reason = oversize
 	}
-	batch.Reason = reason
-	return batch, true
+	b.out = batch.Entries
+	d.Sent, d.Reason = batch.Items, batch.Reason
+	l.why = ""
+	return batch
+}
+
+// cut is how many rows a batch is cut down to, for a server that has compiled for some sizes only: the largest of the
+// allowed ones that whole requests make up. It is 0 where nothing is cut: no size fits, or the rest would be late.
+func (b *Batcher[R]) cut(now time.Time, l *lane[R], most int, why reason) int {
+	if len(b.rule.AllowedSizes) == 0 || why == drain || why == solo {
+		return 0
+	}
+	best, sum, next := 0, 0, 0
+	var rest *Entry[R] // the first that is left behind
+	for e := l.first; e != nil && sum+e.Items <= most; e = e.links[ofLane].newer {
+		sum += e.Items
+		for next < len(b.rule.AllowedSizes) && b.rule.AllowedSizes[next] < sum {
+			next++
+		}
+		if next < len(b.rule.AllowedSizes) && b.rule.AllowedSizes[next] == sum {
+			best, rest = sum, e.links[ofLane].newer
+		}
+	}
+	if best == 0 || best == sum || rest == nil {
+		return 0
+	}
+	if ends := now.Add(seconds(b.service.at(best) + b.service.at(max(sum-best, 1)))); ends.After(b.latest(rest)) {
+		return 0
+	}
+	return best
 }
 
 // Expired takes out the requests that have waited for longer than the timeout.
@@ -172,21 +345,54 @@ func (b *Batcher[R]) Expired(now time.Time) []*Entry[R] {
 // Wake is when to ask again without another event: when a request is due, if a replica is free, or expires. It is zero
 // where nothing is queued.
 func (b *Batcher[R]) Wake(free bool) time.Time {
-	switch {
-	case b.all.first == nil:
+	if b.all.first == nil {
 		return time.Time{}
-	case free && b.rule.MaxWait < b.rule.Timeout:
-		return b.all.first.Arrived.Add(b.rule.MaxWait)
-	default:
-		return b.all.first.Arrived.Add(b.rule.Timeout)
 	}
+	wake := b.all.first.Arrived.Add(b.rule.Timeout)
+	if !free {
+		return wake
+	}
+	sooner := func(at time.Time) {
+		if at.Before(wake) {
+			wake = at
+		}
+	}
+	if b.rule.Mode.timed() {
+		sooner(b.all.first.Arrived.Add(b.rule.MaxWait))
+		return wake
+	}
+	for _, l := range b.active {
+		if l.held {
+			sooner(l.hold)
+		} else {
+			sooner(l.first.Arrived)
+		}
+	}
+	return wake
+}
+
+// lane is the lane of a name, a new one where it is not known.
+func (b *Batcher[R]) lane(now time.Time, name []byte) *lane[R] {
+	l := b.lanes[string(name)]
+	if l == nil {
+		l = b.open(now, string(name))
+	}
+	l.used = now
+	if !l.alone.IsZero() && !now.Before(l.alone) {
+		l.alone = time.Time{}
+		b.mark(l)
+	}
+	return l
 }
 
 func (b *Batcher[R]) open(now time.Time, name string) *lane[R] {
-	l := &lane[R]{chain: chain[R]{which: ofLane}, name: name, maxSize: b.rule.MaxSize, full: -1}
+	if len(b.lanes) >= maxLanes+len(b.active) {
+		b.sweep(now)
+	}
+	l := &lane[R]{chain: chain[R]{which: ofLane}, name: name, full: -1, active: -1}
 	if until, ok := b.alone[name]; ok {
 		if now.Before(until) {
-			l.maxSize = 1
+			l.alone = until
 		} else {
 			delete(b.alone, name)
 		}
@@ -195,14 +401,45 @@ func (b *Batcher[R]) open(now time.Time, name string) *lane[R] {
 	return l
 }
 
-func (b *Batcher[R]) oldestFull() *lane[R] {
-	var oldest *lane[R]
-	for _, l := range b.full {
-		if oldest == nil || l.first.seq < oldest.first.seq {
-			oldest = l
+// sweep forgets empty lanes: those that are idle for long, or else any one.
+func (b *Batcher[R]) sweep(now time.Time) {
+	var other *lane[R]
+	swept := false
+	for name, l := range b.lanes {
+		if l.active >= 0 {
+			continue
+		}
+		if now.Sub(l.used) >= idleLane {
+			delete(b.lanes, name)
+			swept = true
+		} else if other == nil || l.used.Before(other.used) {
+			other = l
 		}
 	}
-	return oldest
+	if !swept && other != nil {
+		delete(b.lanes, other.name)
+	}
+}
+
+// most is how many rows a batch of the lane may have.
+func (b *Batcher[R]) most(l *lane[R]) int {
+	if !l.alone.IsZero() {
+		return 1
+	}
+	return b.effective
+}
+
+// latest is when the answer to a request should be there.
+func (b *Batcher[R]) latest(e *Entry[R]) time.Time {
+	within := b.rule.Timeout
+	if b.rule.SLO > 0 {
+		within = min(within, b.rule.SLO)
+	}
+	at := e.Arrived.Add(within)
+	if !e.Deadline.IsZero() && e.Deadline.Before(at) {
+		at = e.Deadline
+	}
+	return at
 }
 
 func (b *Batcher[R]) insert(l *lane[R], e *Entry[R]) {
@@ -211,6 +448,7 @@ func (b *Batcher[R]) insert(l *lane[R], e *Entry[R]) {
 	l.items += e.Items
 	b.all.insert(e)
 	l.insert(e)
+	l.held = false
 	b.mark(l)
 }
 
@@ -221,9 +459,13 @@ func (b *Batcher[R]) remove(e *Entry[R]) {
 	l.items -= e.Items
 	b.all.remove(e)
 	l.remove(e)
+	l.held = false
 	b.mark(l)
 	if l.first == nil {
-		delete(b.lanes, l.name)
+		l.asked, l.why = false, ""
+		if len(l.name) > maxName {
+			delete(b.lanes, l.name)
+		}
 	}
 }
 
@@ -261,17 +503,24 @@ func (l *chain[R]) join(at links[R], newer, older *Entry[R]) {
 	}
 }
 
-// mark keeps the list of full lanes true.
+// mark keeps the lists of active and of full lanes true.
 func (b *Batcher[R]) mark(l *lane[R]) {
-	switch full := l.first != nil && l.items >= l.maxSize; {
-	case full && l.full < 0:
-		l.full = len(b.full)
-		b.full = append(b.full, l)
-	case !full && l.full >= 0:
-		last := b.full[len(b.full)-1]
-		b.full[l.full], last.full = last, l.full
-		b.full[len(b.full)-1] = nil
-		b.full = b.full[:len(b.full)-1]
-		l.full = -1
+	place(&b.active, l, func(l *lane[R]) *int { return &l.active }, l.first != nil)
+	place(&b.full, l, func(l *lane[R]) *int { return &l.full }, l.first != nil && l.items >= b.most(l))
+}
+
+// place has a lane in a list or not. At says where a lane keeps its index in the list, -1 while it is not there.
+func place[R any](list *[]*lane[R], l *lane[R], at func(*lane[R]) *int, in bool) {
+	switch i := *at(l); {
+	case in && i < 0:
+		*at(l) = len(*list)
+		*list = append(*list, l)
+	case !in && i >= 0:
+		end := len(*list) - 1
+		last := (*list)[end]
+		(*list)[i], *at(last) = last, i
+		(*list)[end] = nil
+		*list = (*list)[:end]
+		*at(l) = -1
 	}
 }

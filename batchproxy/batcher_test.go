@@ -124,6 +124,8 @@ type queuedRequest struct {
 func metamorphic(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	rule := Rule{
+		// What is adaptive leaves at once while nothing is known.
+		Mode:    []Mode{ModeTimeout, ModeGreedy, ModeAdaptive}[random.IntN(3)],
 		MaxSize: 1 + random.IntN(8), MaxWait: time.Duration(random.IntN(20)) * time.Millisecond,
 		Timeout: time.Duration(30+random.IntN(100)) * time.Millisecond, MaxQueue: 5 + random.IntN(60),
 	}
@@ -150,7 +152,7 @@ func metamorphic(t *testing.T, seed uint64) {
 		}
 		for _, q := range queue {
 			first := slices.IndexFunc(queue, func(o queuedRequest) bool { return o.lane == q.lane })
-			due := now.Sub(queue[first].entry.Arrived) >= rule.MaxWait
+			due := now.Sub(queue[first].entry.Arrived) >= rule.MaxWait || rule.Mode != ModeTimeout
 			if due || flush || items[q.lane] >= rule.MaxSize {
 				return q.lane, true
 			}

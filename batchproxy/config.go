@@ -62,10 +62,22 @@ func (u Upstream) service() string {
 
 // BatchConfig says when a batch is sent.
 type BatchConfig struct {
+	// Mode is adaptive, timeout, greedy or off; the zero value is timeout.
+	Mode Mode `yaml:"mode"`
 	// MaxSize is the largest number of rows in a batch; 1 is no batching. A request with more rows is sent alone.
 	MaxSize int `yaml:"max_size"`
+	// MinSize is the number of rows that is waited for, up to MaxWait, whatever else would send them; 1 or less is none.
+	MinSize int `yaml:"min_size"`
+	// AllowedSizes are the numbers of rows that the server has compiled for, ascending. A batch is cut down to one of them
+	// where the rest can go with the next; nothing is padded.
+	AllowedSizes []int `yaml:"allowed_sizes,omitempty"`
 	// MaxWait is how long a request is held for others while a replica is free.
 	MaxWait prom.Duration `yaml:"max_wait"`
+	// SLO is within which time a request should be answered: batches take no more than half of it, and are not held for
+	// longer than leaves them time. 0 is none.
+	SLO prom.Duration `yaml:"slo"`
+	// Objective is what adaptive waiting is judged by: balanced, latency, throughput or cost; the zero value is balanced.
+	Objective Objective `yaml:"objective"`
 	// IgnoreHeaders are request headers that differ between clients and never change the answer, such as a request id
 	// of your own. Requests share a batch only where all other headers are equal, and the batch does not carry these.
 	IgnoreHeaders []string `yaml:"ignore_headers,omitempty"`
@@ -89,8 +101,12 @@ func DefaultConfig() Config {
 func DefaultModelConfig() ModelConfig {
 	return ModelConfig{
 		Batch: BatchConfig{
+			Mode:    ModeAdaptive,                         // never slower than none, whatever the model and its clients are like
 			MaxSize: 32,                                   // models of matrix products reach 90 % of their gain here
+			MinSize: 1,                                    // a request that is alone is not held
 			MaxWait: prom.Duration(10 * time.Millisecond), // what a request may lose to batching where nobody joins it
+			// No SLO: half of one that is guessed would keep batches of a slow model small, and cost most of its throughput.
+			Objective: ObjectiveBalanced,
 		},
 		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
 		Inflight: 1,
@@ -185,6 +201,31 @@ func (c ModelConfig) validate(path string) []error {
 		case u.Port != "" && !isPort(u.Port):
 			fault(field+".port", "%q is neither the name of a port, such as http, nor a number between 1 and 65535", u.Port)
 		}
+	}
+	switch c.Batch.Mode {
+	case ModeAdaptive, ModeTimeout, ModeGreedy, ModeOff, "":
+	default:
+		fault(".batch.mode", "%q is not a mode: give adaptive, timeout, greedy or off", c.Batch.Mode)
+	}
+	switch c.Batch.Objective {
+	case ObjectiveBalanced, ObjectiveLatency, ObjectiveThroughput, ObjectiveCost, "":
+	default:
+		fault(".batch.objective", "%q is not an objective: give balanced, latency, throughput or cost", c.Batch.Objective)
+	}
+	if c.Batch.MinSize < 0 || c.Batch.MinSize > max(c.Batch.MaxSize, 1) {
+		fault(".batch.min_size", "%d cannot be waited for: give 1 (not waiting) to max_size, %d", c.Batch.MinSize, c.Batch.MaxSize)
+	}
+	for i, size := range c.Batch.AllowedSizes {
+		field := fmt.Sprintf(".batch.allowed_sizes[%d]", i)
+		switch {
+		case size < 1 || size > c.Batch.MaxSize:
+			fault(field, "%d is not the size of a batch: give 1 to max_size, %d", size, c.Batch.MaxSize)
+		case i > 0 && size <= c.Batch.AllowedSizes[i-1]:
+			fault(field, "%d comes after %d: give them in ascending order, each once", size, c.Batch.AllowedSizes[i-1])
+		}
+	}
+	if c.Batch.SLO < 0 {
+		fault(".batch.slo", "%s is negative: give a duration such as 100ms, or 0s for none", c.Batch.SLO)
 	}
 	if c.Batch.MaxSize < 1 {
 		fault(".batch.max_size", "%d is not a batch size: give 1 or more", c.Batch.MaxSize)

@@ -23,7 +23,7 @@ func TestConfigYAML(t *testing.T) {
 	decode("limits: {max_body: 1MiB}\ndrain: 5s", &cfg)
 	var m ModelConfig
 	m.SetDefaults()
-	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nbatch: {max_size: 8, ignore_headers: [x-mine]}", &m)
+	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nbatch: {max_size: 8, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}", &m)
 	cfg.Models = append(cfg.Models, m)
 
 	want := DefaultConfig()
@@ -31,7 +31,10 @@ func TestConfigYAML(t *testing.T) {
 	want.Drain = prom.Duration(5 * time.Second)
 	want.Models = []ModelConfig{{
 		Name: "digits", Upstreams: []Upstream{{URL: "http://10.0.0.1:8000"}, {Target: "digits"}, {Service: "ml/digits", Port: "8000"}},
-		Batch:    BatchConfig{MaxSize: 8, MaxWait: prom.Duration(10 * time.Millisecond), IgnoreHeaders: []string{"x-mine"}},
+		Batch: BatchConfig{
+			Mode: ModeAdaptive, MaxSize: 8, MinSize: 2, AllowedSizes: []int{2, 8}, MaxWait: prom.Duration(10 * time.Millisecond),
+			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
+		},
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
 	}}
 	if diff := cmp.Diff(want, cfg); diff != "" {
@@ -117,6 +120,17 @@ func TestConfigFaults(t *testing.T) {
 			"models[0].upstreams[13].port: it is one of a service: give it in the url, or leave it out",
 			"models[0].upstreams[14]: has more than one of url, target and service: give one of them",
 			"models[0].upstreams[15]: has none of url, target and service: give one of them",
+		}},
+		{"batch", func(c *Config) {
+			c.Models[0].Batch = BatchConfig{Mode: "fast", MaxSize: 8, MinSize: 9, AllowedSizes: []int{4, 4, 16, 0}, SLO: prom.Duration(-time.Second), Objective: "money"}
+		}, []string{
+			`models[0].batch.mode: "fast" is not a mode: give adaptive, timeout, greedy or off`,
+			`models[0].batch.objective: "money" is not an objective: give balanced, latency, throughput or cost`,
+			"models[0].batch.min_size: 9 cannot be waited for: give 1 (not waiting) to max_size, 8",
+			"models[0].batch.allowed_sizes[1]: 4 comes after 4: give them in ascending order, each once",
+			"models[0].batch.allowed_sizes[2]: 16 is not the size of a batch: give 1 to max_size, 8",
+			"models[0].batch.allowed_sizes[3]: 0 is not the size of a batch: give 1 to max_size, 8",
+			"models[0].batch.slo: -1s is negative: give a duration such as 100ms, or 0s for none",
 		}},
 		{"numbers", func(c *Config) {
 			c.Models[0].Batch = BatchConfig{MaxWait: prom.Duration(-time.Second), IgnoreHeaders: []string{"a b", "authorization"}}

@@ -19,10 +19,43 @@
 // How a request goes through it, in the order of the files: route.go finds the model; infer.go reads the body and has
 // package protocol check it, in the request's own goroutine; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
-// requests leave together and when; picker.go chooses the replica; batch.go sends, splits and deals with failures;
+// requests leave together and when, by what it has learned; picker.go chooses the replica; batch.go sends, splits and deals with failures;
 // answer.go writes. budget.go bounds retries. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
 //
-// What happens when things go wrong:
+// # When a batch leaves
+//
+// A replica takes S(n) = b + a·n for a batch of n rows: b for the batch, whatever its size, and a for each row. Sending
+// two requests together instead of one after the other saves one b; waiting for the second costs the first that wait.
+// So the batcher fits b and a to what it measures (service.go), and learns when requests come (profile.go). The hint that
+// is worth most is an answer: clients that wait for their answers send the next request right after, so that for each
+// lane it keeps how many rows come within a time of the last answered batch.
+//
+// When a replica is free and n rows are queued, at a time φ after the last answer, the phase rule (phase.go) weighs for
+// several waits δ the m rows that are expected to come within it:
+//
+//	gain = n·S(n) + m·(S(n)+T(m)) - (n+m)·(δ+S(n+m))
+//
+// The first two terms are the time to the answer of all n+m requests where the n leave now: the m wait for their batch
+// and then take T(m), that of what the rule will make of them. The last is their time where all leave together. The
+// rule waits for the δ with the largest gain, if that is more than b/4, and asks again with every arrival.
+//
+// Of clients that wait for their answers (as many rows come in each cycle as were answered before it) one knows more: how
+// many are still to come. For them the place in the cycle is told by how many are back and not by the clock, and the
+// rule waits for the k rows that make the most rows a second, for no longer than those are worth:
+//
+//	(n+k) / (φ + δ + S(n+k))
+//
+// By the profile alone one or two late clients are left behind in most cycles where there are about as many clients as
+// rows in a full batch, and a timer does better. Neither rule waits for less than what the replica does without ever waiting:
+// c clients form two groups then, one of which comes back while the other is served, and a round of both takes 2·b + a·c.
+// So where b is 0, or clients take longer to come back than b, nothing is held.
+//
+// The idea of holding a batch for as long as the total latency gains is that of delayed batching in Clipper (NSDI 2017) and
+// of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and
+// the two formulas, are of this package, derived beside them in phase.go and held to account in simulate_test.go.
+//
+// # When things go wrong
+//
 //   - A request that the replica refuses (4xx) fails alone: its batch is cut in two until it is found.
 //   - A replica that cannot be reached is left alone for a moment, and its requests wait or go to another, up to the
 //     model's timeout, then 503. One that breaks off or answers 5xx costs one retry on another replica if there is one,

@@ -31,6 +31,11 @@ type metrics struct {
 	cancelled     *prometheus.CounterVec
 	shed          *prometheus.CounterVec
 	ready         *prometheus.GaugeVec
+	intercept     *prometheus.GaugeVec
+	slope         *prometheus.GaugeVec
+	gain          *prometheus.GaugeVec
+	effective     *prometheus.GaugeVec
+	changes       *prometheus.CounterVec
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
@@ -70,6 +75,11 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		cancelled:     counter("cancelled_total", "Requests whose client went before the answer.", "model", "stage"),
 		shed:          counter("shed_total", "Requests that were refused because of load or shutdown.", "model", "reason"),
 		ready:         gauge("replicas_ready", "Replicas that can be sent to.", "model"),
+		intercept:     gauge("service_time_intercept_seconds", "The part of the fitted time of a batch that its size does not change; batching saves it.", "model"),
+		slope:         gauge("service_time_slope_seconds", "The part of the fitted time of a batch that each row adds.", "model"),
+		gain:          gauge("batch_gain_ratio", "How many times as many rows a second a replica does in batches of max_size as one by one, by the fitted times.", "model"),
+		effective:     gauge("effective_max_batch", "Rows that a batch may have now: max_size, or less where that was learned to be better.", "model"),
+		changes:       counter("parameter_changes_total", "Parameters of batching that were set anew by what was learned.", "model", "parameter"),
 	}
 	return m, errors.Join(faults...)
 }
@@ -80,6 +90,7 @@ func (m *metrics) forget(model string) {
 	for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
+		m.intercept, m.slope, m.gain, m.effective, m.changes,
 	} {
 		v.DeletePartialMatch(series)
 	}

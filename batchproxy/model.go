@@ -2,14 +2,18 @@ package batchproxy
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"flyball/batchproxy/protocol"
 )
@@ -33,8 +37,10 @@ type model struct {
 	running int
 	rate    rate
 	budget  budget // of calls beyond the first for each batch
-	flush   bool   // nothing is held any more
-	closed  bool   // nothing is sent any more
+	learned learned
+	renewed bool // no replica that was measured is left
+	flush   bool // nothing is held any more
+	closed  bool // nothing is sent any more
 	timer   *time.Timer
 	wakeAt  time.Time // when the timer fires, zero if it does not
 }
@@ -45,10 +51,15 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		config: c,
 		ignore: make(map[string]bool, len(c.Batch.IgnoreHeaders)),
 		batcher: NewBatcher[*request](Rule{
-			MaxSize:  c.Batch.MaxSize,
-			MaxWait:  time.Duration(c.Batch.MaxWait),
-			Timeout:  time.Duration(c.Timeout),
-			MaxQueue: p.config.Limits.MaxQueue,
+			Mode:         c.Batch.Mode,
+			MaxSize:      c.Batch.MaxSize,
+			MinSize:      c.Batch.MinSize,
+			AllowedSizes: c.Batch.AllowedSizes,
+			MaxWait:      time.Duration(c.Batch.MaxWait),
+			Timeout:      time.Duration(c.Timeout),
+			SLO:          time.Duration(c.Batch.SLO),
+			Objective:    c.Batch.Objective,
+			MaxQueue:     p.config.Limits.MaxQueue,
 		}),
 		picker: picker{inflight: c.Inflight},
 		budget: newBudget(),
@@ -68,9 +79,17 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	m.timer = time.AfterFunc(time.Hour, m.tick)
 	m.timer.Stop()
 	p.metrics.ready.WithLabelValues(c.Name).Set(float64(len(m.picker.replicas)))
-	for _, reason := range []string{"full", "max_wait", "drain", "oversize"} {
+	for _, reason := range Reasons() {
 		p.metrics.batches.WithLabelValues(c.Name, reason)
 	}
+	for _, parameter := range Parameters() {
+		p.metrics.changes.WithLabelValues(c.Name, parameter)
+	}
+	m.learned = learned{
+		intercept: p.metrics.intercept.WithLabelValues(c.Name), slope: p.metrics.slope.WithLabelValues(c.Name),
+		gain: p.metrics.gain.WithLabelValues(c.Name), effective: p.metrics.effective.WithLabelValues(c.Name),
+	}
+	m.show()
 	for _, reason := range []string{"queue_full", "bytes", "timeout", "draining"} {
 		p.metrics.shed.WithLabelValues(c.Name, reason)
 	}
@@ -209,6 +228,67 @@ func (m *model) start(b *batch, to *replica) {
 	})
 }
 
+// answered tells the batcher of a batch that a replica has answered, before its clients are. Took is 0 where the time says
+// nothing of how long such batches take.
+func (m *model) answered(members []*request, took time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.batcher.Answered(time.Now(), members[0].key, itemsOf(members), took)
+	m.note()
+}
+
+// tooLarge tells the batcher of a batch that a replica refused for its size.
+func (m *model) tooLarge(members []*request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.batcher.TooLarge(time.Now(), itemsOf(members))
+	m.note()
+}
+
+// learned are the series of what the batcher has learned.
+type learned struct{ intercept, slope, gain, effective prometheus.Gauge }
+
+// note publishes what the batcher has learned, and what it has changed by that.
+func (m *model) note() {
+	m.show()
+	for _, c := range m.batcher.Changes() {
+		m.proxy.metrics.changes.WithLabelValues(m.config.Name, c.Parameter).Inc()
+		s := m.batcher.service
+		m.proxy.logger.Info("a parameter of batching changed", "model", m.config.Name, "parameter", c.Parameter, "before", c.Before, "after", c.After,
+			"service_time_intercept_seconds", s.b, "service_time_slope_seconds", s.a, "batch_gain_ratio", s.gain(m.config.Batch.MaxSize))
+	}
+}
+
+// show sets the gauges of what the batcher knows.
+func (m *model) show() {
+	if m.proxy.successor.Load() != nil { // which has the same series
+		return
+	}
+	s := m.batcher.service
+	m.learned.intercept.Set(s.b)
+	m.learned.slope.Set(s.a)
+	m.learned.gain.Set(s.gain(m.config.Batch.MaxSize))
+	m.learned.effective.Set(float64(m.batcher.effective))
+}
+
+// explain is what the batcher knows and has decided.
+func (m *model) explain() Explanation {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	x := m.batcher.Explain(showLane)
+	x.Model = m.config.Name
+	return x
+}
+
+// showLane names a lane by its protocol and path, and by a part of its hash: headers and queries have what is nobody's
+// business.
+func showLane(key string) string {
+	protocol, rest, _ := strings.Cut(key, "\x00")
+	path, _, _ := strings.Cut(rest, "?")
+	sum := sha256.Sum256([]byte(key))
+	return fmt.Sprintf("%s %s #%x", protocol, path, sum[:4])
+}
+
 // returned takes note of a batch that is over, with the requests that have no answer yet and why.
 func (m *model) returned(b *batch, count int, left []*request, failure *failure) {
 	m.mu.Lock()
@@ -315,8 +395,16 @@ func (m *model) setReplicas(from source, addresses []string) {
 		}
 		kept = append(kept, m.newReplica(from, at))
 	}
+	// Replicas that share none with those before are of another version or on other machines.
+	m.renewed = m.renewed || len(m.picker.replicas) > 0 && !slices.ContainsFunc(m.picker.replicas, func(r *replica) bool { return slices.Contains(kept, r) })
 	m.picker.replicas = kept
-	m.pump(time.Now())
+	now := time.Now()
+	if m.renewed && len(kept) > 0 {
+		m.renewed = false
+		m.batcher.Forget(now)
+		m.note()
+	}
+	m.pump(now)
 }
 
 // drainReplica takes a replica out of service, and returns what is closed when nothing is in flight to it.

@@ -342,6 +342,15 @@ func (p *Proxy) Models() []ModelStatus {
 	return out
 }
 
+// Explain is what the batcher of every model knows and has decided, in the order of the configuration.
+func (p *Proxy) Explain() []Explanation {
+	out := make([]Explanation, 0, len(p.names))
+	for _, name := range p.names {
+		out = append(out, p.models[name].explain())
+	}
+	return out
+}
+
 // ServeHTTP implements http.Handler.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()

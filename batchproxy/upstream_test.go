@@ -109,7 +109,7 @@ func oneModel(upstreams ...Upstream) Config {
 	cfg := DefaultConfig()
 	m := DefaultModelConfig()
 	m.Name, m.Upstreams = "m", upstreams
-	m.Batch.MaxWait = prom.Duration(20 * time.Millisecond)
+	m.Batch.Mode, m.Batch.MaxWait = ModeTimeout, prom.Duration(20*time.Millisecond) // what leaves when is the test's to say
 	cfg.Models = []ModelConfig{m}
 	return cfg
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
@@ -82,6 +83,19 @@ func TestApp(t *testing.T) {
 		response.Body.Close()
 		if string(text) != `{"predictions": [7]}` {
 			t.Errorf("the model said %s", text)
+		}
+		if code, text := get(a.pageURL() + "debug/batcher"); code != http.StatusOK || !strings.Contains(text, "model m: mode adaptive") || !strings.Contains(text, "lane v1 /v1/models/m:predict #") {
+			t.Errorf("the batcher: %d %s", code, text)
+		}
+		var explained struct {
+			Models []struct {
+				Model     string
+				Decisions []struct{ Reason string }
+			}
+		}
+		if _, text := get(a.pageURL() + "debug/batcher?format=json"); json.Unmarshal([]byte(text), &explained) != nil || len(explained.Models) != 1 ||
+			explained.Models[0].Model != "m" || len(explained.Models[0].Decisions) != 1 || explained.Models[0].Decisions[0].Reason != "greedy" {
+			t.Errorf("the batcher as JSON: %s", text)
 		}
 		cancel()
 		if err := <-ended; err != nil {

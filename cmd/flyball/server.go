@@ -1,14 +1,17 @@
 package main
 
 import (
+	"encoding/json"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/common/version"
 
+	"flyball/batchproxy"
 	"flyball/cmd/flyball/web"
 	"flyball/mixin"
 	"flyball/rules/remote"
@@ -26,6 +29,7 @@ func (a *app) webHandler() http.Handler {
 	// What is read for the page is there once the parts are built.
 	built := http.NewServeMux()
 	a.page().Register(built)
+	built.HandleFunc("GET /debug/batcher", a.explainBatcher)
 	web.Prometheus{Store: a.prometheusStore, Build: buildInfo()}.Register(built)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if a.phase.Load() == starting {
@@ -36,6 +40,32 @@ func (a *app) webHandler() http.Handler {
 		built.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// explainBatcher says what the batching proxy has learned and why its last batches left, as text or, where it is asked for
+// by ?format=json or Accept, as JSON. It has no payloads.
+func (a *app) explainBatcher(w http.ResponseWriter, r *http.Request) {
+	proxy := a.live.Load().proxy
+	if proxy == nil {
+		web.Text(w, http.StatusNotFound, "This process has no batching proxy: it has the role batchproxy and batchproxy.models.\n")
+		return
+	}
+	all := proxy.Explain()
+	if r.URL.Query().Get("format") == "json" || strings.Contains(r.Header.Get("Accept"), "application/json") {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(struct { // that the client has gone is no error of ours
+			Models []batchproxy.Explanation `json:"models"`
+		}{all})
+		return
+	}
+	var text strings.Builder
+	for i, x := range all {
+		if i > 0 {
+			text.WriteString("\n")
+		}
+		_ = x.WriteText(&text) // a builder takes everything
+	}
+	web.Text(w, http.StatusOK, text.String())
 }
 
 // webServer is the server of one of the page's addresses.

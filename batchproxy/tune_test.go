@@ -1,0 +1,148 @@
+package batchproxy
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// teach has a batcher see batches of these sizes of a replica that takes b + a·n ms.
+func teach(q *Batcher[int], now time.Time, b, a float64, times int, sizes ...int) {
+	for range times {
+		for _, n := range sizes {
+			q.Answered(now, []byte("a"), n, ms(b+a*float64(n)))
+		}
+	}
+}
+
+func TestLearnedMaximum(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		rule Rule
+		b, a float64 // ms
+		want int
+	}{
+		{"a gain up to the last row", Rule{}, 8, 0.25, 32},
+		{"most of it is there before", Rule{SLO: time.Second}, 0.5, 1, 8},
+		{"most of it is there before, and nobody asked for short batches", Rule{}, 0.5, 1, 32},
+		{"for latency more is given", Rule{Objective: ObjectiveLatency}, 2, 1, 17},
+		{"for throughput nothing is", Rule{Objective: ObjectiveThroughput, SLO: time.Second}, 0.5, 1, 32},
+		{"half of the slo", Rule{SLO: ms(20)}, 8, 0.25, 8},
+		{"not even one row is in time", Rule{SLO: ms(10)}, 8, 0.25, 1},
+		{"the slo is long", Rule{SLO: ms(100)}, 8, 0.25, 32},
+		{"no gain", Rule{}, 0.1, 2, 1},
+		{"no gain, and told to", Rule{Mode: ModeGreedy}, 0.1, 2, 32},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rule := tt.rule
+			if rule.Mode == "" {
+				rule.Mode = ModeAdaptive
+			}
+			rule.MaxSize, rule.MaxQueue, rule.Timeout, rule.MaxWait = 32, 10, time.Minute, ms(10)
+			q := NewBatcher[int](rule)
+			teach(q, time.Unix(0, 0), tt.b, tt.a, 20, 1, 4, 16, 32)
+			if q.effective != tt.want {
+				t.Errorf("batches of up to %d, want %d", q.effective, tt.want)
+			}
+		})
+	}
+}
+
+// TestParametersStay: noise of a few percent around a point where another size would be the best changes nothing.
+func TestParametersStay(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 10, Timeout: time.Minute, SLO: ms(32)}) // S(32) is half of it
+	now := time.Unix(0, 0)
+	for i := range 500 {
+		factor := 1 + 0.03*float64(i%3-1)
+		teach(q, now, 8*factor, 0.25*factor, 1, 1, 8, 16, 32)
+	}
+	if changes := q.Changes(); len(changes) != 0 {
+		t.Errorf("changed: %+v", changes)
+	}
+}
+
+// TestOffAndOnAgain: a model that does not gain is not batched, a probe now and then notices one that does.
+func TestOffAndOnAgain(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute, MaxWait: ms(10)})
+	now := time.Unix(0, 0)
+	teach(q, now, 0.1, 2, 20, 1, 4, 16)
+	if diff := cmp.Diff([]Change{{"batching", 1, 0}, {"effective_max_batch", 32, 1}}, q.Changes()); diff != "" {
+		t.Fatal(diff)
+	}
+	sizes := map[int]int{}
+	send := func(b, a float64, batches int) {
+		for i := range batches {
+			for q.Len() < 12 {
+				q.Arrive(now, []byte("a"), 1, i)
+			}
+			out, ok := q.Next(now, false)
+			if !ok {
+				t.Fatal("nothing leaves")
+			}
+			sizes[out.Items]++
+			now = now.Add(ms(b + a*float64(out.Items)))
+			q.Answered(now, []byte("a"), out.Items, ms(b+a*float64(out.Items)))
+		}
+	}
+	send(0.1, 2, 3*(probeEvery+probeRun))
+	if diff := cmp.Diff(map[int]int{1: 3 * probeEvery, maxProbe: 3 * probeRun}, sizes); diff != "" {
+		t.Error(diff)
+	}
+	if changes := q.Changes(); len(changes) != 0 {
+		t.Errorf("changed by probes that gain nothing: %+v", changes)
+	}
+	send(2, 0.1, 2*(probeEvery+probeRun)) // another version of the model
+	if q.off || q.effective < 16 {
+		t.Errorf("off: %v, batches of up to %d: a gain of %.1f was not noticed", q.off, q.effective, q.service.gain(32))
+	}
+}
+
+// TestTooLarge: a batch that was refused is half as large from then on, and slowly more.
+func TestTooLarge(t *testing.T) {
+	for _, mode := range []Mode{ModeAdaptive, ModeTimeout, ModeGreedy} {
+		q := NewBatcher[int](Rule{Mode: mode, MaxSize: 32, MaxQueue: 100, Timeout: time.Hour, MaxWait: time.Hour})
+		now := time.Unix(0, 0)
+		q.TooLarge(now, 1) // says nothing of batches
+		q.TooLarge(now, 32)
+		q.TooLarge(now, 16) // its halves
+		q.TooLarge(now, 30) // an older one
+		for i := range 20 {
+			q.Arrive(now, []byte("a"), 1, i)
+		}
+		if out, ok := q.Next(now, false); !ok || out.Items != 8 || out.Reason != full {
+			t.Errorf("%s: %d rows for %s, want 8, full", mode, out.Items, out.Reason)
+		}
+		if diff := cmp.Diff([]Change{{"effective_max_batch", 32, 16}, {"effective_max_batch", 16, 8}}, q.Changes()); diff != "" {
+			t.Errorf("%s: %s", mode, diff)
+		}
+		now = now.Add(raiseEvery)
+		teach(q, now, 8, 0.25, 1, 8)
+		teach(q, now, 8, 0.25, 1, 8)
+		if q.effective != 9 {
+			t.Errorf("%s: %d rows a minute later, want 9", mode, q.effective)
+		}
+		for range 40 {
+			now = now.Add(raiseEvery)
+			teach(q, now, 8, 0.25, 1, 8)
+		}
+		if q.effective != 32 {
+			t.Errorf("%s: %d rows when no batch was refused for 40 minutes, want 32", mode, q.effective)
+		}
+	}
+}
+
+// TestForget: other replicas are measured anew, with all that a batch may have.
+func TestForget(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute})
+	teach(q, time.Unix(0, 0), 0.1, 2, 20, 1, 4, 16)
+	q.TooLarge(time.Unix(0, 0), 16)
+	q.Changes()
+	q.Forget(time.Unix(1, 0))
+	if q.service.known || q.off || q.effective != 32 {
+		t.Errorf("still known: %+v, off %v, up to %d", q.service, q.off, q.effective)
+	}
+	if diff := cmp.Diff([]Change{{"batching", 0, 1}, {"effective_max_batch", 1, 32}}, q.Changes()); diff != "" {
+		t.Error(diff)
+	}
+}
