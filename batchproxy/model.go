@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"flyball/batchproxy/protocol"
 )
 
 // model is one model's queue and replicas. Everything that happens (a request comes or goes, a batch returns, a replica
@@ -20,8 +18,7 @@ type model struct {
 	proxy  *Proxy
 	config ModelConfig
 	ignore map[string]bool // headers that are not part of a lane's key
-	v1     *demand
-	oip    *demand
+	demand func(protocol string) *demand
 	number atomic.Uint64 // of batches, for their ids
 	wg     sync.WaitGroup
 
@@ -32,9 +29,10 @@ type model struct {
 	again   []*batch   // to be sent once more, as they are
 	running int
 	rate    rate
-	budget  budget // of calls beyond the first for each batch
-	flush   bool   // nothing is held any more
-	closed  bool   // nothing is sent any more
+	budget  budget               // of calls beyond the first for each batch
+	wholes  map[string]time.Time // lanes whose large requests are not cut, and until when
+	flush   bool                 // nothing is held any more
+	closed  bool                 // nothing is sent any more
 	timer   *time.Timer
 	wakeAt  time.Time // when the timer fires, zero if it does not
 }
@@ -52,8 +50,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		}),
 		picker: picker{inflight: c.Inflight},
 		budget: newBudget(),
-		v1:     p.metrics.demand(c.Name, protocol.V1{}),
-		oip:    p.metrics.demand(c.Name, protocol.OIP{}),
+		demand: p.metrics.demands(c),
 	}
 	for _, name := range c.Batch.IgnoreHeaders {
 		m.ignore[http.CanonicalHeaderKey(name)] = true
@@ -93,8 +90,8 @@ func (m *model) enqueue(r *request) *answer {
 	}
 	r.entry = m.batcher.Arrive(now, r.key, r.parsed.Items, r)
 	if r.entry == nil {
-		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "queue_full").Inc()
 		return &answer{
+			shed:       "queue_full",
 			code:       http.StatusTooManyRequests,
 			message:    fmt.Sprintf("model %q: %d requests are waiting, which is the limit", m.config.Name, m.batcher.Len()),
 			retryAfter: m.rate.wait(now, m.batcher.Len()),
@@ -105,12 +102,13 @@ func (m *model) enqueue(r *request) *answer {
 	return nil
 }
 
-// quit takes out a request whose client has gone. The request's state says so already.
-func (m *model) quit(r *request) {
+// quit takes out a request whose client has gone, and returns where it was: queued or in_batch. The request's state says that
+// it has gone already.
+func (m *model) quit(r *request) (stage string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r.left = true
-	stage := "in_batch"
+	stage = "in_batch"
 	if m.batcher.Gone(r.entry) {
 		stage = "queued"
 		r.demand.waiting.Dec()
@@ -121,7 +119,7 @@ func (m *model) quit(r *request) {
 			m.pump(time.Now()) // drops it if it waits to be sent again
 		}
 	}
-	m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, stage).Inc()
+	return stage
 }
 
 func (m *model) tick() {
@@ -138,8 +136,7 @@ func (m *model) pump(now time.Time) {
 	}
 	for _, e := range m.batcher.Expired(now) {
 		e.Request.demand.waiting.Dec()
-		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "timeout").Inc()
-		e.Request.answerWith(&answer{code: http.StatusServiceUnavailable, message: m.whyWaited(now), retryAfter: m.rate.wait(now, m.batcher.Len())})
+		e.Request.answerWith(&answer{shed: "timeout", code: http.StatusServiceUnavailable, message: m.whyWaited(now), retryAfter: m.rate.wait(now, m.batcher.Len())})
 	}
 	m.pumpAgain(now)
 	free := false

@@ -20,12 +20,12 @@ import (
 func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted bool) (code int) {
 	limit := int64(m.proxy.config.Limits.MaxBody)
 	if r.ContentLength > limit {
-		return writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
+		return d.form.writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	to := m.takeForCall()
 	if to == nil {
-		return writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q has no ready replica", m.config.Name))
+		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q has no ready replica", m.config.Name))
 	}
 	defer m.giveCall(to)
 	if counted {
@@ -44,7 +44,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code
 	case rec.err != nil && fault != nil:
-		return m.unread(w, r, *fault)
+		return m.proxy.unread(w, r, *fault, m.config.Name, d.form)
 	case r.Context().Err() != nil:
 		if counted {
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "in_batch").Inc()
@@ -52,14 +52,14 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		if rec.err == nil {
 			return clientGone
 		}
-		return writeGone(w)
+		return d.form.writeGone(w)
 	case m.proxy.base.Err() != nil:
-		return writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
+		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
 	case unsent(rec.err):
 		m.refused(to)
-		return writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q: replica %s cannot be reached", m.config.Name, to.address))
+		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q: replica %s cannot be reached", m.config.Name, to.address))
 	default:
-		return writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address, plainError(rec.err)))
+		return d.form.writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address, plainError(rec.err)))
 	}
 }
 

@@ -42,19 +42,19 @@ func BenchmarkSplice(b *testing.B) {
 				for b.Loop() {
 					requests := make([]*Request, len(bodies))
 					for i, body := range bodies {
-						r, err := p.Parse(body)
+						r, err := p.Parse(Message{Body: body})
 						if err != nil {
 							b.Fatal(err)
 						}
 						requests[i] = r
 					}
-					merged = p.Merge(merged[:0], "batch", requests)
-					answer, err := p.Split(answerOf(merged), requests)
+					merged = p.Merge(merged[:0], "batch", requests).Body
+					answer, err := p.Split(Message{Body: answerOf(merged)}, requests)
 					if err != nil {
 						b.Fatal(err)
 					}
 					for i := range requests {
-						own = answer.Append(own[:0], i)
+						own = answer.Append(own[:0], i).Body
 					}
 				}
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/32, "ns/request")
