@@ -60,7 +60,7 @@ func TestBinaryFaults(t *testing.T) {
 		{"header within the JSON", Message{Body: []byte(one("FP32", "[1]", "")), Header: 10}, "not JSON"},
 		{"half precision in JSON", Message{Body: []byte(`{"inputs":[{"name":"x","shape":[1],"datatype":"FP16","data":[1]}]}`)}, "alone"},
 		{"outputs to shared memory", withTensors(`{"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}],"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1],"parameters":{}}]}`), "alone"},
-		{"start of a sequence", withTensors(`{"parameters":{"sequence_start":true},` + one("FP32", "[1]", `"binary_data_size":4`)[1:], fp32(1)), "alone"},
+		{"start of a sequence", withTensors(`{"parameters":{"sequence_start":true},`+one("FP32", "[1]", `"binary_data_size":4`)[1:], fp32(1)), "alone"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := OIP{}.Parse(tt.m)

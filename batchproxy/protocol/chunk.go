@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strconv"
@@ -52,7 +53,11 @@ func (c *Chunks) Next() *Request {
 			end = start + elements*p.width
 			c.at[i] = end
 		}
-		chunk.parts[i] = part{raw: p.raw[start:end], each: p.each, width: p.width}
+		raw := p.raw[start:end]
+		if p.width == 0 {
+			raw = bytes.Trim(raw, " \n\t\r")
+		}
+		chunk.parts[i] = part{raw: raw, each: p.each, width: p.width}
 	}
 	return &chunk
 }
