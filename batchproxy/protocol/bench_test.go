@@ -111,3 +111,64 @@ func decodeAndEncode(b *testing.B, bodies [][]byte) {
 		at += n
 	}
 }
+
+// BenchmarkMergeAndSplit merges 32 parsed requests of 768 floats, splits their echo and writes the 32 answers: JSON in the
+// three protocols, and binary. ns/op is of the whole batch.
+func BenchmarkMergeAndSplit(b *testing.B) {
+	raw := make([]byte, 768*4)
+	for i := range raw {
+		raw[i] = byte(i)
+	}
+	var tensors []Message
+	for i := range 32 {
+		tensors = append(tensors, withTensors(fmt.Sprintf(`{"id":"%d","inputs":[{"name":"x","shape":[1,768],"datatype":"FP32","parameters":{"binary_data_size":3072}}]}`, i), raw))
+	}
+	messages := func(bodies [][]byte) (out []Message) {
+		for _, body := range bodies {
+			out = append(out, Message{Body: body})
+		}
+		return out
+	}
+	for _, bench := range []struct {
+		name     string
+		protocol Protocol
+		messages []Message
+	}{
+		{"v1", V1{}, messages(vectors(V1{}, 32, 768))},
+		{"oip", OIP{}, messages(vectors(OIP{}, 32, 768))},
+		{"binary", OIP{}, tensors},
+	} {
+		requests := make([]*Request, len(bench.messages))
+		parse := func() {
+			for i, m := range bench.messages {
+				r, err := bench.protocol.Parse(m)
+				if err != nil {
+					b.Fatal(err)
+				}
+				requests[i] = r
+			}
+		}
+		parse()
+		b.Run(bench.name+"/parse", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				parse()
+			}
+		})
+		echo := served(b, bench.protocol, bench.protocol.Merge(nil, "batch", requests))
+		b.Run(bench.name+"/merge and split", func(b *testing.B) {
+			b.ReportAllocs()
+			var merged, own []byte
+			for b.Loop() {
+				merged = bench.protocol.Merge(merged[:0], "batch", requests).Body
+				answer, err := bench.protocol.Split(echo, requests)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for i := range requests {
+					own = answer.Append(own[:0], i).Body
+				}
+			}
+		})
+	}
+}
