@@ -30,6 +30,7 @@ type tensor struct {
 	binary     bool // the data follows the JSON
 	size       int  // with binary: its bytes
 	raw        []byte
+	after      int      // just after the tensor
 	params     [][]byte // the members of its parameters but binary_data_size; with binary only
 	others     [][]byte
 }
@@ -46,7 +47,20 @@ func (OIP) Parse(m Message) (*Request, error) {
 	var tensors []tensor
 	alone := false
 	o := walkObject(body, space(body, 0), MaxDepth)
-	for o.next() {
+	for o.nextName() {
+		if is(o.name, "inputs") {
+			if c := body[o.start]; c != '[' {
+				return nil, &Fault{Where: "inputs", Reason: "an array of tensors is wanted, this is " + kind(c)}
+			}
+			var err error
+			if tensors, o.end, err = parseTensors(body, o.start, o.depth); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if !o.skip() {
+			break
+		}
 		value := body[o.start:o.end]
 		switch {
 		case is(o.name, "id"):
@@ -54,14 +68,6 @@ func (OIP) Parse(m Message) (*Request, error) {
 				return nil, &Fault{Where: "id", Reason: "a string is wanted, this is " + kind(value[0])}
 			}
 			r.id = value
-		case is(o.name, "inputs"):
-			if value[0] != '[' {
-				return nil, &Fault{Where: "inputs", Reason: "an array of tensors is wanted, this is " + kind(value[0])}
-			}
-			var err error
-			if tensors, err = parseTensors(body, o.start, o.depth); err != nil {
-				return nil, err
-			}
 		case is(o.name, "parameters") && value[0] == '{':
 			alone = r.parameters(body, o.start) || alone
 		default:
@@ -176,30 +182,32 @@ func takeBinary(m Message, tensors []tensor) error {
 	return nil
 }
 
-// parseTensors reads the inputs and checks that each one's data has as many elements as its shape says.
-func parseTensors(body []byte, start, depth int) ([]tensor, error) {
+// parseTensors reads the inputs, checks that each one's data has as many elements as its shape says, and returns where they
+// end.
+func parseTensors(body []byte, start, depth int) ([]tensor, int, error) {
 	tensors := make([]tensor, 0, 2)
 	a := walkArray(body, start, depth)
-	for a.next() {
+	for a.nextStart() {
 		where := "inputs[" + strconv.Itoa(len(tensors)) + "]"
 		if c := body[a.start]; c != '{' {
-			return nil, &Fault{Where: where, Reason: "a tensor (an object) is wanted, this is " + kind(c)}
+			return nil, 0, &Fault{Where: where, Reason: "a tensor (an object) is wanted, this is " + kind(c)}
 		}
 		t, err := parseTensor(body, where, a.start, a.depth)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
+		a.end = t.after
 		tensors = append(tensors, t)
 	}
 	if a.err != nil {
-		return nil, &Fault{Where: "inputs", Reason: a.err.Error()}
+		return nil, 0, &Fault{Where: "inputs", Reason: a.err.Error()}
 	}
-	return tensors, nil
+	return tensors, a.after, nil
 }
 
 func parseTensor(body []byte, where string, start, depth int) (tensor, error) {
 	var t tensor
-	var shaped bool
+	var shaped, flat bool
 	o := walkObject(body, start, depth)
 	for o.next() {
 		value := body[o.start:o.end]
@@ -223,7 +231,7 @@ func parseTensor(body []byte, where string, start, depth int) (tensor, error) {
 			if value[0] != '[' {
 				return t, &Fault{Where: where + ".data", Reason: "an array is wanted, this is " + kind(value[0])}
 			}
-			t.start, t.end = o.start, o.end
+			t.start, t.end, flat = o.start, o.end, o.flat
 		default:
 			if is(o.name, "parameters") && value[0] == '{' {
 				if err := t.parameters(body, o.start); err != nil {
@@ -236,6 +244,7 @@ func parseTensor(body []byte, where string, start, depth int) (tensor, error) {
 			t.others = append(t.others, body[o.nameStart:o.end])
 		}
 	}
+	t.after = o.after
 	switch {
 	case o.err != nil:
 		return t, &Fault{Where: where, Reason: o.err.Error()}
@@ -253,7 +262,7 @@ func parseTensor(body []byte, where string, start, depth int) (tensor, error) {
 		return t, nil
 	}
 	var err error
-	if t.nested, err = checkData(body, t.start, t.end, t.shape); err != nil {
+	if t.nested, err = checkData(body, t.start, t.end, flat, t.shape); err != nil {
 		return t, &Fault{Where: where + ".data", Reason: err.Error()}
 	}
 	return t, nil
@@ -318,7 +327,7 @@ func parseDimension(text []byte) (int, bool) {
 }
 
 // checkData reports whether data is nested as its shape says or flat, and an error where it is neither.
-func checkData(body []byte, start, end int, shape []int) (nested bool, err error) {
+func checkData(body []byte, start, end int, flat bool, shape []int) (nested bool, err error) {
 	first := space(body, start+1)
 	if nested = body[first] == '[' && len(shape) > 1; nested {
 		return true, checkNested(body, start, end, shape)
@@ -327,7 +336,7 @@ func checkData(body []byte, start, end int, shape []int) (nested bool, err error
 	for _, n := range shape {
 		elements *= n
 	}
-	have, err := countScalars(body, start, end)
+	have, err := countScalars(body, start, end, flat)
 	if err == nil && have != elements {
 		err = fmt.Errorf("%d elements, the shape %s wants %d", have, text(shape), elements)
 	}
@@ -336,7 +345,7 @@ func checkData(body []byte, start, end int, shape []int) (nested bool, err error
 
 func checkNested(body []byte, start, end int, shape []int) error {
 	if len(shape) == 1 {
-		have, err := countScalars(body, start, end)
+		have, err := countScalars(body, start, end, plain(body[start+1:end-1]))
 		if err == nil && have != shape[0] {
 			err = fmt.Errorf("a row has %d elements, the last dimension of the shape is %d", have, shape[0])
 		}
@@ -359,9 +368,9 @@ func checkNested(body []byte, start, end int, shape []int) error {
 	return a.err
 }
 
-// countScalars is the number of elements of an array in which none is an array or object.
-func countScalars(body []byte, start, end int) (int, error) {
-	if inner := body[start+1 : end-1]; plain(inner) {
+// countScalars is the number of elements of an array in which none is an array or object; flat says that none is a string.
+func countScalars(body []byte, start, end int, flat bool) (int, error) {
+	if inner := body[start+1 : end-1]; flat {
 		if blank(inner) {
 			return 0, nil
 		}
@@ -565,7 +574,10 @@ func (OIP) Split(m Message, requests []*Request) (*Answer, error) {
 	last := 0 // where the value of the member before this one ends
 	id := hole{kind: idHole, after: ","}
 	o := walkObject(body, space(body, 0), MaxDepth)
-	for o.next() {
+	for o.nextName() {
+		if !is(o.name, "outputs") && !o.skip() {
+			break
+		}
 		if named && id.end == 0 { // the member after the id: the id's hole ends where it begins
 			id.end = o.nameStart
 		}
@@ -581,7 +593,8 @@ func (OIP) Split(m Message, requests []*Request) (*Answer, error) {
 				return nil, errors.New("outputs is there twice")
 			}
 			split = true
-			if err := a.cutOutputs(body, o.start, rows); err != nil {
+			var err error
+			if o.end, err = a.cutOutputs(body, o.start, rows); err != nil {
 				return nil, err
 			}
 		default:
@@ -611,28 +624,32 @@ func (OIP) Split(m Message, requests []*Request) (*Answer, error) {
 	return a, nil
 }
 
-// cutOutputs cuts each output's rows and data.
-func (a *Answer) cutOutputs(body []byte, start, rows int) error {
+// cutOutputs cuts each output's rows and data, and returns where the outputs end.
+func (a *Answer) cutOutputs(body []byte, start, rows int) (int, error) {
 	if body[start] != '[' {
-		return fmt.Errorf("outputs is %s", kind(body[start]))
+		return 0, fmt.Errorf("outputs is %s", kind(body[start]))
 	}
 	n, at := 0, len(body)
 	outputs := walkArray(body, start, MaxDepth-1)
-	for ; outputs.next(); n++ {
-		var err error
-		if at, err = a.cutOutput(body, outputs.start, outputs.depth, rows, at); err != nil {
-			return fmt.Errorf("outputs[%d]: %w", n, err)
+	for ; outputs.nextStart(); n++ {
+		out, err := readOutput(body, outputs.start, outputs.depth)
+		if err == nil {
+			outputs.end = out.after
+			at, err = a.cutOutput(body, out, rows, at)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("outputs[%d]: %w", n, err)
 		}
 	}
 	switch {
 	case outputs.err != nil:
-		return outputs.err
+		return 0, outputs.err
 	case n == 0:
-		return errors.New("outputs is empty")
+		return 0, errors.New("outputs is empty")
 	case at != len(a.body):
-		return fmt.Errorf("%d bytes after the last output", len(a.body)-at)
+		return 0, fmt.Errorf("%d bytes after the last output", len(a.body)-at)
 	}
-	return nil
+	return outputs.after, nil
 }
 
 // output is one output while an answer is read.
@@ -643,16 +660,14 @@ type output struct {
 	data           span
 	size           span // the number of bytes, of one in binary
 	bytes          int
+	after          int // just after the output
 }
 
-// cutOutput cuts the output that starts there, whose data in binary, if it is that, begins at a byte of the answer. It
-// returns where that of the next begins.
-func (a *Answer) cutOutput(body []byte, start, depth, rows, at int) (int, error) {
-	out, err := readOutput(body, start, depth)
+// cutOutput cuts an output, whose data in binary, if it is that, begins at a byte of the answer. It returns where that of the
+// next begins.
+func (a *Answer) cutOutput(body []byte, out output, rows, at int) (int, error) {
 	binary := out.size.end != 0
 	switch {
-	case err != nil:
-		return 0, err
 	case out.data.end == 0 && !binary:
 		return 0, errors.New("no data")
 	case out.data.end != 0 && binary:
@@ -744,5 +759,6 @@ func readOutput(body []byte, start, depth int) (output, error) {
 			}
 		}
 	}
+	out.after = o.after
 	return out, o.err
 }
