@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	prom "github.com/prometheus/common/model"
+
+	"flyball/batchproxy/protocol"
 )
 
 // numbered is n rows that are all different, and their number in the answer's form.
@@ -117,14 +119,23 @@ func TestLargeRequestLeavesRoomForOthers(t *testing.T) {
 // TestOneChunkFails: the request fails once, with what the replica said, and what is left of it is not sent.
 func TestOneChunkFails(t *testing.T) {
 	s := newModelServer(t)
+	var failed atomic.Bool
+	s.before = func(_ http.ResponseWriter, r *http.Request, c call) bool {
+		if failed.Load() {
+			<-r.Context().Done() // only its being cancelled ends it
+		}
+		failed.Store(failed.Load() || strings.Contains(c.body, "poison"))
+		return false
+	}
 	registry := prometheus.NewRegistry()
 	f := start(t, small(Upstream{URL: s.URL}), Options{Registerer: registry})
 	rows := strings.Replace(numbered(400), "10,", `"poison",`, 1)
 	got := f.post("/v1/models/m:predict", `{"instances":[`+rows+`]}`)
 	want(t, got, 400, `{"error":"poison"}`)
+	until(t, "nothing is queued or running", func() bool { m := f.Models()[0]; return m.Queued == 0 && m.Running == 0 })
 	f.stop()
-	if n := len(s.seen()); n < 3 || n > 3+maxChunks {
-		t.Errorf("%d calls", n)
+	if n := len(s.seen()); n < 3 || n > 4 {
+		t.Errorf("%d calls, want the three up to the one that failed, and one more that was on its way at most", n)
 	}
 	for name, want := range map[string]float64{
 		`flyball_batchproxy_requests_total{class="normal",code="400",model="m",protocol="v1"}`: 1,
@@ -332,5 +343,54 @@ func TestHeaderLengthIsChecked(t *testing.T) {
 	}
 	if got := f.post("/v2/models/m/infer", `{"inputs":[{"name":"x","shape":[1],"datatype":"UINT8","data":[1]}]}`, "Inference-Header-Content-Length", "67"); got.code != 200 {
 		t.Errorf("all of it JSON, and said so: got %d %s", got.code, got.body)
+	}
+}
+
+// TestSharedTensorsAreKept: an answer that tensors are written from is there until the last client has them, and one of which a
+// client has only a small part is not kept by it.
+func TestSharedTensorsAreKept(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		size []int // of the clients' tensors
+		want int32 // clients that keep the answer
+	}{
+		{"small", []int{100, 100}, 0},
+		{"large", []int{worthSharing, worthSharing}, 2},
+		{"one of them large", []int{worthSharing, 10}, 1},
+		{"large, and a small part", []int{worthSharing, worthSharing * 10}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, err := New(oneModel(Upstream{URL: "http://replica"}), Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := p.models["m"]
+			var members []*request
+			rows := 0
+			for _, size := range tt.size {
+				parsed, err := protocol.OIP{}.Parse(protocol.Message{Body: fmt.Appendf(nil, `{"inputs":[{"name":"x","datatype":"UINT8","shape":[%d],"data":[0%s]}]}`, size, strings.Repeat(",0", size-1))})
+				if err != nil {
+					t.Fatal(err)
+				}
+				members = append(members, &request{protocol: protocol.OIP{}, parsed: parsed, body: p.buffers.get(), demand: m.demand("oip"), done: make(chan struct{})})
+				rows += size
+			}
+			text := fmt.Sprintf(`{"outputs":[{"name":"y","datatype":"UINT8","shape":[%d],"parameters":{"binary_data_size":%d}}]}`, rows, rows)
+			body := p.buffers.get()
+			body.b = append(append(body.b, text...), make([]byte, rows)...)
+			resp := &response{code: 200, header: http.Header{protocol.HeaderLength: {fmt.Sprint(len(text))}}, body: body}
+			if err := m.deliverParts(resp, members); err != nil {
+				t.Fatal(err)
+			}
+			if kept := body.refs.Load() - 1; kept != tt.want {
+				t.Errorf("%d clients keep the answer, want %d", kept, tt.want)
+			}
+			for _, r := range members {
+				r.answer.release()
+			}
+			if left := body.refs.Load(); left != 1 {
+				t.Errorf("%d references are left, want the test's own", left)
+			}
+		})
 	}
 }
