@@ -24,6 +24,8 @@ type request struct {
 	incoming *http.Request
 	key      []byte // of its lane
 	demand   *demand
+	chunk    bool            // of a request with more rows than a batch has; body is all of that one's
+	over     chan<- *request // is sent the request when it has its answer, if set; never blocks
 
 	entry *Entry[*request] // guarded by the model's mutex, as are batch and left
 	batch *batch
@@ -47,6 +49,9 @@ func (r *request) answerWith(a *answer) {
 	if r.state.CompareAndSwap(waiting, answered) {
 		r.answer = a
 		close(r.done)
+		if r.over != nil {
+			r.over <- r
+		}
 	} else {
 		a.release()
 	}
@@ -262,30 +267,59 @@ func (m *model) deliverWhole(resp *response, members []*request) {
 	rows := itemsOf(members)
 	for _, r := range members {
 		resp.body.refs.Add(1)
-		r.deliver(&answer{code: resp.code, header: header, body: resp.body, items: rows})
+		r.deliver(&answer{code: resp.code, headers: header, body: resp.body, items: rows})
 	}
 }
 
 // deliverParts gives each member its part of the answer. Nothing is delivered where there is an error.
 func (m *model) deliverParts(resp *response, members []*request) error {
-	if resp.header.Get("Content-Encoding") != "" || resp.header.Get("Inference-Header-Content-Length") != "" {
-		return errors.New("it is not plain JSON")
+	text, err := resp.message()
+	if err != nil {
+		return err
 	}
 	parsed := make([]*protocol.Request, len(members))
 	for i, r := range members {
 		parsed[i] = r.parsed
 	}
-	parts, err := members[0].protocol.Split(resp.body.b, parsed)
+	parts, err := members[0].protocol.Split(text, parsed)
 	if err != nil {
 		return err
 	}
 	rows := itemsOf(members)
 	for i, r := range members {
-		own := m.proxy.buffers.get() // a copy, so that one slow client does not keep the whole
-		own.b = parts.Append(own.b, i)
-		r.deliver(&answer{code: resp.code, body: own, items: rows})
+		own := m.proxy.buffers.get()
+		part := parts.AppendText(own.b, i)
+		own.b = part.Body
+		a := &answer{code: resp.code, body: own, header: part.Header, items: rows, estimated: parts.Estimated()}
+		tensors := parts.Tensors(i)
+		if whole := len(resp.body.b); shareable(tensors, whole) {
+			resp.body.refs.Add(1)
+			a.tensors, a.tensorsOf = tensors, resp.body
+		} else { // a copy, so that one slow client does not keep the whole
+			for _, tensor := range tensors {
+				own.b = append(own.b, tensor...)
+			}
+		}
+		r.deliver(a)
 	}
 	return nil
+}
+
+const (
+	// worthSharing is from how many bytes on a client's tensors are written from the batch's answer: a copy of less costs
+	// some 10 µs.
+	worthSharing = 256 << 10
+	// mostKept is how many times as much memory as its own part a slow client may keep.
+	mostKept = 4
+)
+
+// shareable reports whether tensors are to be written from the answer that they are a part of, which has so many bytes.
+func shareable(tensors [][]byte, whole int) bool {
+	size := 0
+	for _, tensor := range tensors {
+		size += len(tensor)
+	}
+	return size >= worthSharing && size*mostKept >= whole
 }
 
 // response is what a replica answered.
@@ -310,12 +344,24 @@ func (r *response) tooLarge() bool {
 	return false
 }
 
+// message is the answer for a protocol to read. The error says why it cannot be read.
+func (r *response) message() (protocol.Message, error) {
+	if r.header.Get("Content-Encoding") != "" {
+		return protocol.Message{}, errors.New("it is compressed")
+	}
+	header, raw, err := headerLength(r.header, len(r.body.b))
+	if raw {
+		err = errors.New("it has no JSON")
+	}
+	return protocol.Message{Body: r.body.b, Header: header}, err
+}
+
 // call sends the members to the replica: one as it is, several merged.
 func (m *model) call(ctx context.Context, to *replica, members []*request) (*response, error) {
 	first := members[0]
 	body := first.body
 	var header http.Header
-	if len(members) == 1 {
+	if len(members) == 1 && !first.chunk {
 		header = endToEnd(make(http.Header, len(first.incoming.Header)+1), first.incoming.Header)
 		deleteForwarded(header)
 	} else {
@@ -325,9 +371,10 @@ func (m *model) call(ctx context.Context, to *replica, members []*request) (*res
 		}
 		body = m.proxy.buffers.get()
 		defer body.release()
-		body.b = first.protocol.Merge(body.b, "batch-"+strconv.FormatUint(m.number.Add(1), 10), parsed)
+		merged := first.protocol.Merge(body.b, "batch-"+strconv.FormatUint(m.number.Add(1), 10), parsed)
+		body.b = merged.Body
 		header = sharedHeaders(first.incoming.Header, m.ignore)
-		header["Content-Type"] = []string{"application/json"}
+		setFormat(header, merged.Header)
 	}
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = []string{""} // rather than the one of Go's client

@@ -6,12 +6,15 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/units"
 	prom "github.com/prometheus/common/model"
+
+	"flyball/batchproxy/protocol"
 )
 
 // Config is the `batchproxy` part of the configuration.
@@ -30,10 +33,15 @@ type Limits struct {
 	MaxInflightBytes units.Base2Bytes `yaml:"max_inflight_bytes"` // of the bodies of all requests held
 }
 
-// ModelConfig says where a model runs and how its requests are batched. The model is addressed by path:
-// /v1/models/NAME... and /v2/models/NAME...
+// ModelConfig says where a model runs and how its requests are batched. The model is addressed by path, /v1/models/NAME...
+// and /v2/models/NAME..., or, in OpenAI's protocol, by the member `model` of the body.
 type ModelConfig struct {
-	Name      string      `yaml:"name"`
+	Name string `yaml:"name"`
+	// ServedModelNames are what OpenAI's clients call the model by, if not Name. "*" is every name that no model has.
+	ServedModelNames []string `yaml:"served_model_names,omitempty"`
+	// Protocol is the one whose requests are batched: auto, which is all that the proxy knows, v1, oip, openai or
+	// passthrough, which is none; empty is auto. Requests in others are passed on as they are.
+	Protocol  string      `yaml:"protocol"`
 	Upstreams []Upstream  `yaml:"upstreams"`
 	Batch     BatchConfig `yaml:"batch"`
 	// Inflight is the number of batches that a replica is given at once.
@@ -64,8 +72,11 @@ func (u Upstream) service() string {
 type BatchConfig struct {
 	// Mode is adaptive, timeout, greedy or off; the zero value is timeout.
 	Mode Mode `yaml:"mode"`
-	// MaxSize is the largest number of rows in a batch; 1 is no batching. A request with more rows is sent alone.
+	// MaxSize is the largest number of rows in a batch; 1 is no batching.
 	MaxSize int `yaml:"max_size"`
+	// Oversize is what becomes of a request with more rows than MaxSize: split sends it in chunks that ride in batches, and
+	// joins their answers; reject answers 413; solo sends it as it is, alone. Empty is split.
+	Oversize string `yaml:"oversize"`
 	// MinSize is the number of rows that is waited for, up to MaxWait, whatever else would send them; 1 or less is none.
 	MinSize int `yaml:"min_size"`
 	// AllowedSizes are the numbers of rows that the server has compiled for, ascending. A batch is cut down to one of them
@@ -97,14 +108,41 @@ func DefaultConfig() Config {
 	}
 }
 
+// What Protocol and Oversize may be besides the names of protocols.
+const (
+	protocolAuto   = "auto"
+	protocolNone   = "passthrough"
+	oversizeSplit  = "split"
+	oversizeReject = "reject"
+	oversizeSolo   = "solo"
+)
+
+// everyName is the served model name that stands for all that no model has.
+const everyName = "*"
+
+// servedNames are the names that the model is called by in a body.
+func (c ModelConfig) servedNames() []string {
+	if len(c.ServedModelNames) > 0 {
+		return c.ServedModelNames
+	}
+	return []string{c.Name}
+}
+
+// batches reports whether requests of a protocol are batched.
+func (c ModelConfig) batches(p protocol.Protocol) bool {
+	return p != nil && (c.Protocol == "" || c.Protocol == protocolAuto || c.Protocol == p.Name())
+}
+
 // DefaultModelConfig is a model without a name and upstreams.
 func DefaultModelConfig() ModelConfig {
 	return ModelConfig{
+		Protocol: protocolAuto,
 		Batch: BatchConfig{
-			Mode:    ModeAdaptive,                         // never slower than none, whatever the model and its clients are like
-			MaxSize: 32,                                   // models of matrix products reach 90 % of their gain here
-			MinSize: 1,                                    // a request that is alone is not held
-			MaxWait: prom.Duration(10 * time.Millisecond), // what a request may lose to batching where nobody joins it
+			Mode:     ModeAdaptive,                         // never slower than none, whatever the model and its clients are like
+			MaxSize:  32,                                   // models of matrix products reach 90 % of their gain here
+			Oversize: oversizeSplit,                        // a server that has a limit refuses more, and a large request alone keeps all others waiting
+			MinSize:  1,                                    // a request that is alone is not held
+			MaxWait:  prom.Duration(10 * time.Millisecond), // what a request may lose to batching where nobody joins it
 			// No SLO: half of one that is guessed would keep batches of a slow model small, and cost most of its throughput.
 			Objective: ObjectiveBalanced,
 		},
@@ -143,12 +181,24 @@ func (c Config) Validate() error {
 	if c.Drain < 0 {
 		fault("drain: %s is negative: give 0s or more", c.Drain)
 	}
-	named := make(map[string]int)
+	named, served := make(map[string]int), make(map[string]int)
 	for i, m := range c.Models {
 		if first, ok := named[m.Name]; ok && m.Name != "" {
 			fault("models[%d].name: %q is the name of models[%d] too: give each model a name of its own", i, m.Name, first)
 		} else {
 			named[m.Name] = i
+		}
+		for j, name := range m.servedNames() {
+			first, ok := served[name]
+			switch {
+			case len(m.ServedModelNames) > 0 && name == "":
+				fault("models[%d].served_model_names[%d]: empty: give what stands in a request's model", i, j)
+			case ok && len(m.ServedModelNames) > 0:
+				fault("models[%d].served_model_names[%d]: %q is a name of models[%d] too: give each name once", i, j, name, first)
+			case ok && first != i && len(c.Models[first].ServedModelNames) > 0:
+				fault("models[%d].name: %q is a served_model_name of models[%d]: give each name once", i, name, first)
+			}
+			served[name] = i
 		}
 		faults = append(faults, m.validate(fmt.Sprintf("models[%d]", i))...)
 	}
@@ -232,6 +282,12 @@ func (c ModelConfig) validate(path string) []error {
 	}
 	if c.Batch.MaxWait < 0 {
 		fault(".batch.max_wait", "%s is negative: give 0s or more", c.Batch.MaxWait)
+	}
+	if !slices.Contains([]string{"", protocolAuto, "v1", "oip", "openai", protocolNone}, c.Protocol) {
+		fault(".protocol", "%q is not a protocol: give auto, v1, oip, openai or passthrough", c.Protocol)
+	}
+	if !slices.Contains([]string{"", oversizeSplit, oversizeReject, oversizeSolo}, c.Batch.Oversize) {
+		fault(".batch.oversize", "%q is not what can be done: give split, reject or solo", c.Batch.Oversize)
 	}
 	for i, name := range c.Batch.IgnoreHeaders {
 		field := fmt.Sprintf(".batch.ignore_headers[%d]", i)

@@ -23,7 +23,7 @@ func TestConfigYAML(t *testing.T) {
 	decode("limits: {max_body: 1MiB}\ndrain: 5s", &cfg)
 	var m ModelConfig
 	m.SetDefaults()
-	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nbatch: {max_size: 8, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}", &m)
+	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}", &m)
 	cfg.Models = append(cfg.Models, m)
 
 	want := DefaultConfig()
@@ -31,8 +31,9 @@ func TestConfigYAML(t *testing.T) {
 	want.Drain = prom.Duration(5 * time.Second)
 	want.Models = []ModelConfig{{
 		Name: "digits", Upstreams: []Upstream{{URL: "http://10.0.0.1:8000"}, {Target: "digits"}, {Service: "ml/digits", Port: "8000"}},
+		Protocol: "openai", ServedModelNames: []string{"org/digits"},
 		Batch: BatchConfig{
-			Mode: ModeAdaptive, MaxSize: 8, MinSize: 2, AllowedSizes: []int{2, 8}, MaxWait: prom.Duration(10 * time.Millisecond),
+			Mode: ModeAdaptive, MaxSize: 8, Oversize: "reject", MinSize: 2, AllowedSizes: []int{2, 8}, MaxWait: prom.Duration(10 * time.Millisecond),
 			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
 		},
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
@@ -135,13 +136,30 @@ func TestConfigFaults(t *testing.T) {
 		{"numbers", func(c *Config) {
 			c.Models[0].Batch = BatchConfig{MaxWait: prom.Duration(-time.Second), IgnoreHeaders: []string{"a b", "authorization"}}
 			c.Models[0].Inflight, c.Models[0].Timeout = 0, 0
+			c.Models[0].Protocol, c.Models[0].Batch.Oversize = "grpc", "cut"
 		}, []string{
 			"models[0].batch.max_size: 0 is not a batch size: give 1 or more",
 			"models[0].batch.max_wait: -1s is negative: give 0s or more",
+			`models[0].protocol: "grpc" is not a protocol: give auto, v1, oip, openai or passthrough`,
+			`models[0].batch.oversize: "cut" is not what can be done: give split, reject or solo`,
 			`models[0].batch.ignore_headers[0]: "a b" is not the name of a header`,
 			"models[0].batch.ignore_headers[1]: authorization always matters: clients of different rights must not share a batch",
 			"models[0].inflight: 0 is not a number of batches: give 1 or more",
 			"models[0].timeout: 0s is not a timeout: give more than 0s, such as 30s",
+		}},
+		{"served names", func(c *Config) {
+			c.Models[0].ServedModelNames = []string{"org/digits", "b", "", "b"}
+			for _, name := range []string{"a", "b"} {
+				m := ok
+				m.Name = name
+				c.Models = append(c.Models, m)
+			}
+			c.Models[1].ServedModelNames = []string{"org/digits"}
+		}, []string{
+			"models[0].served_model_names[2]: empty: give what stands in a request's model",
+			`models[0].served_model_names[3]: "b" is a name of models[0] too: give each name once`,
+			`models[1].served_model_names[0]: "org/digits" is a name of models[0] too: give each name once`,
+			`models[2].name: "b" is a served_model_name of models[0]: give each name once`,
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

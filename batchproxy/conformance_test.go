@@ -83,6 +83,7 @@ func TestNeverMoreThanMaxSize(t *testing.T) {
 	g := newGate()
 	s.before = g.hold
 	cfg := oneModel(Upstream{URL: s.URL})
+	cfg.Models[0].Batch.Oversize = "solo"
 	f := start(t, cfg, Options{})
 	rows := func(n int) string { return `{"instances":[1` + strings.Repeat(",1", n-1) + `]}` }
 	var wg sync.WaitGroup

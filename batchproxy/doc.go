@@ -17,10 +17,27 @@
 // replicas are, for as long as Run runs. One that leaves the list gets no more requests, and those that it has are finished.
 //
 // How a request goes through it, in the order of the files: route.go finds the model; infer.go reads the body and has
-// package protocol check it, in the request's own goroutine; headers.go and the protocol make the lane's key from all
+// package protocol check it, in the request's own goroutine; oversize.go sends one with more rows than a batch in chunks, and
+// joins their answers; openai.go finds the model in the body where the path does not name it; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
 // requests leave together and when, by what it has learned; picker.go chooses the replica; batch.go sends, splits and deals with failures;
 // answer.go writes. budget.go bounds retries. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
+//
+// # What shares a batch
+//
+// What shares batches, and what is passed on to one replica as it is:
+//
+//	POST /v1/models/NAME[/versions/V]:predict             batched; columnar inputs are passed on
+//	POST /v1/models/NAME[/versions/V]:classify, :regress  batched
+//	POST /v2/models/NAME[/versions/V]/infer               batched, in JSON and in binary; sequences and shared memory are passed on
+//	POST /v1/embeddings                                   batched, by the body's model
+//	/v1/chat/completions, /v1/responses, others of /v1/   passed on, by the body's model, of which no more is read than it takes
+//	/predictions/NAME                                     passed on (TorchServe)
+//	GET /v1/models                                        passed on where there is one model; else the proxy lists the names
+//	anything else below a model's path                    passed on
+//
+// A request by the body's model that names none goes to the only model, if there is one alone. Bodies that are compressed
+// are answered 415 where they would have to be read. The proxy's own errors have the form of the path's protocol.
 //
 // # When a batch leaves
 //

@@ -14,13 +14,13 @@ import (
 func matters(name string) bool {
 	switch name {
 	case "Accept-Encoding", "Baggage", "B3", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Type",
-		"Date", "Dnt", "Expect", "Forwarded", "Keep-Alive", "Origin", "Pragma", "Priority", "Proxy-Authorization",
+		"Date", "Dnt", "Expect", "Forwarded", "Inference-Header-Content-Length", "Keep-Alive", "Origin", "Pragma", "Priority", "Proxy-Authorization",
 		"Proxy-Connection", "Referer", "Te", "Trailer", "Transfer-Encoding", "Traceparent", "Tracestate", "Uber-Trace-Id",
 		"Upgrade", "User-Agent", "Via", "X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "X-Correlation-Id", "X-Real-Ip",
 		"X-Request-Id":
 		return false
 	}
-	for _, prefix := range []string{"Sec-", "X-B3-", "X-Envoy-", "X-Flyball-", "X-Forwarded-"} {
+	for _, prefix := range []string{"Sec-", "X-B3-", "X-Envoy-", "X-Flyball-", "X-Forwarded-", "X-Stainless-"} { // the last: OpenAI's clients about themselves
 		if strings.HasPrefix(name, prefix) {
 			return false
 		}

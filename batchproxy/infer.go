@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,50 +17,150 @@ import (
 // infer serves a request that may be batched, and returns the status of its answer, clientGone where the client went first. It
 // reads and checks the request before it queues it, so that a slow client or a wrong body holds up nobody.
 func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand) int {
-	if encoding := strings.Join(r.Header["Content-Encoding"], ","); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		w.Header().Set("Accept-Encoding", "identity")
-		return writeError(w, http.StatusUnsupportedMediaType, fmt.Sprintf("body: encoded as %.40q: send it as plain JSON", encoding))
+	if code := refuseEncoded(w, r, d.form); code != 0 {
+		return code
 	}
-	limits := m.proxy.config.Limits
-	body := m.proxy.buffers.get()
+	body, err := m.proxy.read(w, r)
+	if err != nil {
+		return m.proxy.unread(w, r, err, m.config.Name, d.form)
+	}
+	return m.inferBody(w, r, p, d, body)
+}
+
+// refuseEncoded answers a request whose body is compressed, and returns the status, 0 where it is not.
+func refuseEncoded(w http.ResponseWriter, r *http.Request, f form) int {
+	if !encoded(r) {
+		return 0
+	}
+	w.Header().Set("Accept-Encoding", "identity")
+	return f.writeError(w, http.StatusUnsupportedMediaType, fmt.Sprintf("body: encoded as %.40q: send it as plain JSON", strings.Join(r.Header["Content-Encoding"], ",")))
+}
+
+func encoded(r *http.Request) bool {
+	encoding := strings.Join(r.Header["Content-Encoding"], ",")
+	return encoding != "" && !strings.EqualFold(encoding, "identity")
+}
+
+// read reads a request's body, within the limits.
+func (p *Proxy) read(w http.ResponseWriter, r *http.Request) (*buffer, error) {
+	limits := p.config.Limits
+	body := p.buffers.get()
 	err := body.readFrom(http.MaxBytesReader(w, r.Body, int64(limits.MaxBody)), r.ContentLength, int64(limits.MaxBody), int64(limits.MaxInflightBytes))
 	if err != nil {
 		body.release()
-		return m.unread(w, r, err)
+		return nil, err
 	}
-	parsed, err := p.Parse(body.b)
+	return body, nil
+}
+
+// inferBody is infer for a request whose body was read. The body is released.
+func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer) int {
+	var parsed *protocol.Request
+	err := protocol.ErrAlone
+	if m.config.batches(p) {
+		parsed, err = parse(p, r, body.b)
+	}
 	if errors.Is(err, protocol.ErrAlone) {
 		defer body.release()
-		r.Body = io.NopCloser(bytes.NewReader(bytes.Clone(body.b))) // a transport may read it after the answer
-		r.ContentLength = int64(len(body.b))
-		return m.pass(w, r, d, true)
+		return m.passBody(w, r, d, body.b)
 	}
 	if err != nil {
 		body.release()
-		return writeError(w, http.StatusBadRequest, err.Error())
+		if fault, ok := errors.AsType[*protocol.Fault](err); ok {
+			return d.form.writeFault(w, http.StatusBadRequest, fault.Error(), fault.Where, "")
+		}
+		return d.form.writeError(w, http.StatusBadRequest, err.Error())
 	}
 	req := &request{
 		protocol: p, parsed: parsed, body: body, incoming: r, demand: d,
 		key: m.laneKey(r, p, parsed), done: make(chan struct{}),
 	}
+	if most := m.config.Batch.MaxSize; parsed.Items > most {
+		switch m.config.Batch.Oversize {
+		case oversizeReject:
+			body.release()
+			return d.form.writeError(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("model %q: %d rows, %d is the limit of one request", m.config.Name, parsed.Items, most))
+		case oversizeSplit, "":
+			if most > 1 && !m.isWhole(req.key) {
+				return m.inferChunks(w, req)
+			}
+		}
+	}
+	return m.inferOne(w, req)
+}
+
+// parse reads a request in a protocol.
+func parse(p protocol.Protocol, r *http.Request, body []byte) (*protocol.Request, error) {
+	text := protocol.Message{Body: body}
+	if _, ok := p.(protocol.OIP); ok {
+		var err error
+		var raw bool
+		if text.Header, raw, err = headerLength(r.Header, len(body)); err != nil {
+			return nil, err
+		}
+		if raw {
+			return nil, protocol.ErrAlone
+		}
+	}
+	return p.Parse(text)
+}
+
+// headerLength is how much of a body, which has so many bytes, is JSON where tensors in binary follow; 0 where all of it
+// is. raw says that there is no JSON at all.
+func headerLength(header http.Header, length int) (text int, raw bool, err error) {
+	values := header[protocol.HeaderLength]
+	if len(values) == 0 {
+		return 0, false, nil
+	}
+	n, err := strconv.ParseUint(values[0], 10, 31)
+	switch {
+	case len(values) > 1:
+		return 0, false, &protocol.Fault{Where: protocol.HeaderLength, Reason: "there twice"}
+	case err != nil:
+		return 0, false, &protocol.Fault{Where: protocol.HeaderLength, Reason: fmt.Sprintf("%.40q is not a number of bytes", values[0])}
+	case int(n) > length:
+		return 0, false, &protocol.Fault{Where: protocol.HeaderLength, Reason: fmt.Sprintf("%d bytes, and the body has %d", n, length)}
+	case int(n) == length:
+		return 0, false, nil
+	}
+	return int(n), n == 0, nil
+}
+
+// passBody passes on a request whose body was read.
+func (m *model) passBody(w http.ResponseWriter, r *http.Request, d *demand, body []byte) int {
+	r.Body = io.NopCloser(bytes.NewReader(bytes.Clone(body))) // a transport may read it after the answer
+	r.ContentLength = int64(len(body))
+	return m.pass(w, r, d, true)
+}
+
+// inferOne queues a request and writes its answer.
+func (m *model) inferOne(w http.ResponseWriter, req *request) int {
 	if refusal := m.enqueue(req); refusal != nil {
-		body.release()
-		return refusal.write(w)
+		req.body.release()
+		return m.write(w, req.demand.form, refusal)
 	}
 	select {
 	case <-req.done:
-	case <-r.Context().Done():
+	case <-req.incoming.Context().Done():
 		if req.state.CompareAndSwap(waiting, gone) {
-			m.quit(req)
-			return writeGone(w)
+			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, m.quit(req)).Inc()
+			return req.demand.form.writeGone(w)
 		}
 		<-req.done // the answer came at the same time
 	}
 	defer req.answer.release()
+	return m.write(w, req.demand.form, req.answer)
+}
+
+// write sends an answer that came out of the queue, and returns its status.
+func (m *model) write(w http.ResponseWriter, f form, a *answer) int {
+	if a.shed != "" {
+		m.proxy.metrics.shed.WithLabelValues(m.config.Name, a.shed).Inc()
+	}
 	if m.proxy.isDraining() {
 		w.Header().Set("Connection", "close") // the client's next request shall go elsewhere
 	}
-	return req.answer.write(w)
+	return a.write(w, f)
 }
 
 // laneKey is everything that requests must have in common to share a batch.
@@ -76,21 +177,26 @@ func (m *model) laneKey(r *http.Request, p protocol.Protocol, parsed *protocol.R
 	return append(key, parsed.Key...)
 }
 
-// unread answers a request whose body could not be read, and returns the status, clientGone where the client went.
-func (m *model) unread(w http.ResponseWriter, r *http.Request, err error) int {
+// unread answers a request whose body could not be read, and returns the status, clientGone where the client went. The model
+// is empty where it is not known yet.
+func (p *Proxy) unread(w http.ResponseWriter, r *http.Request, err error, model string, f form) int {
 	_, cut := errors.AsType[*http.MaxBytesError](err)
 	switch {
 	case cut || errors.Is(err, errTooLarge):
-		return writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", int64(m.proxy.config.Limits.MaxBody)))
+		return f.writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", int64(p.config.Limits.MaxBody)))
 	case errors.Is(err, errNoRoom):
-		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "bytes").Inc()
-		return writeRetry(w, http.StatusTooManyRequests, time.Second, err.Error())
+		if model != "" {
+			p.metrics.shed.WithLabelValues(model, "bytes").Inc()
+		}
+		return f.writeRetry(w, http.StatusTooManyRequests, time.Second, err.Error())
 	case errors.Is(err, os.ErrDeadlineExceeded): // before the context, which the server ends with the connection
-		return writeError(w, http.StatusRequestTimeout, "body: did not come in time")
+		return f.writeError(w, http.StatusRequestTimeout, "body: did not come in time")
 	case r.Context().Err() != nil || errors.Is(err, io.ErrUnexpectedEOF):
-		m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "queued").Inc()
-		return writeGone(w)
+		if model != "" {
+			p.metrics.cancelled.WithLabelValues(model, "queued").Inc()
+		}
+		return f.writeGone(w)
 	default:
-		return writeError(w, http.StatusBadRequest, "body: cannot be read: "+err.Error())
+		return f.writeError(w, http.StatusBadRequest, "body: cannot be read: "+err.Error())
 	}
 }

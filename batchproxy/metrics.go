@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"flyball/batchproxy/protocol"
 )
 
 // class is the priority of a request in metrics.
@@ -114,6 +113,7 @@ func register[C prometheus.Collector](registerer prometheus.Registerer, faults *
 
 // demand is the series of one model and protocol, looked up once.
 type demand struct {
+	form          form // of errors
 	arrivals      prometheus.Counter
 	requests      *prometheus.CounterVec // by code
 	ok            prometheus.Counter     // code 200, the one that is counted most
@@ -124,18 +124,56 @@ type demand struct {
 	batchSize     prometheus.Observer
 }
 
-func (m *metrics) demand(model string, p protocol.Protocol) *demand {
-	requests := m.requests.MustCurryWith(prometheus.Labels{"model": model, "protocol": p.Name(), "class": class})
-	return &demand{
-		arrivals:      m.arrivals.WithLabelValues(model, p.Name(), class),
+// demands returns how to find a model's series by protocol. There from the start are those of the protocols that the model
+// is configured for, or of those whose requests name it by their path; others come with their first request.
+func (m *metrics) demands(c ModelConfig) func(string) *demand {
+	var mu sync.Mutex
+	known := make(map[string]*demand, 2)
+	find := func(protocol string) *demand {
+		mu.Lock()
+		defer mu.Unlock()
+		d := known[protocol]
+		if d == nil {
+			d = m.demand(c.Name, protocol)
+			known[protocol] = d
+		}
+		return d
+	}
+	switch c.Protocol {
+	case "", protocolAuto:
+		find("v1")
+		find("oip")
+	case protocolNone:
+	default:
+		find(c.Protocol)
+	}
+	return find
+}
+
+func (m *metrics) demand(model, protocol string) *demand {
+	requests := m.requests.MustCurryWith(prometheus.Labels{"model": model, "protocol": protocol, "class": class})
+	d := &demand{
+		arrivals:      m.arrivals.WithLabelValues(model, protocol, class),
 		requests:      requests,
 		ok:            requests.WithLabelValues("200"),
-		duration:      m.duration.WithLabelValues(model, p.Name(), class),
-		queueDuration: m.queueDuration.WithLabelValues(model, p.Name(), class),
-		running:       m.running.WithLabelValues(model, p.Name(), class),
-		waiting:       m.waiting.WithLabelValues(model, p.Name(), class),
-		batchSize:     m.batchSize.WithLabelValues(model, p.Name()),
+		duration:      m.duration.WithLabelValues(model, protocol, class),
+		queueDuration: m.queueDuration.WithLabelValues(model, protocol, class),
+		running:       m.running.WithLabelValues(model, protocol, class),
+		waiting:       m.waiting.WithLabelValues(model, protocol, class),
+		batchSize:     m.batchSize.WithLabelValues(model, protocol),
 	}
+	if protocol == "openai" {
+		d.form = openAIForm
+	}
+	return d
+}
+
+// ofChunk are the series of a chunk that is not the first of its request: only batches are counted, as the request is.
+func (d *demand) ofChunk() *demand {
+	quiet := *d
+	none := prometheus.NewGauge(prometheus.GaugeOpts{Name: "none"})
+	quiet.running, quiet.waiting, quiet.queueDuration = none, none, prometheus.ObserverFunc(func(float64) {})
+	return &quiet
 }
 
 // answered counts an answer; code 0 is one that broke off.

@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"flyball/batchproxy/protocol"
 )
 
 // model is one model's queue and replicas. Everything that happens (a request comes or goes, a batch returns, a replica
@@ -24,8 +22,7 @@ type model struct {
 	proxy  *Proxy
 	config ModelConfig
 	ignore map[string]bool // headers that are not part of a lane's key
-	v1     *demand
-	oip    *demand
+	demand func(protocol string) *demand
 	number atomic.Uint64 // of batches, for their ids
 	wg     sync.WaitGroup
 
@@ -36,7 +33,8 @@ type model struct {
 	again   []*batch   // to be sent once more, as they are
 	running int
 	rate    rate
-	budget  budget // of calls beyond the first for each batch
+	budget  budget               // of calls beyond the first for each batch
+	wholes  map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned learned
 	renewed bool // no replica that was measured is left
 	flush   bool // nothing is held any more
@@ -63,8 +61,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		}),
 		picker: picker{inflight: c.Inflight},
 		budget: newBudget(),
-		v1:     p.metrics.demand(c.Name, protocol.V1{}),
-		oip:    p.metrics.demand(c.Name, protocol.OIP{}),
+		demand: p.metrics.demands(c),
 	}
 	for _, name := range c.Batch.IgnoreHeaders {
 		m.ignore[http.CanonicalHeaderKey(name)] = true
@@ -112,8 +109,8 @@ func (m *model) enqueue(r *request) *answer {
 	}
 	r.entry = m.batcher.Arrive(now, r.key, r.parsed.Items, r)
 	if r.entry == nil {
-		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "queue_full").Inc()
 		return &answer{
+			shed:       "queue_full",
 			code:       http.StatusTooManyRequests,
 			message:    fmt.Sprintf("model %q: %d requests are waiting, which is the limit", m.config.Name, m.batcher.Len()),
 			retryAfter: m.rate.wait(now, m.batcher.Len()),
@@ -124,12 +121,13 @@ func (m *model) enqueue(r *request) *answer {
 	return nil
 }
 
-// quit takes out a request whose client has gone. The request's state says so already.
-func (m *model) quit(r *request) {
+// quit takes out a request whose client has gone, and returns where it was: queued or in_batch. The request's state says that
+// it has gone already.
+func (m *model) quit(r *request) (stage string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r.left = true
-	stage := "in_batch"
+	stage = "in_batch"
 	if m.batcher.Gone(r.entry) {
 		stage = "queued"
 		r.demand.waiting.Dec()
@@ -140,7 +138,7 @@ func (m *model) quit(r *request) {
 			m.pump(time.Now()) // drops it if it waits to be sent again
 		}
 	}
-	m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, stage).Inc()
+	return stage
 }
 
 func (m *model) tick() {
@@ -157,8 +155,7 @@ func (m *model) pump(now time.Time) {
 	}
 	for _, e := range m.batcher.Expired(now) {
 		e.Request.demand.waiting.Dec()
-		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "timeout").Inc()
-		e.Request.answerWith(&answer{code: http.StatusServiceUnavailable, message: m.whyWaited(now), retryAfter: m.rate.wait(now, m.batcher.Len())})
+		e.Request.answerWith(&answer{shed: "timeout", code: http.StatusServiceUnavailable, message: m.whyWaited(now), retryAfter: m.rate.wait(now, m.batcher.Len())})
 	}
 	m.pumpAgain(now)
 	free := false

@@ -21,12 +21,12 @@ import (
 func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted bool) (code int) {
 	limit := int64(m.proxy.config.Limits.MaxBody)
 	if r.ContentLength > limit {
-		return writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
+		return d.form.writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
 	}
 	var body *clientBody // of a body that is sent on as it comes
 	if r.ContentLength > 0 && r.ContentLength <= passWhole && len(r.Header["Expect"]) == 0 {
 		if err := whole(r); err != nil {
-			return m.unread(w, r, err)
+			return m.proxy.unread(w, r, err, m.config.Name, d.form)
 		}
 	} else {
 		body = &clientBody{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
@@ -34,7 +34,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 	to := m.takeForCall()
 	if to == nil {
-		return writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q has no ready replica", m.config.Name))
+		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q has no ready replica", m.config.Name))
 	}
 	defer m.giveCall(to)
 	if counted {
@@ -52,7 +52,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code
 	case rec.err != nil && fault != nil:
-		return m.unread(w, r, *fault)
+		return m.proxy.unread(w, r, *fault, m.config.Name, d.form)
 	case r.Context().Err() != nil:
 		if counted {
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "in_batch").Inc()
@@ -60,14 +60,14 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		if rec.err == nil {
 			return clientGone
 		}
-		return writeGone(w)
+		return d.form.writeGone(w)
 	case m.proxy.base.Err() != nil:
-		return writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
+		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
 	case unsent(rec.err):
 		m.refused(to)
-		return writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q: replica %s cannot be reached", m.config.Name, to.address))
+		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q: replica %s cannot be reached", m.config.Name, to.address))
 	default:
-		return writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address, plainError(rec.err)))
+		return d.form.writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address, plainError(rec.err)))
 	}
 }
 

@@ -45,7 +45,9 @@ type Proxy struct {
 	transport http.RoundTripper
 	metrics   *metrics
 	models    map[string]*model
-	names     []string // of the models, in the order of the configuration
+	names     []string          // of the models, in the order of the configuration
+	served    map[string]*model // by the names in bodies
+	created   time.Time
 	buffers   buffers
 	copies    copies
 	passing   passing
@@ -87,6 +89,8 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		transport: opts.Transport,
 		metrics:   m,
 		models:    make(map[string]*model, len(cfg.Models)),
+		served:    make(map[string]*model, len(cfg.Models)),
+		created:   time.Now(),
 		idle:      make(chan struct{}),
 		following: make(chan struct{}),
 	}
@@ -108,6 +112,9 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		}
 		p.models[c.Name] = newModel(p, c)
 		p.names = append(p.names, c.Name)
+		for _, name := range c.servedNames() {
+			p.served[name] = p.models[c.Name]
+		}
 	}
 	return p, nil
 }
@@ -371,25 +378,46 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	to, ok := parseRoute(r.URL.Path)
 	if !ok || !clean(r.URL.Path) {
-		writeError(w, http.StatusNotFound, fmt.Sprintf("no such path: %q; models are at /v1/models/NAME and /v2/models/NAME", r.URL.Path))
+		plainForm.writeError(w, http.StatusNotFound, fmt.Sprintf("no such path: %q; models are at /v1/models/NAME and /v2/models/NAME", r.URL.Path))
+		return
+	}
+	if to.model == "" {
+		p.serveByBody(w, r, to, start, entered)
 		return
 	}
 	m := p.models[to.model]
+	if m == nil && to.label == "v1" { // GET /v1/models/NAME is OpenAI's too, whose names may have slashes
+		m = p.served[strings.TrimPrefix(r.URL.Path, "/v1/models/")]
+	}
 	if m == nil {
-		message := fmt.Sprintf("model %q is unknown", to.model)
-		if like := closest(to.model, p.names); like != "" {
-			message += fmt.Sprintf("; did you mean %q?", like)
-		}
-		writeError(w, http.StatusNotFound, message)
+		plainForm.writeError(w, http.StatusNotFound, unknownModel(to.model, p.names))
 		return
 	}
-	d := m.demandOf(to.protocol)
-	counted := r.Method == http.MethodPost // readiness and metadata are not demand
-	if counted {
-		d.arrivals.Inc()
+	m.serve(w, r, to.label, start, entered, func(d *demand, counted bool) int {
+		_, binary := r.Header[protocol.HeaderLength]
+		if !counted || !m.config.batches(to.protocol) || binary && to.label != "oip" {
+			return m.pass(w, r, d, counted)
+		}
+		return m.infer(w, r, to.protocol, d)
+	})
+}
+
+func unknownModel(name string, known []string) string {
+	message := fmt.Sprintf("model %q is unknown", name)
+	if like := closest(name, known); like != "" {
+		message += fmt.Sprintf("; did you mean %q?", like)
 	}
+	return message
+}
+
+// serve serves a request to the model, and counts it if it is a POST: readiness and metadata are not demand. One that came
+// when the proxy was draining already is refused.
+func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, start time.Time, entered bool, serve func(d *demand, counted bool) int) {
+	d := m.demand(protocol)
+	counted := r.Method == http.MethodPost
 	code := 0
 	if counted {
+		d.arrivals.Inc()
 		defer func() {
 			// An answer that breaks off ends in a panic; one that its client does not take ends the context too.
 			if code == 0 && r.Context().Err() != nil {
@@ -399,22 +427,22 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}()
 	}
 	if !entered {
-		p.metrics.shed.WithLabelValues(m.config.Name, "draining").Inc()
-		w.Header().Set("Connection", "close") // or its next request may meet the end of the connection
-		code = writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
+		m.proxy.metrics.shed.WithLabelValues(m.config.Name, "draining").Inc()
+		code = writeDraining(w, d.form)
 		return
 	}
-	if !counted || !to.infer || len(r.Header["Inference-Header-Content-Length"]) > 0 {
-		code = m.pass(w, r, d, counted)
-		return
-	}
-	code = m.infer(w, r, to.protocol, d)
+	code = serve(d, counted)
+}
+
+func writeDraining(w http.ResponseWriter, f form) int {
+	w.Header().Set("Connection", "close") // or its next request may meet the end of the connection
+	return f.writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
 }
 
 // serveReady answers whether every model has a replica that is ready.
 func (p *Proxy) serveReady(w http.ResponseWriter) {
 	if p.isDraining() {
-		writeError(w, http.StatusServiceUnavailable, "the proxy is shutting down")
+		plainForm.writeError(w, http.StatusServiceUnavailable, "the proxy is shutting down")
 		return
 	}
 	var missing []string
@@ -424,16 +452,8 @@ func (p *Proxy) serveReady(w http.ResponseWriter) {
 		}
 	}
 	if len(missing) > 0 {
-		writeError(w, http.StatusServiceUnavailable, "models without a ready replica: "+strings.Join(missing, ", "))
+		plainForm.writeError(w, http.StatusServiceUnavailable, "models without a ready replica: "+strings.Join(missing, ", "))
 		return
 	}
 	writeJSON(w, http.StatusOK, `{"ready":true}`)
-}
-
-// demandOf is the series of the protocol.
-func (m *model) demandOf(p protocol.Protocol) *demand {
-	if _, ok := p.(protocol.V1); ok {
-		return m.v1
-	}
-	return m.oip
 }

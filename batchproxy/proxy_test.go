@@ -38,7 +38,7 @@ func TestMessages(t *testing.T) {
 		{"wrong shape", "/v2/models/m/infer", `{"inputs":[{"name":"x","shape":[2,3],"datatype":"FP32","data":[1]}]}`, nil, 400, `{"error":"inputs[0].data: 1 elements, the shape [2,3] wants 6"}`},
 		{"wrong member", "/v1/models/m:predict", `{"instances":{"a":1}}`, nil, 400, `{"error":"instances: an array with one element per instance is wanted, this is an object"}`},
 		{"too large", "/v1/models/m:predict", long, nil, 413, `{"error":"body is larger than the limit of 200 bytes"}`},
-		{"too large, not batched", "/v1/models/m:classify", long, nil, 413, `{"error":"body is larger than the limit of 200 bytes"}`},
+		{"too large, not batched", "/v1/models/m:explain", long, nil, 413, `{"error":"body is larger than the limit of 200 bytes"}`},
 		{"compressed", "/v1/models/m:predict", `x`, []string{"Content-Encoding", "gzip"}, 415, `{"error":"body: encoded as \"gzip\": send it as plain JSON"}`},
 		{"unknown model", "/v1/models/mm:predict", `{}`, nil, 404, `{"error":"model \"mm\" is unknown"}`},
 		{"elsewhere", "/v3/models/m:predict", `{}`, nil, 404, `{"error":"no such path: \"/v3/models/m:predict\"; models are at /v1/models/NAME and /v2/models/NAME"}`},
@@ -79,7 +79,7 @@ func TestPassthrough(t *testing.T) {
 		{"ready", "GET", "/v2/models/m/versions/1/ready", ""},
 		{"status", "GET", "/v1/models/m", ""},
 		{"columnar", "POST", "/v1/models/m:predict", `{"inputs":{"x":[1]}}`},
-		{"classify", "POST", "/v1/models/m:classify", `{"examples":[1]}`},
+		{"torchserve", "POST", "/predictions/m/1.0", "\xff not JSON"},
 		{"anything", "POST", "/v2/models/m/generate", `not JSON`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -92,10 +92,10 @@ func TestPassthrough(t *testing.T) {
 			want(t, got, 200, fmt.Sprintf(`{"path":%q,"method":%q,"body":%q}`, tt.path, tt.method, tt.body))
 		})
 	}
-	t.Run("binary", func(t *testing.T) {
-		f.post("/v2/models/m/infer", `{"inputs":[]}abc`, "Inference-Header-Content-Length", "13")
+	t.Run("binary without JSON", func(t *testing.T) {
+		f.post("/v2/models/m/infer", `abc`, "Inference-Header-Content-Length", "0")
 		calls := s.seen()
-		if last := calls[len(calls)-1]; last.body != `{"inputs":[]}abc` || last.header.Get("Inference-Header-Content-Length") != "13" {
+		if last := calls[len(calls)-1]; last.body != `abc` || last.header.Get("Inference-Header-Content-Length") != "0" {
 			t.Errorf("the replica was sent %+v", last)
 		}
 	})

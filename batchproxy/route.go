@@ -8,20 +8,42 @@ import (
 
 // route is what a request's path addresses.
 type route struct {
-	model    string
-	protocol protocol.Protocol
-	infer    bool // a POST here is a request that may be batched
+	model    string            // empty where the body says it
+	label    string            // the protocol in metrics
+	protocol protocol.Protocol // of a POST that may be batched, nil where none may
 }
 
-// parseRoute reads a path below /v1/models/ or /v2/models/.
+// parseRoute reads a path below /v1/models/, /v2/models/ or /predictions/, or another one of OpenAI's below /v1/.
 func parseRoute(path string) (route, bool) {
 	if rest, ok := strings.CutPrefix(path, "/v1/models/"); ok {
 		name, tail := cutName(rest)
-		return route{model: name, protocol: protocol.V1{}, infer: version(tail, ":") == ":predict"}, name != ""
+		to := route{model: name, label: "v1"}
+		switch version(tail, ":") {
+		case ":predict":
+			to.protocol = protocol.V1{}
+		case ":classify", ":regress":
+			to.protocol = protocol.Examples{}
+		}
+		return to, name != ""
 	}
 	if rest, ok := strings.CutPrefix(path, "/v2/models/"); ok {
 		name, tail := cutName(rest)
-		return route{model: name, protocol: protocol.OIP{}, infer: version(tail, "/") == "/infer"}, name != ""
+		to := route{model: name, label: "oip"}
+		if version(tail, "/") == "/infer" {
+			to.protocol = protocol.OIP{}
+		}
+		return to, name != ""
+	}
+	if rest, ok := strings.CutPrefix(path, "/predictions/"); ok { // TorchServe; its bodies are whatever the model takes
+		name, _ := cutName(rest)
+		return route{model: name, label: "torchserve"}, name != ""
+	}
+	if rest, ok := strings.CutPrefix(path, "/v1/"); ok {
+		to := route{label: "openai"}
+		if rest == "embeddings" {
+			to.protocol = protocol.OpenAI{}
+		}
+		return to, rest != ""
 	}
 	return route{}, false
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 package protocol
 
 import (
@@ -6,7 +8,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // vectors are bodies of one row of so many random floats each.
@@ -42,19 +46,19 @@ func BenchmarkSplice(b *testing.B) {
 				for b.Loop() {
 					requests := make([]*Request, len(bodies))
 					for i, body := range bodies {
-						r, err := p.Parse(body)
+						r, err := p.Parse(Message{Body: body})
 						if err != nil {
 							b.Fatal(err)
 						}
 						requests[i] = r
 					}
-					merged = p.Merge(merged[:0], "batch", requests)
-					answer, err := p.Split(answerOf(merged), requests)
+					merged = p.Merge(merged[:0], "batch", requests).Body
+					answer, err := p.Split(Message{Body: answerOf(merged)}, requests)
 					if err != nil {
 						b.Fatal(err)
 					}
 					for i := range requests {
-						own = answer.Append(own[:0], i)
+						own = answer.Append(own[:0], i).Body
 					}
 				}
 				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/32, "ns/request")
@@ -110,4 +114,80 @@ func decodeAndEncode(b *testing.B, bodies [][]byte) {
 		}
 		at += n
 	}
+}
+
+// BenchmarkMergeAndSplit merges 32 parsed requests of 768 floats, splits their echo and writes the 32 answers. ns/op
+// and cpu-ns/op, the processor time, are of the whole batch.
+func BenchmarkMergeAndSplit(b *testing.B) {
+	raw := make([]byte, 768*4)
+	for i := range raw {
+		raw[i] = byte(i)
+	}
+	var tensors []Message
+	for i := range 32 {
+		tensors = append(tensors, withTensors(fmt.Sprintf(`{"id":"%d","inputs":[{"name":"x","shape":[1,768],"datatype":"FP32","parameters":{"binary_data_size":3072}}]}`, i), raw))
+	}
+	messages := func(bodies [][]byte) (out []Message) {
+		for _, body := range bodies {
+			out = append(out, Message{Body: body})
+		}
+		return out
+	}
+	for _, bench := range []struct {
+		name     string
+		protocol Protocol
+		messages []Message
+	}{
+		{"v1", V1{}, messages(vectors(V1{}, 32, 768))},
+		{"oip", OIP{}, messages(vectors(OIP{}, 32, 768))},
+		{"binary", OIP{}, tensors},
+	} {
+		requests := make([]*Request, len(bench.messages))
+		parse := func() {
+			for i, m := range bench.messages {
+				r, err := bench.protocol.Parse(m)
+				if err != nil {
+					b.Fatal(err)
+				}
+				requests[i] = r
+			}
+		}
+		parse()
+		b.Run(bench.name+"/parse", func(b *testing.B) {
+			b.ReportAllocs()
+			defer reportCPU(b)()
+			for b.Loop() {
+				parse()
+			}
+		})
+		echo := served(b, bench.protocol, bench.protocol.Merge(nil, "batch", requests))
+		b.Run(bench.name+"/merge and split", func(b *testing.B) {
+			b.ReportAllocs()
+			defer reportCPU(b)()
+			var merged, own []byte
+			for b.Loop() {
+				merged = bench.protocol.Merge(merged[:0], "batch", requests).Body
+				answer, err := bench.protocol.Split(echo, requests)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for i := range requests {
+					own = answer.Append(own[:0], i).Body
+				}
+			}
+		})
+	}
+}
+
+// reportCPU begins to measure the processor time of an operation, which a busy machine changes less than the time it takes.
+func reportCPU(b *testing.B) func() {
+	used := func() time.Duration {
+		var usage syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	}
+	before := used()
+	return func() { b.ReportMetric(float64((used()-before).Nanoseconds())/float64(b.N), "cpu-ns/op") }
 }

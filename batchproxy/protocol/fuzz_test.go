@@ -24,7 +24,7 @@ func FuzzV1(f *testing.F) {
 		roundTrip(t, V1{}, text, func(merged []byte) []byte {
 			return bytes.Replace(merged, []byte(`"instances":`), []byte(`"predictions":`), 1)
 		}, func(answer []byte) *Request {
-			r, err := V1{}.Parse(bytes.Replace(answer, []byte(`"predictions":`), []byte(`"instances":`), 1))
+			r, err := V1{}.Parse(Message{Body: bytes.Replace(answer, []byte(`"predictions":`), []byte(`"instances":`), 1)})
 			if err != nil {
 				t.Fatalf("%s: %v", answer, err)
 			}
@@ -46,7 +46,7 @@ func FuzzOIP(f *testing.F) {
 		roundTrip(t, OIP{}, text, func(merged []byte) []byte {
 			return bytes.Replace(merged, []byte(`"inputs":`), []byte(`"outputs":`), 1)
 		}, func(answer []byte) *Request {
-			r, err := OIP{}.Parse(bytes.Replace(answer, []byte(`"outputs":`), []byte(`"inputs":`), 1))
+			r, err := OIP{}.Parse(Message{Body: bytes.Replace(answer, []byte(`"outputs":`), []byte(`"inputs":`), 1)})
 			if err != nil {
 				t.Fatalf("%s: %v", answer, err)
 			}
@@ -58,7 +58,7 @@ func FuzzOIP(f *testing.F) {
 func roundTrip(t *testing.T, p Protocol, text string, echo func([]byte) []byte, parse func([]byte) *Request) {
 	var batch []*Request
 	for line := range strings.SplitSeq(text, "\n") {
-		r, err := p.Parse([]byte(line))
+		r, err := p.Parse(Message{Body: []byte(line)})
 		if err != nil {
 			continue
 		}
@@ -72,14 +72,14 @@ func roundTrip(t *testing.T, p Protocol, text string, echo func([]byte) []byte, 
 	if len(batch) == 0 {
 		return
 	}
-	merged := p.Merge(nil, "batch", batch)
+	merged := p.Merge(nil, "batch", batch).Body
 	if !jsontext.Value(merged).IsValid() {
 		t.Fatalf("merged is no JSON: %s", merged)
 	}
-	if whole, err := p.Parse(merged); err != nil || whole.Items != items(batch) || !bytes.Equal(whole.Key, batch[0].Key) {
+	if whole, err := p.Parse(Message{Body: merged}); err != nil || whole.Items != items(batch) || !bytes.Equal(whole.Key, batch[0].Key) {
 		t.Fatalf("merged is not a request like those that it is made of: %v, %s", err, merged)
 	}
-	answer, err := p.Split(echo(merged), batch)
+	answer, err := p.Split(Message{Body: echo(merged)}, batch)
 	if err != nil {
 		// The echo sends back the other members too, and those may look like something of each row.
 		if strings.Contains(err.Error(), "has an element for each") || strings.Contains(err.Error(), "is there twice") ||
@@ -89,7 +89,7 @@ func roundTrip(t *testing.T, p Protocol, text string, echo func([]byte) []byte, 
 		t.Fatalf("%v: %s", err, merged)
 	}
 	for i, r := range batch {
-		own := answer.Append(nil, i)
+		own := answer.Append(nil, i).Body
 		if !jsontext.Value(own).IsValid() {
 			t.Fatalf("answer %d is no JSON: %s", i, own)
 		}
@@ -98,8 +98,8 @@ func roundTrip(t *testing.T, p Protocol, text string, echo func([]byte) []byte, 
 			t.Fatalf("answer %d: %s\nof %s", i, own, merged)
 		}
 		for part := range r.parts {
-			if !bytes.Equal(got.parts[part], r.parts[part]) {
-				t.Fatalf("answer %d holds %s, want %s", i, got.parts[part], r.parts[part])
+			if !bytes.Equal(got.parts[part].raw, r.parts[part].raw) {
+				t.Fatalf("answer %d holds %s, want %s", i, got.parts[part].raw, r.parts[part].raw)
 			}
 		}
 	}
@@ -170,12 +170,12 @@ func FuzzSplit(f *testing.F) {
 			},
 		} {
 			requests := parse(t, p, bodies...)
-			answer, err := p.Split(body, requests)
+			answer, err := p.Split(Message{Body: body}, requests)
 			if err != nil {
 				continue
 			}
 			for i := range requests {
-				own := answer.Append(nil, i)
+				own := answer.Append(nil, i).Body
 				if jsontext.Value(body).IsValid() && !jsontext.Value(own).IsValid() {
 					t.Fatalf("%s: %s gave %s", p.Name(), body, own)
 				}

@@ -4,48 +4,74 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
 
+// Message is the body of a request or of an answer. In the Open Inference Protocol tensors in binary may follow the JSON
+// text; then Header is the length of that text in bytes, which the HTTP header Inference-Header-Content-Length says. It is
+// 0 where all of the body is JSON.
+type Message struct {
+	Body   []byte
+	Header int
+}
+
+// text is the part that is JSON.
+func (m Message) text() []byte {
+	if m.Header == 0 {
+		return m.Body
+	}
+	return m.Body[:m.Header]
+}
+
 // Protocol merges requests and splits answers. The bodies that it is given are not changed, and what it returns refers
 // to them: they must stay as they are for as long as the results are in use.
 type Protocol interface {
-	// Name is the protocol's label in metrics: v1 or oip.
+	// Name is the protocol's label in metrics: v1, oip or openai.
 	Name() string
-	// Parse checks a request's body. The error is a *Fault where the body is wrong, and ErrAlone where it is right but
-	// is no request that can share a batch.
-	Parse(body []byte) (*Request, error)
+	// Parse checks a request. The error is a *Fault where it is wrong, and ErrAlone where it is right, or the model
+	// server's to judge, but is no request that can share a batch.
+	Parse(m Message) (*Request, error)
 	// Merge appends to dst one body for all the requests, in their order. There is at least one, and their keys are
 	// equal. The batch's id is sent in the place of their own ids, in protocols that have ids.
-	Merge(dst []byte, id string, requests []*Request) []byte
+	Merge(dst []byte, id string, requests []*Request) Message
 	// Split finds each request's part in the answer to the merged body. The error says why the answer cannot be split
 	// without the risk of giving a client what belongs to another.
-	Split(body []byte, requests []*Request) (*Answer, error)
+	Split(m Message, requests []*Request) (*Answer, error)
 }
 
 // ErrAlone is the error for a valid request that cannot share a batch: columnar inputs, no rows, tensors in shared
 // memory, a sequence.
 var ErrAlone = errors.New("not a request that can share a batch")
 
-// Request is one client's checked request.
+// Request is one client's checked request, or a chunk of one.
 type Request struct {
 	// Items is the number of rows that the request brings to a batch, 1 or more.
 	Items int
 	// Key is everything in the body that is not batched, in canonical form.
 	Key []byte
 
-	id    []byte   // the client's id as raw JSON, nil without one
-	parts [][]byte // per batched array in the order of the key: its elements, without the brackets
-	heads [][]byte // per batched array: what stands before the number of rows and after it (pairs), parts of Key
-	rest  []byte   // the other members of the body, canonical, without the braces; part of Key
+	id       []byte   // the client's id as raw JSON, nil without one
+	parts    []part   // per batched array in the order of the key
+	heads    [][]byte // per batched array: what stands before the number of rows and after it (pairs), parts of Key
+	rest     []byte   // the other members of the body, canonical, without the braces; part of Key
+	params   []byte   // the members of the body's parameters, as rest; part of Key
+	priority uint64   // 0 where none is given
+	timeout  uint64   // in the server's unit, 0 where none is given
+	tokens   bool     // the rows are arrays of tokens
+}
+
+// part is the rows that a request has of one batched array.
+type part struct {
+	raw   []byte // the elements without the brackets, or the bytes of a tensor in binary
+	each  int    // elements a row
+	width int    // of an element in bytes where the rows are binary, inLength for BYTES; 0 where they are JSON
 }
 
 // Fault says what is wrong with a request's body and where.
 type Fault struct {
-	Where  string // a JSON pointer or a field's name; empty for the body as a whole
+	Where  string // a JSON pointer, a field's name or an HTTP header's; empty for the body as a whole
 	Reason string
 }
 
@@ -57,50 +83,6 @@ func (f *Fault) Error() string {
 	return f.Where + ": " + f.Reason
 }
 
-// Answer is an upstream's answer, cut for the requests of its batch.
-type Answer struct {
-	body     []byte
-	requests []*Request
-	holes    []hole // ordered, not overlapping
-}
-
-// hole is a stretch of the answer that differs between clients.
-type hole struct {
-	start, end int
-	bounds     []span // per request the rows that are its own; nil for other holes
-	rows       bool   // the number of rows
-	id         bool   // the client's id
-	before     string // what stands before and after the id, where the client has one
-	after      string
-}
-
-type span struct{ start, end int }
-
-// Append appends to dst the answer to the i-th request.
-func (a *Answer) Append(dst []byte, i int) []byte {
-	at := 0
-	for _, h := range a.holes {
-		dst = append(dst, a.body[at:h.start]...)
-		switch {
-		case h.bounds != nil:
-			dst = append(dst, a.body[h.bounds[i].start:h.bounds[i].end]...)
-		case h.rows:
-			dst = strconv.AppendInt(dst, int64(a.requests[i].Items), 10)
-		case h.id && a.requests[i].id != nil:
-			dst = append(dst, h.before...)
-			dst = append(dst, a.requests[i].id...)
-			dst = append(dst, h.after...)
-		}
-		at = h.end
-	}
-	return append(dst, a.body[at:]...)
-}
-
-func (a *Answer) cut(h hole) {
-	at, _ := slices.BinarySearchFunc(a.holes, h, func(x, y hole) int { return x.start - y.start })
-	a.holes = slices.Insert(a.holes, at, h)
-}
-
 // items is the number of rows that the requests bring together.
 func items(requests []*Request) int {
 	n := 0
@@ -110,18 +92,14 @@ func items(requests []*Request) int {
 	return n
 }
 
-// check reports whether the body is one JSON object as RFC 7493 wants it: UTF-8, no name twice, no more than MaxDepth
-// levels.
+// check reports whether the body is one JSON object as RFC 7493 wants it: UTF-8, no name twice. That it has no more than
+// MaxDepth levels is for the walk through it to see.
 func check(body []byte) error {
 	if !jsontext.Value(body).IsValid() {
 		return explain(body)
 	}
-	i := space(body, 0)
-	if body[i] != '{' {
-		return &Fault{Reason: "a JSON object is wanted, this is " + kind(body[i])}
-	}
-	if _, err := skip(body, i, MaxDepth); err != nil {
-		return &Fault{Reason: err.Error()}
+	if c := body[space(body, 0)]; c != '{' {
+		return &Fault{Reason: "a JSON object is wanted, this is " + kind(c)}
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func TestParseFaults(t *testing.T) {
 		{"oip sequence", OIP{}, `{"parameters":{"sequence_id":3},"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}`, "alone"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := tt.protocol.Parse([]byte(tt.body))
+			_, err := tt.protocol.Parse(Message{Body: []byte(tt.body)})
 			switch {
 			case tt.want == "":
 				if err != nil {
@@ -95,7 +95,7 @@ func parse(t testing.TB, p Protocol, bodies ...string) []*Request {
 	t.Helper()
 	var requests []*Request
 	for _, body := range bodies {
-		r, err := p.Parse([]byte(body))
+		r, err := p.Parse(Message{Body: []byte(body)})
 		if err != nil {
 			t.Fatalf("%s: %v", body, err)
 		}
@@ -213,10 +213,10 @@ func TestMergeAndSplit(t *testing.T) {
 					t.Fatalf("keys differ: %s", diff)
 				}
 			}
-			if diff := cmp.Diff(tt.merged, string(tt.protocol.Merge(nil, "batch", requests))); diff != "" {
+			if diff := cmp.Diff(tt.merged, string(tt.protocol.Merge(nil, "batch", requests).Body)); diff != "" {
 				t.Errorf("merged: %s", diff)
 			}
-			answer, err := tt.protocol.Split([]byte(tt.answer), requests)
+			answer, err := tt.protocol.Split(Message{Body: []byte(tt.answer)}, requests)
 			if tt.want == nil {
 				if err == nil || err.Error() != tt.err {
 					t.Errorf("got %v, want %s", err, tt.err)
@@ -227,7 +227,7 @@ func TestMergeAndSplit(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, want := range tt.want {
-				if diff := cmp.Diff(want, string(answer.Append(nil, i))); diff != "" {
+				if diff := cmp.Diff(want, string(answer.Append(nil, i).Body)); diff != "" {
 					t.Errorf("request %d: %s", i, diff)
 				}
 			}

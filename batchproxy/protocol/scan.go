@@ -158,6 +158,15 @@ func walkArray(b []byte, i, depth int) array {
 }
 
 func (a *array) next() bool {
+	if !a.nextStart() {
+		return false
+	}
+	a.end, a.err = skip(a.b, a.start, a.depth)
+	return a.err == nil
+}
+
+// nextStart is next for a caller that finds the element's end by itself, and sets it.
+func (a *array) nextStart() bool {
 	i, first := a.end, a.start == 0 // no element starts at 0: the bracket does
 	if first {
 		if i >= len(a.b) || a.b[i] != '[' {
@@ -180,12 +189,11 @@ func (a *array) next() bool {
 		}
 		i = space(a.b, i+1)
 	}
-	end, err := skip(a.b, i, a.depth)
-	if err != nil {
-		a.err = err
+	if i >= len(a.b) {
+		a.err = errTruncated
 		return false
 	}
-	a.start, a.end = i, end
+	a.start = i
 	return true
 }
 
@@ -195,8 +203,9 @@ type object struct {
 	depth      int
 	name       []byte // raw, with its quotes
 	nameStart  int
-	start, end int // the value
-	after      int // just after the object, once next has returned false without an error
+	start, end int  // the value
+	flat       bool // it is an array of numbers and literals alone
+	after      int  // just after the object, once next has returned false without an error
 	err        error
 }
 
@@ -205,7 +214,23 @@ func walkObject(b []byte, i, depth int) object {
 	return object{b: b, depth: depth - 1, end: i}
 }
 
-func (o *object) next() bool {
+func (o *object) next() bool { return o.nextName() && o.skip() }
+
+// skip finds the end of the value.
+func (o *object) skip() bool {
+	o.flat = false
+	if o.start < len(o.b) && o.b[o.start] == '[' && o.depth > 0 {
+		if end := leaf(o.b, o.start); end > 0 {
+			o.end, o.flat = end, true
+			return true
+		}
+	}
+	o.end, o.err = skip(o.b, o.start, o.depth)
+	return o.err == nil
+}
+
+// nextName is next for a caller that finds the value's end by itself, and sets it, or calls skip.
+func (o *object) nextName() bool {
 	i, first := o.end, o.start == 0
 	if first {
 		if i >= len(o.b) || o.b[i] != '{' {
@@ -239,14 +264,21 @@ func (o *object) next() bool {
 		o.err = fmt.Errorf("a colon is missing at byte %d", i)
 		return false
 	}
-	o.start = space(o.b, i+1)
-	o.end, o.err = skip(o.b, o.start, o.depth)
-	return o.err == nil
+	if o.start = space(o.b, i+1); o.start >= len(o.b) {
+		o.err = errTruncated
+		return false
+	}
+	return true
 }
 
 // count is the number of elements of the array b[start:end], brackets included.
 func count(b []byte, start, end, depth int) (int, error) {
-	if inner := b[start+1 : end-1]; plain(inner) {
+	return countKnown(b, start, end, depth, plain(b[start+1:end-1]))
+}
+
+// countKnown is count for a caller that knows whether the array is of numbers and literals alone.
+func countKnown(b []byte, start, end, depth int, flat bool) (int, error) {
+	if inner := b[start+1 : end-1]; flat {
 		if blank(inner) {
 			return 0, nil
 		}
@@ -272,7 +304,8 @@ func trim(b []byte, start, end int) []byte {
 // cutRows divides the array b[start:end] of `each` elements a row among the requests, in order. The array must hold
 // exactly the rows of all of them.
 func cutRows(b []byte, start, end, each int, requests []*Request) ([]span, error) {
-	have, err := count(b, start, end, MaxDepth)
+	flat := plain(b[start+1 : end-1])
+	have, err := countKnown(b, start, end, MaxDepth, flat)
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +313,7 @@ func cutRows(b []byte, start, end, each int, requests []*Request) ([]span, error
 		return nil, fmt.Errorf("%d elements for %d rows of %d", have, rows, each)
 	}
 	bounds := make([]span, len(requests))
-	if inner := b[start+1 : end-1]; plain(inner) {
+	if flat {
 		at := start + 1
 		for i, r := range requests {
 			stop := at
