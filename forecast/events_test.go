@@ -341,3 +341,23 @@ func TestEventOverSummerTime(t *testing.T) {
 		}
 	}
 }
+
+// TestEventsFarOut: what is a value still is none where an event makes a twentieth of it: no fit fails for that.
+func TestEventsFarOut(t *testing.T) {
+	start := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	always := at("always", 0.05, 1000*time.Hour, start.Add(-time.Hour))
+	f, err := New(Options{Step: time.Minute, Events: []Event{always}, Regressors: []string{"x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, x := make([]float64, 600), make([]float64, 600)
+	for i := range y {
+		y[i], x[i] = 9e29*float64(i%2), float64(i%3)
+	}
+	f.FitWith(y, start, [][]float64{x})
+	for _, p := range f.Forecast(5, []float64{0.5}) {
+		if math.IsNaN(p.Mean) || math.IsInf(p.Mean, 0) {
+			t.Errorf("%+v", p)
+		}
+	}
+}

@@ -369,16 +369,24 @@ func (x *factors) split(f *Forecaster, y []float64, columns [][]float64) outcome
 	for i, v := range y {
 		o.plain[i] = math.NaN()
 		if factor := x.factorAt(first + int64(i)); factor >= least {
-			o.plain[i] = v / factor
+			o.plain[i] = within(v / factor)
 		}
 		row := few[:0]
 		for _, c := range columns {
 			row = append(row, c[i])
 		}
 		o.effect[i] = x.reg.effect(row)
-		o.base[i] = o.plain[i] - o.effect[i]
+		o.base[i] = within(o.plain[i] - o.effect[i])
 	}
 	return o
+}
+
+// within is a value, or NaN for what is too far from 0 to be one.
+func within(v float64) float64 {
+	if !(math.Abs(v) <= limit) {
+		return math.NaN()
+	}
+	return v
 }
 
 // refit is Refit where there are events or regressors.
