@@ -195,7 +195,7 @@ func (p *Predictor) Close() {
 }
 
 // Eval implements Evaluator. A query that fails is asked again at the next evaluation, with the steps that were missed;
-// meanwhile what there is forecasts, until the last value is a horizon old.
+// meanwhile what there is forecasts, until the last value is a horizon old. So it is with a series that is gone.
 func (p *Predictor) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	out, err := p.eval(ctx, at)
 	if err != nil {
@@ -251,7 +251,7 @@ func (p *Predictor) fresh(at time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range p.tracks {
-		if at.Sub(p.time(t.heard)) <= time.Duration(p.rule.Horizon) {
+		if t.fresh(p, at) {
 			return true
 		}
 	}
@@ -507,7 +507,7 @@ func (p *Predictor) samples(at time.Time, lead time.Duration) (out []Sample) {
 	b := labels.NewBuilder(labels.EmptyLabels())
 	for _, key := range keys {
 		t := p.tracks[key]
-		if !t.begun {
+		if !t.begun || !t.fresh(p, at) {
 			continue
 		}
 		t.reach(p, at.Add(far))

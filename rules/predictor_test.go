@@ -2,6 +2,7 @@ package rules
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -229,7 +230,7 @@ func TestPredictorMisses(t *testing.T) {
 func TestPredictorGaps(t *testing.T) {
 	for missing, least := range map[string]float64{"interpolate": 99, "zero": 0} {
 		t.Run(missing, func(t *testing.T) {
-			rule := forecastRule(t, "query: demand, step: 1m, horizon: 2m, lead: 1m, seasons: none, model: naive, missing: "+missing)
+			rule := forecastRule(t, "query: demand, step: 1m, horizon: 10m, lead: 1m, seasons: none, model: naive, missing: "+missing)
 			gone := midnight.Add(30 * time.Minute)
 			c := &curves{from: midnight, values: one(func(at time.Time) float64 {
 				if at.After(gone) {
@@ -248,6 +249,36 @@ func TestPredictorGaps(t *testing.T) {
 				t.Errorf("forecast %g, want %g", got, least)
 			}
 		})
+	}
+}
+
+// TestPredictorGone: what a series that is gone was forecast to be keeps no target large, unless it counts as 0, and is not
+// armed meanwhile; it goes on when the series is there again.
+func TestPredictorGone(t *testing.T) {
+	const lead, armed = `{__name__="ahead", horizon="lead", quantile="0.9"}`, `{__name__="flyball_forecast_armed", forecast="ahead"}`
+	gone, back := midnight, midnight.Add(2*time.Hour)
+	for missing, written := range map[string]bool{"interpolate": false, "zero": true} {
+		rule := forecastRule(t, "query: demand, step: 1m, history: 2d, horizon: 20m, lead: 10m, seasons: [1h], missing: "+missing)
+		c := &curves{from: midnight.Add(-48 * time.Hour), values: one(func(at time.Time) float64 {
+			if at.After(gone) && at.Before(back) {
+				return math.NaN()
+			}
+			return wave(at)
+		})}
+		p := newPredictor(t, rule, c, nil)
+		for _, step := range []struct {
+			to      time.Time
+			written bool
+		}{{gone, true}, {gone.Add(20 * time.Minute), true}, {gone.Add(21 * time.Minute), written}, {back.Add(-time.Minute), written}, {back, true}} {
+			out := play(t, p, step.to, time.Minute, 0)
+			if got := value(out, lead); math.IsNaN(got) == step.written {
+				t.Errorf("%s: %s after it is gone the forecast is %g", missing, step.to.Sub(gone), got)
+			}
+			s := p.Status().Series[0]
+			if is := value(out, armed) == 1; s.Armed != is || !step.written && !strings.Contains(s.ArmedText, "more than the horizon ago") {
+				t.Errorf("%s: %s after it is gone it is armed: %t, and said to be: %t, %s", missing, step.to.Sub(gone), is, s.Armed, s.ArmedText)
+			}
+		}
 	}
 }
 
@@ -548,6 +579,48 @@ func TestPredictorBackground(t *testing.T) {
 		w.Close()
 		w.do(t.Context(), func(context.Context) { t.Error("a job after the end") })
 	})
+}
+
+// TestPredictorLeadChanges: while models are fitted beside the evaluations, the lead may change; the race detector sees whether
+// both mind each other.
+func TestPredictorLeadChanges(t *testing.T) {
+	rule := forecastRule(t, "query: demand, step: 1m, history: 6h, horizon: 20m")
+	w := NewWorkers(1)
+	defer w.Close()
+	longest := time.Duration(0)
+	c := &curves{values: map[string]func(time.Time) float64{"a": wave, "b": wave, "c": wave}}
+	p := newPredictor(t, rule, c, func(o *PredictorOptions) {
+		o.Workers, o.Log = w, nil
+		o.Startup = func(string) (time.Duration, string) { longest += time.Second; return longest, "as measured" }
+	})
+	play(t, p, midnight, time.Minute, 13*time.Hour)
+	if got := p.Status(); got.LeadSeconds != 781 {
+		t.Errorf("the lead is %g s, want 781", got.LeadSeconds)
+	}
+}
+
+// TestPredictorFarOut: values at the end of what counts as one, which a history has as float32, are fitted to like others.
+func TestPredictorFarOut(t *testing.T) {
+	for _, far := range []float64{1e30, -1e30, 9.99999999e29, 1.1e30, math.MaxFloat64, math.SmallestNonzeroFloat64} {
+		rule := forecastRule(t, "query: demand, step: 1m, history: 6h, horizon: 20m, anomalies: true, events: [{name: e, rrule: FREQ=DAILY, start: '00:00', duration: 3h, lift: 0.1}], regressors: {r: demand}")
+		c := &curves{from: midnight.Add(-6 * time.Hour), values: one(func(at time.Time) float64 {
+			if at.Minute()%7 == 0 {
+				return far
+			}
+			return float64(at.Minute())
+		})}
+		p := newPredictor(t, rule, c, func(o *PredictorOptions) { o.Directory, o.Log = t.TempDir(), nil })
+		out := play(t, p, midnight, time.Minute, 7*time.Hour)
+		if v := value(out, `{__name__="ahead", horizon="lead", quantile="0.9"}`); math.IsNaN(v) || v < 0 {
+			t.Errorf("with %g: %g", far, v)
+		}
+		if err := p.save(midnight); err != nil {
+			t.Errorf("with %g: %s", far, err)
+		}
+		if _, err := json.Marshal(p.Status()); err != nil {
+			t.Errorf("with %g: %s", far, err)
+		}
+	}
 }
 
 // TestPredictorOneSeriesTwice: series that differ by nothing that a forecast keeps are an error that says so.
