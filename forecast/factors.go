@@ -402,12 +402,16 @@ func (x *factors) refit(ctx context.Context, f *Forecaster) error {
 			there++
 		}
 	}
-	x.assumed = max(x.assumed, x.known)
 	was := *x // in case ctx ends
 	was.lifts = slices.Clone(x.lifts)
+	undo := func() {
+		*x = was
+		x.calendar.at(f.step, f.phase) // its blocks have other steps by now
+	}
+	x.assumed = max(x.assumed, x.known)
 	if !x.trained && there >= few {
 		if err := x.train(ctx, f, y, columns); err != nil {
-			*x = was
+			undo()
 			return err
 		}
 		x.trained = there >= 2*256
@@ -415,13 +419,13 @@ func (x *factors) refit(ctx context.Context, f *Forecaster) error {
 	o := x.split(f, y, columns)
 	with, found, err := f.fitPool(ctx, o.base, x.hindsight(f, o))
 	if err != nil {
-		*x = was
+		undo()
 		return err
 	}
 	if x.without != nil {
 		p, bareFound, err := f.fitPool(ctx, o.plain, nil)
 		if err != nil {
-			*x = was
+			undo()
 			return err
 		}
 		p.keep(x.without)
