@@ -623,6 +623,22 @@ func TestPredictorFarOut(t *testing.T) {
 	}
 }
 
+// TestForecastRuleFaults: what could never be evaluated is refused where it is.
+func TestForecastRuleFaults(t *testing.T) {
+	for keys, want := range map[string]string{
+		"query: 'demand[5m]'":                     "4:31: PromQL: a query must give an instant vector or a scalar, this gives a matrix",
+		`query: '"demand"'`:                       "4:31: PromQL: a query must give an instant vector or a scalar, this gives a string",
+		"query: demand, regressors: {x: 'y[5m]'}": "4:55: PromQL: a query must give an instant vector or a scalar, this gives a matrix",
+		"query: demand, levels: []":               "4:38: levels: none: expected a quantile at least, such as 0.9",
+	} {
+		r := &Reader{Defaults: testDefaults}
+		_, err := r.Parse("r.yml", []byte("groups:\n- name: a\n  rules:\n  - {forecast: ahead, "+keys+"}\n"))
+		if err == nil || !strings.Contains(err.Error(), "r.yml:"+want+"\n") {
+			t.Errorf("%s: %v", keys, err)
+		}
+	}
+}
+
 // TestPredictorOneSeriesTwice: series that differ by nothing that a forecast keeps are an error that says so.
 func TestPredictorOneSeriesTwice(t *testing.T) {
 	s := &twice{}
