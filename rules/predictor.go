@@ -61,6 +61,7 @@ type Predictor struct {
 	next     int64      // the step whose value is asked for next
 	tracks   map[string]*track
 	history  *history
+	crowded  error // of the last step, which had too many series; nil: it had not
 	closed   bool
 	leadFrom string // what the lead is made of, in words
 	leads    time.Duration
@@ -232,7 +233,9 @@ func (p *Predictor) eval(ctx context.Context, at time.Time) ([]Sample, error) {
 		p.failing = ""
 		driven := p.askDriveOf(ctx, values)
 		p.mu.Lock()
-		err = p.take(values, driven)
+		if err = p.take(values, driven); err == nil {
+			err = p.crowded
+		}
 		p.mu.Unlock()
 		if err != nil {
 			return nil, err
@@ -285,8 +288,11 @@ func (p *Predictor) ask(ctx context.Context, at time.Time) (stretch, error) {
 	now := p.stepOf(at)
 	p.mu.Lock()
 	switch {
-	case !p.started, now < p.next-2: // the clock was set back
+	case !p.started:
 		p.next = now
+	case now < p.next-2: // the clock was set back, and what was seen of times to come is no past
+		p.next = now
+		p.history = &history{}
 	case now-p.next > p.keeps: // away for so long that nothing of before is left
 		p.next = now
 		p.history = &history{}
@@ -406,8 +412,9 @@ func (p *Predictor) take(a stretch, driven drive) error {
 		t.f.Ahead(driven.ahead(key, p.next))
 		t.refresh(p)
 	}
+	p.crowded = nil
 	if len(there) > p.rule.Limit {
-		return fmt.Errorf("the query gives %d series, more than limit, which is %d: aggregate them, or raise the limit", len(there), p.rule.Limit)
+		p.crowded = fmt.Errorf("the query gives %d series, more than limit, which is %d: aggregate them, or raise the limit", len(there), p.rule.Limit)
 	}
 	return nil
 }

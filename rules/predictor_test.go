@@ -282,6 +282,34 @@ func TestPredictorGone(t *testing.T) {
 	}
 }
 
+// TestPredictorClock: a clock that goes wrong for some minutes, and is set back, costs nothing of what was known.
+func TestPredictorClock(t *testing.T) {
+	rule := forecastRule(t, "query: demand, step: 1m, history: 2d, horizon: 20m, lead: 10m, seasons: [1h]")
+	for _, wrong := range []time.Duration{4 * time.Minute, time.Hour, 365 * 24 * time.Hour} {
+		now := midnight
+		c := &curves{values: one(func(at time.Time) float64 {
+			if at.After(now) && !at.Equal(now.Add(wrong)) && wrong > time.Hour { // of a year to come nothing is stored
+				return math.NaN()
+			}
+			return wave(at)
+		})}
+		p := newPredictor(t, rule, c, nil)
+		play(t, p, now, time.Minute, 0)
+		now = midnight.Add(time.Minute)
+		play(t, p, now.Add(wrong), time.Minute, 2*time.Minute)
+		for i := range 3 {
+			now = midnight.Add(time.Duration(4+i) * time.Minute)
+			out := play(t, p, now, time.Minute, 0)
+			if got, want := value(out, `{__name__="ahead", horizon="lead", quantile="0.5"}`), wave(now.Add(10*time.Minute)); i > 0 && !(math.Abs(got-want) < 3) {
+				t.Errorf("%s: %s after midnight the forecast is %g, want about %g", wrong, now.Sub(midnight), got, want)
+			}
+		}
+		if s := p.Status().Series[0]; s.Values < 2304 || !s.Armed {
+			t.Errorf("%s: %d values, armed: %t", wrong, s.Values, s.Armed)
+		}
+	}
+}
+
 // TestPredictorLimit: more series than may be are an error of the rule, and one that is gone makes room for another.
 func TestPredictorLimit(t *testing.T) {
 	rule := forecastRule(t, "query: demand, step: 1m, history: 1h, horizon: 2m, limit: 2")
@@ -291,8 +319,10 @@ func TestPredictorLimit(t *testing.T) {
 	play(t, p, midnight, time.Minute, time.Minute)
 	c.values["c"] = always
 	want := "forecast ahead: the query gives 3 series, more than limit, which is 2: aggregate them, or raise the limit"
-	if _, err := p.Eval(t.Context(), midnight.Add(2*time.Minute)); err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
+	for _, after := range []time.Duration{0, 15 * time.Second} { // it is as wrong between two steps
+		if _, err := p.Eval(t.Context(), midnight.Add(2*time.Minute+after)); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 	delete(c.values, "a")
 	out := play(t, p, midnight.Add(3*time.Minute), time.Minute, 0)
