@@ -55,6 +55,7 @@ type Predictor struct {
 	failing  string // why the last query failed, "" when it did not
 	undriven string // the same of the regressors
 	lead     time.Duration
+	most     int64 // missed steps that one evaluation asks for: fewer after a query that failed
 
 	mu       sync.Mutex // guards what follows
 	started  bool       // a step was asked for
@@ -78,6 +79,10 @@ type PredictorOptions struct {
 	}
 	Metrics *Metrics
 	Log     *slog.Logger // nil: no logs
+
+	// Timeout is how long the queries of an evaluation may take: once for the value and once for what drives it. 0: as long as
+	// Querier lets them. Those of the history are not bounded by it.
+	Timeout time.Duration
 
 	// Workers do what takes long. nil: it is done within the evaluation, which is for tests at virtual time.
 	Workers *Workers
@@ -111,7 +116,7 @@ func NewPredictor(rule *ForecastRule, o PredictorOptions) *Predictor {
 	p := &Predictor{
 		rule: rule, opts: o, log: o.Log.With("forecast", rule.Name), step: time.Duration(rule.Step).Milliseconds(),
 		day:    max(24, min(int64(24*time.Hour/time.Duration(rule.Step)), 2880)),
-		tracks: map[string]*track{}, history: &history{}, regressors: rule.regressors(),
+		tracks: map[string]*track{}, history: &history{}, regressors: rule.regressors(), most: catchUp,
 	}
 	if !rule.Seasons.Auto && len(rule.Seasons.Lengths) > 0 {
 		p.day = max(24, min(int64(slices.Min(rule.Seasons.Lengths)/time.Duration(rule.Step)), 2880))
@@ -216,6 +221,7 @@ func (p *Predictor) eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	p.loadHistory(ctx, at)
 	values, err := p.ask(ctx, at)
 	if err != nil {
+		p.most = max(p.most/4, 1)
 		if ctx.Err() != nil {
 			return nil, err
 		}
@@ -231,6 +237,7 @@ func (p *Predictor) eval(ctx context.Context, at time.Time) ([]Sample, error) {
 			p.log.Info("the query of a forecast is answered again")
 		}
 		p.failing = ""
+		p.most = min(2*p.most, catchUp)
 		driven := p.askDriveOf(ctx, values)
 		p.mu.Lock()
 		if err = p.take(values, driven); err == nil {
@@ -300,10 +307,12 @@ func (p *Predictor) ask(ctx context.Context, at time.Time) (stretch, error) {
 	p.started = true
 	first := p.next
 	p.mu.Unlock()
-	n := min(now-first+1, catchUp)
+	n := min(now-first+1, p.most)
 	if n <= 0 {
 		return stretch{}, nil
 	}
+	ctx, cancel := p.limited(ctx)
+	defer cancel()
 	if n > 1 {
 		return p.askRange(ctx, p.rule.Query, first, n)
 	}
@@ -317,6 +326,14 @@ func (p *Predictor) ask(ctx context.Context, at time.Time) (stretch, error) {
 		a.series = append(a.series, stretchSeries{key, ls, []float64{s.Value}})
 	}
 	return a, a.distinct()
+}
+
+// limited is the context of the queries of an evaluation, which is not to keep the rules after it waiting.
+func (p *Predictor) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if p.opts.Timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, p.opts.Timeout)
 }
 
 // askRange asks for n steps from first on.

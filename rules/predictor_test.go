@@ -669,6 +669,54 @@ func TestForecastRuleFaults(t *testing.T) {
 	}
 }
 
+// slow takes a second for each hundred steps that it is asked for at once.
+type slow struct{ curves }
+
+func (s *slow) QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]Series, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(end.Sub(start) / step * 10 * time.Millisecond):
+	}
+	return s.curves.QueryRange(ctx, expr, start, end, step)
+}
+
+// TestPredictorTimeout: steps that were missed, and what drives the value, keep an evaluation no longer than it may take, and what is too
+// much at once is asked for bit by bit.
+func TestPredictorTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rule := forecastRule(t, "query: demand, step: 1s, history: 1h, horizon: 20s, lead: 10s, regressors: {now: time()}")
+		s := &slow{curves{values: one(wave)}}
+		p := NewPredictor(rule, PredictorOptions{Querier: s, Metrics: NewMetrics(prometheus.NewRegistry()), Timeout: 2 * time.Second})
+		eval := func() error {
+			at := time.Now()
+			_, err := p.Eval(t.Context(), at)
+			if took := time.Since(at); took > 4*time.Second {
+				t.Errorf("an evaluation took %s", took)
+			}
+			return err
+		}
+		p.history.loaded = true // there is none
+		if err := eval(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Minute)
+		if err := eval(); err == nil {
+			t.Error("1,000 steps were had in 2s")
+		}
+		for range 40 {
+			eval()
+			time.Sleep(time.Second)
+		}
+		if err := eval(); err != nil {
+			t.Error(err)
+		}
+		if got := p.Status().Series[0]; got.Missing != 0 || p.next < p.stepOf(time.Now())-5 {
+			t.Errorf("%d values, %d missing, and %d steps are not asked for yet", got.Values, got.Missing, p.stepOf(time.Now())-p.next)
+		}
+	})
+}
+
 // TestPredictorOneSeriesTwice: series that differ by nothing that a forecast keeps are an error that says so.
 func TestPredictorOneSeriesTwice(t *testing.T) {
 	s := &twice{}

@@ -160,7 +160,9 @@ func (p *Predictor) askDriveOf(ctx context.Context, a stretch) drive {
 		forecast[key] = true
 	}
 	p.mu.Unlock()
-	d, err := p.askDrive(ctx, a.first, a.n, func(key string) bool { return forecast[key] })
+	limited, cancel := p.limited(ctx)
+	defer cancel()
+	d, err := p.askDrive(limited, a.first, a.n, func(key string) bool { return forecast[key] })
 	switch {
 	case err != nil && ctx.Err() == nil && p.undriven == "":
 		p.log.Warn("a regressor of a forecast cannot be asked for; values count as if it had no effect", "err", err)
