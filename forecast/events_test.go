@@ -1,6 +1,8 @@
 package forecast
 
 import (
+	"bytes"
+	"context"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -338,6 +340,69 @@ func TestEventOverSummerTime(t *testing.T) {
 		on := e.Occurrences(p.Time, p.Time.Add(time.Hour)) != nil
 		if r := p.Mean / (100 + 40*math.Sin(2*math.Pi*float64(n+i)/24)); on != (r > 1.7) {
 			t.Errorf("%s: %.2f times the base, event %t", p.Time.In(berlin), r, on)
+		}
+	}
+}
+
+// TestEventsFarOut: what is a value still is none where an event makes a twentieth of it: no fit fails for that.
+func TestEventsFarOut(t *testing.T) {
+	start := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	always := at("always", 0.05, 1000*time.Hour, start.Add(-time.Hour))
+	f, err := New(Options{Step: time.Minute, Events: []Event{always}, Regressors: []string{"x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, x := make([]float64, 600), make([]float64, 600)
+	for i := range y {
+		y[i], x[i] = 9e29*float64(i%2), float64(i%3)
+	}
+	f.FitWith(y, start, [][]float64{x})
+	for _, p := range f.Forecast(5, []float64{0.5}) {
+		if math.IsNaN(p.Mean) || math.IsInf(p.Mean, 0) {
+			t.Errorf("%+v", p)
+		}
+	}
+}
+
+// endsAfter is a context that ends when it was asked for its end so often.
+type endsAfter struct {
+	context.Context
+	n int
+}
+
+func (c *endsAfter) Err() error {
+	if c.n--; c.n < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestRefitEnds: whenever a fit is ended, events and regressors are as they were.
+func TestRefitEnds(t *testing.T) {
+	start := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	e := every("e", 3, start.Add(5*time.Hour), 23*time.Hour, 90*time.Minute)
+	f, err := New(Options{Step: 5 * time.Minute, Horizon: 12, Events: []Event{e}, Regressors: []string{"x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	y := lifted(1500, start, 5*time.Minute, 3, 1, 3, e)
+	for i, v := range y {
+		f.ObserveWith(start.Add(time.Duration(i)*5*time.Minute), v, []float64{float64(i % 9)})
+	}
+	want, due := f.Forecast(600, []float64{0.5}), f.Due()
+	state, err := f.MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; ; n = 2*n + 1 {
+		if err := f.Refit(&endsAfter{t.Context(), n}); err == nil {
+			break
+		}
+		if diff := cmp.Diff(want, f.Forecast(600, []float64{0.5})); diff != "" {
+			t.Fatalf("ended after %d looks: %s", n, diff)
+		}
+		if got, err := f.MarshalBinary(); err != nil || !bytes.Equal(got, state) || f.Due() != due {
+			t.Fatalf("ended after %d looks: the state is another, %v, due %t", n, err, f.Due())
 		}
 	}
 }

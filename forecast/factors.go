@@ -369,16 +369,24 @@ func (x *factors) split(f *Forecaster, y []float64, columns [][]float64) outcome
 	for i, v := range y {
 		o.plain[i] = math.NaN()
 		if factor := x.factorAt(first + int64(i)); factor >= least {
-			o.plain[i] = v / factor
+			o.plain[i] = within(v / factor)
 		}
 		row := few[:0]
 		for _, c := range columns {
 			row = append(row, c[i])
 		}
 		o.effect[i] = x.reg.effect(row)
-		o.base[i] = o.plain[i] - o.effect[i]
+		o.base[i] = within(o.plain[i] - o.effect[i])
 	}
 	return o
+}
+
+// within is a value, or NaN for what is too far from 0 to be one.
+func within(v float64) float64 {
+	if !(math.Abs(v) <= limit) {
+		return math.NaN()
+	}
+	return v
 }
 
 // refit is Refit where there are events or regressors.
@@ -394,12 +402,16 @@ func (x *factors) refit(ctx context.Context, f *Forecaster) error {
 			there++
 		}
 	}
-	x.assumed = max(x.assumed, x.known)
 	was := *x // in case ctx ends
 	was.lifts = slices.Clone(x.lifts)
+	undo := func() {
+		*x = was
+		x.calendar.at(f.step, f.phase) // its blocks have other steps by now
+	}
+	x.assumed = max(x.assumed, x.known)
 	if !x.trained && there >= few {
 		if err := x.train(ctx, f, y, columns); err != nil {
-			*x = was
+			undo()
 			return err
 		}
 		x.trained = there >= 2*256
@@ -407,13 +419,13 @@ func (x *factors) refit(ctx context.Context, f *Forecaster) error {
 	o := x.split(f, y, columns)
 	with, found, err := f.fitPool(ctx, o.base, x.hindsight(o))
 	if err != nil {
-		*x = was
+		undo()
 		return err
 	}
 	if x.without != nil {
 		p, bareFound, err := f.fitPool(ctx, o.plain, nil)
 		if err != nil {
-			*x = was
+			undo()
 			return err
 		}
 		p.keep(x.without)

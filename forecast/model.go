@@ -141,8 +141,9 @@ func (m *Model) Update(y float64) float64 {
 	return u
 }
 
-// limit is the largest value that is taken for one; what is further from 0 counts as missing.
-const limit = 1e30
+// limit is the largest value that is taken for one; what is further from 0 counts as missing. It is a float32, as histories have
+// them: a value within it is within it still once it was rounded to one.
+const limit = float64(float32(1e30))
 
 // smallest is what a level or a season counts as, at least, where something is divided by it.
 const smallest = 1e-12

@@ -242,3 +242,33 @@ func TestRefit(t *testing.T) {
 		t.Errorf("refit: %v, due %t, %d errors known, %d before", err, f.Due(), f.Explain().LiveErrors, live)
 	}
 }
+
+// TestDueWithin: models are fitted anew within a day and a half, however long steps and seasons are.
+func TestDueWithin(t *testing.T) {
+	for _, o := range []Options{
+		{Step: time.Minute},
+		{Step: 12 * time.Hour},
+		{Step: 48 * time.Hour},
+		{Step: time.Hour, Seasons: []time.Duration{720 * time.Hour}},
+		{Step: time.Hour, Seasons: []time.Duration{168 * time.Hour}},
+	} {
+		f, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+		y := make([]float64, 100)
+		for i := range y {
+			y[i] = float64(i % 7)
+		}
+		f.Fit(y, start)
+		n := 0
+		for at := start.Add(100 * o.Step); !f.Due(); at = at.Add(o.Step) {
+			f.Observe(at, 3)
+			n++
+		}
+		if after := time.Duration(n) * o.Step; after > max(36*time.Hour, o.Step) {
+			t.Errorf("steps of %s, seasons %v: due after %s", o.Step, o.Seasons, after)
+		}
+	}
+}

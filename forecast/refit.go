@@ -104,12 +104,17 @@ func (m plan) early(there int) bool {
 
 // Due says whether it is time for Refit: at 30 values, or at two of the shortest season if that is named and shorter, when
 // there are two of a season for the first time, and every six hours (a quarter of the shortest season, where seasons are
-// named), and when more of the regressors is known ahead than before.
+// named; a day and a half at most), and when more of the regressors is known ahead than before.
 func (f *Forecaster) Due() bool {
 	if f.explicit && len(f.seasons) > 0 && len(f.found) == 0 && f.seen >= int64(max(2*f.seasons[0], minSeen)) {
 		return true
 	}
-	return f.seen >= few && (int64(len(f.history.values)) >= f.nextFit || f.fitted >= int64(f.halfLife/4) || f.extra.surprised())
+	return f.seen >= few && (int64(len(f.history.values)) >= f.nextFit || f.fitted >= f.refitEvery() || f.extra.surprised())
+}
+
+// refitEvery is after how many steps the models are fitted anew.
+func (f *Forecaster) refitEvery() int64 {
+	return max(1, min(int64(f.halfLife/4), int64(36*time.Hour/f.o.Step)))
 }
 
 // Refit looks in the history for seasons and for the parameters of each model, and lets all of them go through it again.

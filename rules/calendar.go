@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -29,6 +30,7 @@ type CalendarEvent struct {
 	anchored   bool           // it counts from a date
 	dates      []wallTime     // sorted
 	start, end wallClock
+	asked      *askedOccurrences // shared by the forecasters of a rule
 }
 
 // The bounds of a calendar.
@@ -109,6 +111,7 @@ func (e *CalendarEvent) validate(d *source.Decoder, path, zone string) {
 		fault("lift", "lift is %g: expected above 0 and at most %d: what demand is while the event is on over what it is else, such as 1.5", e.Lift, maxEventLift)
 	}
 	e.start, e.end = -1, -1
+	e.asked = &askedOccurrences{}
 	var ok bool
 	if e.Start != "" {
 		if e.start, ok = parseClock(e.Start, 0); !ok {
@@ -246,7 +249,34 @@ func wall(at time.Time) time.Time {
 // Event is the event as a forecaster takes it. It comes by the clock on the wall of its time zone: at 09:00 before and after clocks
 // are set. What a clock that is set forward jumps over begins an hour later; of a time that comes twice the first counts.
 func (e *CalendarEvent) Event() forecast.Event {
-	return forecast.Event{Name: e.Name, Lift: e.Lift, Occurrences: e.occurrences}
+	return forecast.Event{Name: e.Name, Lift: e.Lift, Occurrences: func(from, to time.Time) []forecast.Occurrence {
+		return e.asked.ask(from, to, e.occurrences)
+	}}
+}
+
+// askedOccurrences are the answers to the last questions: all series of a rule ask the same ones, and a rule that counts from long ago
+// takes long to answer.
+type askedOccurrences struct {
+	mu      sync.Mutex
+	answers map[[2]int64][]forecast.Occurrence
+}
+
+// maxAsked is more than the blocks of a history, each of which is one question.
+const maxAsked = 64
+
+func (a *askedOccurrences) ask(from, to time.Time, answer func(from, to time.Time) []forecast.Occurrence) []forecast.Occurrence {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := [2]int64{from.UnixNano(), to.UnixNano()}
+	if all, asked := a.answers[key]; asked {
+		return all
+	}
+	if len(a.answers) >= maxAsked || a.answers == nil {
+		a.answers = map[[2]int64][]forecast.Occurrence{}
+	}
+	all := answer(from, to)
+	a.answers[key] = all
+	return all
 }
 
 // occurrences are those that overlap the time from from to to, in order.

@@ -225,3 +225,26 @@ func TestCalendarExample(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// TestCalendarAsked: what one forecaster of a rule has asked is answered to the others by what is known, of any number of questions.
+func TestCalendarAsked(t *testing.T) {
+	c, err := ParseCalendar("e.yml", []byte("events:\n- {name: a, rrule: 'DTSTART=20000101;FREQ=DAILY', start: '09:00', duration: 1h}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, other := ForecastEvents(c.Events)[0], ForecastEvents(c.Events)[0]
+	day := func(i int) (from, to time.Time) {
+		from = time.Date(2026, 3, 1+i, 0, 0, 0, 0, time.UTC)
+		return from, from.Add(24 * time.Hour)
+	}
+	for i := range 3 * maxAsked {
+		from, to := day(i)
+		a, b := one.Occurrences(from, to), other.Occurrences(from, to)
+		if len(a) != 1 || !a[0].Start.Equal(from.Add(9*time.Hour)) || len(b) != 1 || &a[0] != &b[0] {
+			t.Fatalf("%s: %v, %v", from, a, b)
+		}
+	}
+	if n := len(c.Events[0].asked.answers); n > maxAsked {
+		t.Errorf("%d answers are kept", n)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/promql/parser"
 	"gopkg.in/yaml.v3"
 
 	"flyball/forecast"
@@ -108,7 +109,7 @@ func (f *ForecastRule) validate(d *source.Decoder, path string) {
 	if !model.LegacyValidation.IsValidMetricName(f.Name) {
 		fault("forecast", "forecast is %q: expected the name of the metric that it writes", f.Name)
 	}
-	checkPromQL(d, path+".query", f.Query)
+	checkNumbers(d, path+".query", f.Query)
 	for key, v := range map[string]model.Duration{"step": f.Step, "history": f.History, "horizon": f.Horizon} {
 		if v <= 0 {
 			fault(key, "%s is %s: expected more than 0", key, v)
@@ -127,6 +128,9 @@ func (f *ForecastRule) validate(d *source.Decoder, path string) {
 			fault("lead", "lead is %s, beyond horizon, which is %s", lead, f.Horizon)
 		}
 	}
+	if len(f.Levels) == 0 {
+		fault("levels", "levels: none: expected a quantile at least, such as 0.9")
+	}
 	for i, level := range f.Levels {
 		if !(level > 0 && level < 1) || slices.Contains(f.Levels[:i], level) {
 			fault("levels", "levels: %g: expected quantiles between 0 and 1, each once", level)
@@ -140,7 +144,7 @@ func (f *ForecastRule) validate(d *source.Decoder, path string) {
 		fault("regressors", "regressors: %d of them: expected %d at most", len(f.Regressors), maxRegressors)
 	}
 	for _, name := range sortedKeys(f.Regressors) {
-		checkPromQL(d, path+".regressors."+name, f.Regressors[name])
+		checkNumbers(d, path+".regressors."+name, f.Regressors[name])
 	}
 	oneOf(d, path+".missing", f.Missing, missingInterpolate, missingZero)
 	if a := f.Anomalies; a.Sensitivity < 0 || math.IsNaN(a.Sensitivity) {
@@ -156,6 +160,15 @@ func (f *ForecastRule) validate(d *source.Decoder, path string) {
 	}
 	if before == d.Len() {
 		f.validateOptions(d, path)
+	}
+}
+
+// checkNumbers checks PromQL that must give numbers at a time.
+func checkNumbers(d *source.Decoder, path, expr string) {
+	if parsed := checkPromQL(d, path, expr); parsed != nil {
+		if t := parsed.Type(); t != parser.ValueTypeVector && t != parser.ValueTypeScalar {
+			d.FaultAt(path, 0, "PromQL: a query must give an instant vector or a scalar, this gives a %s", t)
+		}
 	}
 }
 

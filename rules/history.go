@@ -64,7 +64,7 @@ func (p *Predictor) load(ctx context.Context, h *history, last int64, at time.Ti
 	past, steps, err := p.past(ctx, last)
 	var driven drive
 	if first := max(0, last-p.keeps+1); err == nil && first <= last {
-		driven, err = p.askDrive(ctx, first, last-first+1)
+		driven, err = p.askDrive(ctx, first, last-first+1, func(key string) bool { return past[key] != nil })
 	}
 	var tracks map[string]*track
 	if err == nil {

@@ -55,12 +55,14 @@ type Predictor struct {
 	failing  string // why the last query failed, "" when it did not
 	undriven string // the same of the regressors
 	lead     time.Duration
+	most     int64 // missed steps that one evaluation asks for: fewer after a query that failed
 
 	mu       sync.Mutex // guards what follows
 	started  bool       // a step was asked for
 	next     int64      // the step whose value is asked for next
 	tracks   map[string]*track
 	history  *history
+	crowded  error // of the last step, which had too many series; nil: it had not
 	closed   bool
 	leadFrom string // what the lead is made of, in words
 	leads    time.Duration
@@ -77,6 +79,10 @@ type PredictorOptions struct {
 	}
 	Metrics *Metrics
 	Log     *slog.Logger // nil: no logs
+
+	// Timeout is how long the queries of an evaluation may take: once for the value and once for what drives it. 0: as long as
+	// Querier lets them. Those of the history are not bounded by it.
+	Timeout time.Duration
 
 	// Workers do what takes long. nil: it is done within the evaluation, which is for tests at virtual time.
 	Workers *Workers
@@ -110,7 +116,7 @@ func NewPredictor(rule *ForecastRule, o PredictorOptions) *Predictor {
 	p := &Predictor{
 		rule: rule, opts: o, log: o.Log.With("forecast", rule.Name), step: time.Duration(rule.Step).Milliseconds(),
 		day:    max(24, min(int64(24*time.Hour/time.Duration(rule.Step)), 2880)),
-		tracks: map[string]*track{}, history: &history{}, regressors: rule.regressors(),
+		tracks: map[string]*track{}, history: &history{}, regressors: rule.regressors(), most: catchUp,
 	}
 	if !rule.Seasons.Auto && len(rule.Seasons.Lengths) > 0 {
 		p.day = max(24, min(int64(slices.Min(rule.Seasons.Lengths)/time.Duration(rule.Step)), 2880))
@@ -195,7 +201,7 @@ func (p *Predictor) Close() {
 }
 
 // Eval implements Evaluator. A query that fails is asked again at the next evaluation, with the steps that were missed;
-// meanwhile what there is forecasts, until the last value is a horizon old.
+// meanwhile what there is forecasts, until the last value is a horizon old. So it is with a series that is gone.
 func (p *Predictor) Eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	out, err := p.eval(ctx, at)
 	if err != nil {
@@ -215,6 +221,7 @@ func (p *Predictor) eval(ctx context.Context, at time.Time) ([]Sample, error) {
 	p.loadHistory(ctx, at)
 	values, err := p.ask(ctx, at)
 	if err != nil {
+		p.most = max(p.most/4, 1)
 		if ctx.Err() != nil {
 			return nil, err
 		}
@@ -230,9 +237,12 @@ func (p *Predictor) eval(ctx context.Context, at time.Time) ([]Sample, error) {
 			p.log.Info("the query of a forecast is answered again")
 		}
 		p.failing = ""
+		p.most = min(2*p.most, catchUp)
 		driven := p.askDriveOf(ctx, values)
 		p.mu.Lock()
-		err = p.take(values, driven)
+		if err = p.take(values, driven); err == nil {
+			err = p.crowded
+		}
 		p.mu.Unlock()
 		if err != nil {
 			return nil, err
@@ -251,7 +261,7 @@ func (p *Predictor) fresh(at time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range p.tracks {
-		if at.Sub(p.time(t.heard)) <= time.Duration(p.rule.Horizon) {
+		if t.fresh(p, at) {
 			return true
 		}
 	}
@@ -285,8 +295,11 @@ func (p *Predictor) ask(ctx context.Context, at time.Time) (stretch, error) {
 	now := p.stepOf(at)
 	p.mu.Lock()
 	switch {
-	case !p.started, now < p.next-2: // the clock was set back
+	case !p.started:
 		p.next = now
+	case now < p.next-2: // the clock was set back, and what was seen of times to come is no past
+		p.next = now
+		p.history = &history{}
 	case now-p.next > p.keeps: // away for so long that nothing of before is left
 		p.next = now
 		p.history = &history{}
@@ -294,10 +307,12 @@ func (p *Predictor) ask(ctx context.Context, at time.Time) (stretch, error) {
 	p.started = true
 	first := p.next
 	p.mu.Unlock()
-	n := min(now-first+1, catchUp)
+	n := min(now-first+1, p.most)
 	if n <= 0 {
 		return stretch{}, nil
 	}
+	ctx, cancel := p.limited(ctx)
+	defer cancel()
 	if n > 1 {
 		return p.askRange(ctx, p.rule.Query, first, n)
 	}
@@ -311,6 +326,14 @@ func (p *Predictor) ask(ctx context.Context, at time.Time) (stretch, error) {
 		a.series = append(a.series, stretchSeries{key, ls, []float64{s.Value}})
 	}
 	return a, a.distinct()
+}
+
+// limited is the context of the queries of an evaluation, which is not to keep the rules after it waiting.
+func (p *Predictor) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if p.opts.Timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, p.opts.Timeout)
 }
 
 // askRange asks for n steps from first on.
@@ -406,8 +429,9 @@ func (p *Predictor) take(a stretch, driven drive) error {
 		t.f.Ahead(driven.ahead(key, p.next))
 		t.refresh(p)
 	}
+	p.crowded = nil
 	if len(there) > p.rule.Limit {
-		return fmt.Errorf("the query gives %d series, more than limit, which is %d: aggregate them, or raise the limit", len(there), p.rule.Limit)
+		p.crowded = fmt.Errorf("the query gives %d series, more than limit, which is %d: aggregate them, or raise the limit", len(there), p.rule.Limit)
 	}
 	return nil
 }
@@ -507,7 +531,7 @@ func (p *Predictor) samples(at time.Time, lead time.Duration) (out []Sample) {
 	b := labels.NewBuilder(labels.EmptyLabels())
 	for _, key := range keys {
 		t := p.tracks[key]
-		if !t.begun {
+		if !t.begun || !t.fresh(p, at) {
 			continue
 		}
 		t.reach(p, at.Add(far))

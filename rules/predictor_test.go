@@ -2,6 +2,7 @@ package rules
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -229,7 +230,7 @@ func TestPredictorMisses(t *testing.T) {
 func TestPredictorGaps(t *testing.T) {
 	for missing, least := range map[string]float64{"interpolate": 99, "zero": 0} {
 		t.Run(missing, func(t *testing.T) {
-			rule := forecastRule(t, "query: demand, step: 1m, horizon: 2m, lead: 1m, seasons: none, model: naive, missing: "+missing)
+			rule := forecastRule(t, "query: demand, step: 1m, horizon: 10m, lead: 1m, seasons: none, model: naive, missing: "+missing)
 			gone := midnight.Add(30 * time.Minute)
 			c := &curves{from: midnight, values: one(func(at time.Time) float64 {
 				if at.After(gone) {
@@ -251,6 +252,64 @@ func TestPredictorGaps(t *testing.T) {
 	}
 }
 
+// TestPredictorGone: what a series that is gone was forecast to be keeps no target large, unless it counts as 0, and is not
+// armed meanwhile; it goes on when the series is there again.
+func TestPredictorGone(t *testing.T) {
+	const lead, armed = `{__name__="ahead", horizon="lead", quantile="0.9"}`, `{__name__="flyball_forecast_armed", forecast="ahead"}`
+	gone, back := midnight, midnight.Add(2*time.Hour)
+	for missing, written := range map[string]bool{"interpolate": false, "zero": true} {
+		rule := forecastRule(t, "query: demand, step: 1m, history: 2d, horizon: 20m, lead: 10m, seasons: [1h], missing: "+missing)
+		c := &curves{from: midnight.Add(-48 * time.Hour), values: one(func(at time.Time) float64 {
+			if at.After(gone) && at.Before(back) {
+				return math.NaN()
+			}
+			return wave(at)
+		})}
+		p := newPredictor(t, rule, c, nil)
+		for _, step := range []struct {
+			to      time.Time
+			written bool
+		}{{gone, true}, {gone.Add(20 * time.Minute), true}, {gone.Add(21 * time.Minute), written}, {back.Add(-time.Minute), written}, {back, true}} {
+			out := play(t, p, step.to, time.Minute, 0)
+			if got := value(out, lead); math.IsNaN(got) == step.written {
+				t.Errorf("%s: %s after it is gone the forecast is %g", missing, step.to.Sub(gone), got)
+			}
+			s := p.Status().Series[0]
+			if is := value(out, armed) == 1; s.Armed != is || !step.written && !strings.Contains(s.ArmedText, "more than the horizon ago") {
+				t.Errorf("%s: %s after it is gone it is armed: %t, and said to be: %t, %s", missing, step.to.Sub(gone), is, s.Armed, s.ArmedText)
+			}
+		}
+	}
+}
+
+// TestPredictorClock: a clock that goes wrong for some minutes, and is set back, costs nothing of what was known.
+func TestPredictorClock(t *testing.T) {
+	rule := forecastRule(t, "query: demand, step: 1m, history: 2d, horizon: 20m, lead: 10m, seasons: [1h]")
+	for _, wrong := range []time.Duration{4 * time.Minute, time.Hour, 365 * 24 * time.Hour} {
+		now := midnight
+		c := &curves{values: one(func(at time.Time) float64 {
+			if at.After(now) && !at.Equal(now.Add(wrong)) && wrong > time.Hour { // of a year to come nothing is stored
+				return math.NaN()
+			}
+			return wave(at)
+		})}
+		p := newPredictor(t, rule, c, nil)
+		play(t, p, now, time.Minute, 0)
+		now = midnight.Add(time.Minute)
+		play(t, p, now.Add(wrong), time.Minute, 2*time.Minute)
+		for i := range 3 {
+			now = midnight.Add(time.Duration(4+i) * time.Minute)
+			out := play(t, p, now, time.Minute, 0)
+			if got, want := value(out, `{__name__="ahead", horizon="lead", quantile="0.5"}`), wave(now.Add(10*time.Minute)); i > 0 && !(math.Abs(got-want) < 3) {
+				t.Errorf("%s: %s after midnight the forecast is %g, want about %g", wrong, now.Sub(midnight), got, want)
+			}
+		}
+		if s := p.Status().Series[0]; s.Values < 2304 || !s.Armed {
+			t.Errorf("%s: %d values, armed: %t", wrong, s.Values, s.Armed)
+		}
+	}
+}
+
 // TestPredictorLimit: more series than may be are an error of the rule, and one that is gone makes room for another.
 func TestPredictorLimit(t *testing.T) {
 	rule := forecastRule(t, "query: demand, step: 1m, history: 1h, horizon: 2m, limit: 2")
@@ -260,8 +319,10 @@ func TestPredictorLimit(t *testing.T) {
 	play(t, p, midnight, time.Minute, time.Minute)
 	c.values["c"] = always
 	want := "forecast ahead: the query gives 3 series, more than limit, which is 2: aggregate them, or raise the limit"
-	if _, err := p.Eval(t.Context(), midnight.Add(2*time.Minute)); err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
+	for _, after := range []time.Duration{0, 15 * time.Second} { // it is as wrong between two steps
+		if _, err := p.Eval(t.Context(), midnight.Add(2*time.Minute+after)); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 	delete(c.values, "a")
 	out := play(t, p, midnight.Add(3*time.Minute), time.Minute, 0)
@@ -547,6 +608,112 @@ func TestPredictorBackground(t *testing.T) {
 		}
 		w.Close()
 		w.do(t.Context(), func(context.Context) { t.Error("a job after the end") })
+	})
+}
+
+// TestPredictorLeadChanges: while models are fitted beside the evaluations, the lead may change; the race detector sees whether
+// both mind each other.
+func TestPredictorLeadChanges(t *testing.T) {
+	rule := forecastRule(t, "query: demand, step: 1m, history: 6h, horizon: 20m")
+	w := NewWorkers(1)
+	defer w.Close()
+	longest := time.Duration(0)
+	c := &curves{values: map[string]func(time.Time) float64{"a": wave, "b": wave, "c": wave}}
+	p := newPredictor(t, rule, c, func(o *PredictorOptions) {
+		o.Workers, o.Log = w, nil
+		o.Startup = func(string) (time.Duration, string) { longest += time.Second; return longest, "as measured" }
+	})
+	play(t, p, midnight, time.Minute, 13*time.Hour)
+	if got := p.Status(); got.LeadSeconds != 781 {
+		t.Errorf("the lead is %g s, want 781", got.LeadSeconds)
+	}
+}
+
+// TestPredictorFarOut: values at the end of what counts as one, which a history has as float32, are fitted to like others.
+func TestPredictorFarOut(t *testing.T) {
+	for _, far := range []float64{1e30, -1e30, 9.99999999e29, 1.1e30, math.MaxFloat64, math.SmallestNonzeroFloat64} {
+		rule := forecastRule(t, "query: demand, step: 1m, history: 6h, horizon: 20m, anomalies: true, events: [{name: e, rrule: FREQ=DAILY, start: '00:00', duration: 3h, lift: 0.1}], regressors: {r: demand}")
+		c := &curves{from: midnight.Add(-6 * time.Hour), values: one(func(at time.Time) float64 {
+			if at.Minute()%7 == 0 {
+				return far
+			}
+			return float64(at.Minute())
+		})}
+		p := newPredictor(t, rule, c, func(o *PredictorOptions) { o.Directory, o.Log = t.TempDir(), nil })
+		out := play(t, p, midnight, time.Minute, 7*time.Hour)
+		if v := value(out, `{__name__="ahead", horizon="lead", quantile="0.9"}`); math.IsNaN(v) || v < 0 {
+			t.Errorf("with %g: %g", far, v)
+		}
+		if err := p.save(midnight); err != nil {
+			t.Errorf("with %g: %s", far, err)
+		}
+		if _, err := json.Marshal(p.Status()); err != nil {
+			t.Errorf("with %g: %s", far, err)
+		}
+	}
+}
+
+// TestForecastRuleFaults: what could never be evaluated is refused where it is.
+func TestForecastRuleFaults(t *testing.T) {
+	for keys, want := range map[string]string{
+		"query: 'demand[5m]'":                     "4:31: PromQL: a query must give an instant vector or a scalar, this gives a matrix",
+		`query: '"demand"'`:                       "4:31: PromQL: a query must give an instant vector or a scalar, this gives a string",
+		"query: demand, regressors: {x: 'y[5m]'}": "4:55: PromQL: a query must give an instant vector or a scalar, this gives a matrix",
+		"query: demand, levels: []":               "4:38: levels: none: expected a quantile at least, such as 0.9",
+	} {
+		r := &Reader{Defaults: testDefaults}
+		_, err := r.Parse("r.yml", []byte("groups:\n- name: a\n  rules:\n  - {forecast: ahead, "+keys+"}\n"))
+		if err == nil || !strings.Contains(err.Error(), "r.yml:"+want+"\n") {
+			t.Errorf("%s: %v", keys, err)
+		}
+	}
+}
+
+// slow takes a second for each hundred steps that it is asked for at once.
+type slow struct{ curves }
+
+func (s *slow) QueryRange(ctx context.Context, expr string, start, end time.Time, step time.Duration) ([]Series, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(end.Sub(start) / step * 10 * time.Millisecond):
+	}
+	return s.curves.QueryRange(ctx, expr, start, end, step)
+}
+
+// TestPredictorTimeout: steps that were missed, and what drives the value, keep an evaluation no longer than it may take, and what is too
+// much at once is asked for bit by bit.
+func TestPredictorTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rule := forecastRule(t, "query: demand, step: 1s, history: 1h, horizon: 20s, lead: 10s, regressors: {now: time()}")
+		s := &slow{curves{values: one(wave)}}
+		p := NewPredictor(rule, PredictorOptions{Querier: s, Metrics: NewMetrics(prometheus.NewRegistry()), Timeout: 2 * time.Second})
+		eval := func() error {
+			at := time.Now()
+			_, err := p.Eval(t.Context(), at)
+			if took := time.Since(at); took > 4*time.Second {
+				t.Errorf("an evaluation took %s", took)
+			}
+			return err
+		}
+		p.history.loaded = true // there is none
+		if err := eval(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Minute)
+		if err := eval(); err == nil {
+			t.Error("1,000 steps were had in 2s")
+		}
+		for range 40 {
+			eval()
+			time.Sleep(time.Second)
+		}
+		if err := eval(); err != nil {
+			t.Error(err)
+		}
+		if got := p.Status().Series[0]; got.Missing != 0 || p.next < p.stepOf(time.Now())-5 {
+			t.Errorf("%d values, %d missing, and %d steps are not asked for yet", got.Values, got.Missing, p.stepOf(time.Now())-p.next)
+		}
 	})
 }
 

@@ -129,7 +129,7 @@ func (t *track) status(p *Predictor) ForecastSeries {
 	s := ForecastSeries{
 		Labels: t.labels.Map(), Model: t.explained.Model, Reason: t.explained.Reason, Weights: []ModelWeight{}, Seasons: []SeasonStatus{},
 		Events: []EventStatus{}, Regressors: []RegressorStatus{},
-		Armed: t.armed, ArmedText: t.armedWords(p), Scored: t.explained.LiveErrors, Coverage: map[string]*float64{},
+		Armed: t.armed && t.fresh(p, p.at), ArmedText: t.armedWords(p), Scored: t.explained.LiveErrors, Coverage: map[string]*float64{},
 		Values: t.explained.Values, Missing: t.missing, Fitted: t.fitted, AnomalyScore: t.score, LastAnomaly: t.anomaly, Anomalies: map[string]int64{},
 		Recent: []ForecastValue{}, Points: []ForecastPoint{},
 	}

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"context"
+	"maps"
 	"math"
 	"time"
 
@@ -63,14 +64,15 @@ func leastOffset(expr parser.Expr) time.Duration {
 type drive struct {
 	first int64
 	of    []map[string][]float64 // of each regressor by the labels of its series
+	alone []bool                 // of each whether it has a single series
 	known []int64                // of each for how many steps ahead it is known
 }
 
 // at appends what drives a series at a step, NaN where it is not known.
 func (d *drive) at(to []float64, key string, step int64) []float64 {
-	for _, of := range d.of {
+	for i := range d.of {
 		v := math.NaN()
-		if values := valuesOf(of, key); step >= d.first && step-d.first < int64(len(values)) {
+		if values := d.valuesOf(i, key); step >= d.first && step-d.first < int64(len(values)) {
 			v = values[step-d.first]
 		}
 		to = append(to, v)
@@ -81,8 +83,8 @@ func (d *drive) at(to []float64, key string, step int64) []float64 {
 // from has the values of each regressor of a series from a step on.
 func (d *drive) from(key string, step int64) [][]float64 {
 	all := make([][]float64, len(d.of))
-	for i, of := range d.of {
-		if values := valuesOf(of, key); step >= d.first && step-d.first < int64(len(values)) {
+	for i := range d.of {
+		if values := d.valuesOf(i, key); step >= d.first && step-d.first < int64(len(values)) {
 			all[i] = values[step-d.first:]
 		}
 	}
@@ -98,26 +100,31 @@ func (d *drive) ahead(key string, step int64) [][]float64 {
 	return all
 }
 
-func valuesOf(of map[string][]float64, key string) []float64 {
-	if len(of) == 1 {
-		for _, values := range of {
+func (d *drive) valuesOf(i int, key string) []float64 {
+	if d.alone[i] {
+		for _, values := range d.of[i] {
 			return values
 		}
 	}
-	return of[key]
+	return d.of[i][key]
 }
 
-// askDrive asks for what drives the value at n steps from first on, and for what is known of that ahead.
-func (p *Predictor) askDrive(ctx context.Context, first, n int64) (drive, error) {
+// askDrive asks for what drives the value at n steps from first on, and for what is known of that ahead. Of a regressor with several
+// series only those of which there is a forecast are kept: a query that nobody aggregated may give thousands.
+func (p *Predictor) askDrive(ctx context.Context, first, n int64, forecast func(key string) bool) (drive, error) {
 	d := drive{first: first}
 	for _, r := range p.regressors {
-		of := map[string][]float64{}
+		of, seen := map[string][]float64{}, map[string]bool{}
 		for from := first; from < first+n+r.ahead; from += historyChunk {
 			a, err := p.askRange(ctx, r.query, from, min(historyChunk, first+n+r.ahead-from))
 			if err != nil {
 				return drive{}, err
 			}
 			for _, s := range a.series {
+				seen[s.key] = true
+				if !forecast(s.key) && len(seen) > 1 {
+					continue
+				}
 				if of[s.key] == nil {
 					of[s.key] = missingValues(n + r.ahead)
 				}
@@ -131,7 +138,10 @@ func (p *Predictor) askDrive(ctx context.Context, first, n int64) (drive, error)
 			}
 			of[key] = values[:end]
 		}
-		d.of, d.known = append(d.of, of), append(d.known, r.ahead)
+		if len(seen) > 1 {
+			maps.DeleteFunc(of, func(key string, _ []float64) bool { return !forecast(key) })
+		}
+		d.of, d.alone, d.known = append(d.of, of), append(d.alone, len(seen) == 1), append(d.known, r.ahead)
 	}
 	return d, nil
 }
@@ -141,7 +151,18 @@ func (p *Predictor) askDriveOf(ctx context.Context, a stretch) drive {
 	if len(p.regressors) == 0 || a.n == 0 {
 		return drive{}
 	}
-	d, err := p.askDrive(ctx, a.first, a.n)
+	forecast := map[string]bool{}
+	for _, s := range a.series {
+		forecast[s.key] = true
+	}
+	p.mu.Lock()
+	for key := range p.tracks {
+		forecast[key] = true
+	}
+	p.mu.Unlock()
+	limited, cancel := p.limited(ctx)
+	defer cancel()
+	d, err := p.askDrive(limited, a.first, a.n, func(key string) bool { return forecast[key] })
 	switch {
 	case err != nil && ctx.Err() == nil && p.undriven == "":
 		p.log.Warn("a regressor of a forecast cannot be asked for; values count as if it had no effect", "err", err)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 )
@@ -180,6 +182,31 @@ func TestForecastEvents(t *testing.T) {
 		out := play(t, p, midnight.Add(8*time.Hour+50*time.Minute), 5*time.Minute, 0)
 		if got := value(out, `{__name__="ahead", horizon="lead", quantile="0.5"}`); !(math.Abs(got-c.want) < 20) {
 			t.Errorf("%s: ten minutes before the launch the forecast for five minutes after it began is %.1f, want about %.0f", c.keys, got, c.want)
+		}
+	}
+}
+
+// TestRegressorOfMany: of a regressor that nobody aggregated what has no forecast is not kept, and is not taken for that of all.
+func TestRegressorOfMany(t *testing.T) {
+	s := &sources{from: midnight.Add(-time.Hour), ends: map[string]time.Time{}, of: map[string]map[string]func(time.Time) float64{"demand": {"b": wave}, "pods": {}, "one": {"z": wave}}}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		s.of["pods"][name] = steps(1)
+	}
+	p := NewPredictor(forecastRule(t, "query: demand, step: 1m, history: 1h, horizon: 10m, regressors: {one: one, pods: pods}"),
+		PredictorOptions{Querier: s, Metrics: NewMetrics(prometheus.NewRegistry())})
+	key := func(name string) string { k, _ := identity(labels.FromStrings("model", name)); return k }
+	first := midnight.UnixMilli()/60_000 - 10
+	d, err := p.askDrive(t.Context(), first, 10, func(k string) bool { return k == key("b") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.of[0]) != 1 || len(d.of[1]) != 1 {
+		t.Errorf("of %d and %d series the values are kept, want one of each", len(d.of[0]), len(d.of[1]))
+	}
+	at := p.time(first + 3)
+	for name, want := range map[string][]float64{"b": {wave(at), steps(1)(at)}, "other": {wave(at), math.NaN()}} {
+		if diff := cmp.Diff(want, d.at(nil, key(name), first+3), cmpopts.EquateNaNs()); diff != "" {
+			t.Errorf("%s: %s", name, diff)
 		}
 	}
 }

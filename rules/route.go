@@ -161,6 +161,9 @@ func (r *Reader) Finish() error {
 			check(at.path+".spend", rule.Budget.spend(time.Hour))
 		case rule.Forecast != nil:
 			check(at.path+".query", rule.Forecast.Query)
+			for _, name := range sortedKeys(rule.Forecast.Regressors) {
+				check(at.path+".regressors."+name, rule.Forecast.Regressors[name])
+			}
 		case rule.Scale != nil:
 			for _, name := range rule.Scale.names {
 				if !strings.Contains(name, "@") {

@@ -117,6 +117,7 @@ func TestMixes(t *testing.T) {
       other: {expr: sum(b) + sum(y), reduce: sum}
       fine: sum(y)
     signals: [{name: s, value: demand, target_per_replica: 1}]
+  - {forecast: f, query: total, regressors: {one: up, two: total + up}}
 `, "b.yml": routed,
 	} {
 		if _, err := r.Parse(name, []byte(text)); err != nil {
@@ -140,6 +141,7 @@ func TestMixes(t *testing.T) {
 		`a.yml:8:19 {job="x"}) with those that the rules write (total`,
 		"a.yml:13:34 up) with those that the rules write (total",
 		"a.yml:14:34 y) with those that the rules write (b",
+		"a.yml:17:68 up) with those that the rules write (total",
 	}, got); diff != "" {
 		t.Error(diff, err)
 	}

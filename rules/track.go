@@ -167,10 +167,20 @@ func (t *track) refresh(p *Predictor) {
 	t.arm(p)
 }
 
+// fresh says whether the last value, which a step without one is too where it counts as 0, is within the horizon: of a series
+// that is gone, or was not asked for, nobody knows what comes, and its forecast must not keep a target large.
+func (t *track) fresh(p *Predictor, at time.Time) bool {
+	seen := t.heard
+	if p.rule.Missing == missingZero {
+		seen = t.last
+	}
+	return at.Sub(p.time(seen)) <= time.Duration(p.rule.Horizon)
+}
+
 // cover looks up how often the values stayed below each level, at the horizon that is next to the lead.
 func (t *track) cover(p *Predictor) {
 	t.coverage = slices.Grow(t.coverage[:0], len(p.rule.Levels))[:len(p.rule.Levels)]
-	ahead := int(p.lead / time.Duration(p.rule.Step))
+	ahead := int(p.leads / time.Duration(p.rule.Step))
 	all := t.f.Coverage()
 	for i, level := range p.rule.Levels {
 		t.coverage[i] = math.NaN()
@@ -211,6 +221,8 @@ func (t *track) arm(p *Predictor) {
 // armedWords say why the forecast is used, or is not.
 func (t *track) armedWords(p *Predictor) string {
 	switch {
+	case !t.fresh(p, p.at):
+		return fmt.Sprintf("its last value is of %s, more than the horizon ago: nothing is written", p.time(t.heard).Format(time.RFC3339))
 	case !t.isScored(p):
 		return fmt.Sprintf("%d of its forecasts have been compared with what came: %d are needed", t.explained.LiveErrors, scored*max(1, int64(p.rule.Horizon/p.rule.Step)))
 	case t.armed:

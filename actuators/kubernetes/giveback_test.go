@@ -243,7 +243,7 @@ func testGivenBack(t *testing.T, c *kubetest.Cluster) {
 			}
 			operations, _, err := before(now, hpaResource, true, true)
 			return operations, err
-		}); err != nil || looks != 2 {
+		}); err != nil || looks < 2 { // more where the HPA's own controller writes too
 			t.Errorf("%d looks, %v; want a second one after somebody has written", looks, err)
 		}
 		hpa := n.get(hpas, "written")

@@ -271,12 +271,13 @@ func (k *leaseLock) write(ctx context.Context, record resourcelock.LeaderElectio
 		return err
 	}
 	defer cancel()
-	asked, written := k.l.now(), record.RenewTime.Truncate(time.Microsecond) // as a Lease keeps it
+	written := record.RenewTime.Truncate(time.Microsecond) // as a Lease keeps it
+	k.l.mu.Lock()
+	asked := k.l.now()
 	if mine {
-		k.l.mu.Lock()
 		k.l.wrote = append(k.l.wrote[max(0, len(k.l.wrote)-unanswered):], written)
-		k.l.mu.Unlock()
 	}
+	k.l.mu.Unlock()
 	if err := do(ctx, record); err != nil {
 		k.l.complain(err)
 		return err

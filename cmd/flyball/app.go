@@ -314,6 +314,7 @@ func (a *app) newGroups(l *loaded) (groups []store.Group, d deciders) {
 	}
 	forecasts := rules.PredictorOptions{
 		Querier: a.store.Router(), Metrics: a.scales, Log: options.Log, Workers: a.forecasts.Workers, Directory: a.forecasts.Directory,
+		Timeout: time.Duration(l.Prometheus.Timeout),
 		Startup: func(forecast string) (time.Duration, string) {
 			return rules.LongestStartup(a.live.Load().scalers, forecast)
 		},

@@ -239,7 +239,7 @@
             'FlyballForecastNotFitted',
             'info',
             '1h',
-            // A fit is due each six hours, at the longest each two days where only a season of a week is named.
+            // A fit is due each six hours, at the longest each day and a half where only a long season is named.
             |||
               max %(forecast)s (time() - %(fitted)s) > 2 * 86400
               or
