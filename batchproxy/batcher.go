@@ -77,7 +77,7 @@ type Entry[R any] struct {
 	places  [2]int32 // in the heaps that it is in
 	sure    bool     // was taken whatever was predicted
 	lane    *lane[R]
-	links   [2]links[R] // in the chain of all and in the lane's
+	links   [3]links[R] // in the chain of all, in the lane's and in the flow's
 }
 
 type lane[R any] struct {
@@ -110,6 +110,7 @@ type links[R any] struct{ older, newer *Entry[R] }
 const (
 	ofAll = iota
 	ofLane
+	ofFlow
 )
 
 // Batch is what leaves together.
@@ -357,7 +358,7 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 		}
 		if why != drain && !e.sure {
 			if lost := b.late(now, e, 0, rows); lost != "" {
-				b.remove(e)
+				b.takeOut(e)
 				b.lost = append(b.lost, Lost[R]{Entry: e, Reason: lost})
 				continue
 			}
@@ -372,13 +373,14 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 		if at := e.Deadline; !at.IsZero() {
 			d.Left = min(d.Left, at.Sub(now).Seconds())
 		}
-		b.remove(e)
+		b.takeOut(e)
 		b.tenants.charge(e.tenant, e.Items)
 		batch.Entries = append(batch.Entries, e)
 		batch.Items += e.Items
 	}
 	b.out = batch.Entries
 	if len(batch.Entries) == 0 {
+		b.settle(l)
 		d.Reason, l.why = string(b.lost[len(b.lost)-1].Reason), ""
 		return batch
 	}
@@ -392,6 +394,7 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 			b.insert(l, e)
 		}
 	}
+	b.settle(l)
 	if b.all.first == nil {
 		b.tenants.rest()
 	}
@@ -582,6 +585,13 @@ func (b *Batcher[R]) insert(l *lane[R], e *Entry[R]) {
 
 func (b *Batcher[R]) remove(e *Entry[R]) {
 	l := e.lane
+	b.takeOut(e)
+	b.settle(l)
+}
+
+// takeOut is remove without what is to be done once for all that leave the lane together, settle.
+func (b *Batcher[R]) takeOut(e *Entry[R]) {
+	l := e.lane
 	e.lane = nil
 	b.queued--
 	l.items -= e.Items
@@ -596,6 +606,9 @@ func (b *Batcher[R]) remove(e *Entry[R]) {
 		l.next = l.flows.soonest()
 	}
 	b.ends.remove(e)
+}
+
+func (b *Batcher[R]) settle(l *lane[R]) {
 	l.held = false
 	b.mark(l)
 	if l.first == nil {
@@ -616,6 +629,13 @@ func (l *chain[R]) insert(e *Entry[R]) {
 		}
 		at.older = at.newer.links[l.which].older
 	}
+	e.links[l.which] = at
+	l.join(at, e, e)
+}
+
+// append puts an entry behind all others.
+func (l *chain[R]) append(e *Entry[R]) {
+	at := links[R]{older: l.last}
 	e.links[l.which] = at
 	l.join(at, e, e)
 }

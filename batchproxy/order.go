@@ -227,10 +227,37 @@ func (t *tenants) refund(one *tenant, rows int) { one.start -= float64(rows) / o
 // rest is called when nobody waits any more: what tenants had is forgotten.
 func (t *tenants) rest() { t.now, t.active = max(t.now, t.last), 0 }
 
-// flow is the requests of a tenant in a lane.
+// flow is the requests of a tenant in a lane: those that came in their order in a line, which costs nothing to keep, and the
+// others in a heap.
 type flow[R any] struct {
-	ranking[*Entry[R]]
+	line   chain[R]
+	others ranking[*Entry[R]]
 	tenant *tenant
+}
+
+func (f *flow[R]) push(e *Entry[R]) {
+	if f.line.last == nil || f.line.last.before(e, byOrder) {
+		f.line.append(e)
+	} else {
+		f.others.push(e)
+	}
+}
+
+func (f *flow[R]) remove(e *Entry[R]) {
+	if e.places[byOrder] < 0 {
+		f.line.remove(e)
+	} else {
+		f.others.remove(e)
+	}
+}
+
+// first is the one with the first virtual deadline, nil where there is none.
+func (f *flow[R]) first() *Entry[R] {
+	e := f.line.first
+	if o := f.others.first(); e == nil || o != nil && o.before(e, byOrder) {
+		return o
+	}
+	return e
 }
 
 // flows are those of a lane, with requests each. One that empties is kept for the next tenant.
@@ -251,7 +278,7 @@ func (f *flows[R]) add(e *Entry[R]) {
 	if n := len(f.free); n > 0 {
 		one, f.free = f.free[n-1], f.free[:n-1]
 	} else {
-		one = &flow[R]{ranking: ranking[*Entry[R]]{which: byOrder}}
+		one = &flow[R]{line: chain[R]{which: ofFlow}, others: ranking[*Entry[R]]{which: byOrder}}
 	}
 	one.tenant = e.tenant
 	f.list = append(f.list, one)
@@ -266,8 +293,8 @@ func (f *flows[R]) remove(e *Entry[R]) {
 		if one.tenant != e.tenant {
 			continue
 		}
-		one.ranking.remove(e)
-		if len(one.members) == 0 {
+		one.remove(e)
+		if one.first() == nil {
 			end := len(f.list) - 1
 			f.list[i], f.list[end] = f.list[end], nil
 			f.list = f.list[:end]

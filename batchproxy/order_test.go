@@ -485,3 +485,30 @@ func TestNobodyStarves(t *testing.T) {
 	}
 	t.Error("it never leaves")
 }
+
+// TestTenantComesLate: what a tenant did not ask for is not saved up for it.
+func TestTenantComesLate(t *testing.T) {
+	b := NewBatcher[string](Rule{Mode: ModeGreedy, MaxSize: 4, Timeout: time.Hour, MaxQueue: 1 << 20, Tenants: true})
+	now := time.Unix(0, 0)
+	rows := map[string]int{}
+	for i := range 200 {
+		for range 4 {
+			arrive(b, now, false, "a", 1, 0)
+			if i == 0 {
+				arrive(b, now, false, "a", 1, 0) // so that there is always more than a batch
+			}
+			if i >= 100 {
+				arrive(b, now, false, "late", 1, 0)
+			}
+		}
+		out, _ := b.Next(now, false)
+		for _, e := range out.Entries {
+			if i >= 100 {
+				rows[e.Request]++
+			}
+		}
+	}
+	if rows["a"] < 180 || rows["late"] < 180 {
+		t.Errorf("of 400 rows since the other came, %v; want half each", rows)
+	}
+}

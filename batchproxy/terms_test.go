@@ -82,8 +82,13 @@ func TestHeadersOrder(t *testing.T) {
 				m.Queue.TenantLimit = 3. / 4096
 			},
 			sent: []sent{
-				first, {1, "X-Flyball-Tenant: a"}, {1, "X-Flyball-Tenant: a"}, {1, "X-Flyball-Tenant: a"},
-				{2, "X-Flyball-Tenant: a"}, {3, "X-Flyball-Tenant: b"}, {4, "X-Flyball-Tenant: c"},
+				first,
+				{1, "X-Flyball-Tenant: a"},
+				{1, "X-Flyball-Tenant: a"},
+				{1, "X-Flyball-Tenant: a"},
+				{2, "X-Flyball-Tenant: a"},
+				{3, "X-Flyball-Tenant: b"},
+				{4, "X-Flyball-Tenant: c"},
 			},
 			order: []int{0, 1, 5, 6, 2, 3}, codes: []int{200, 200, 200, 200, 429, 200, 200},
 			series: []string{`flyball_batchproxy_shed_total{model="m",reason="tenant_limit"}`},
