@@ -24,6 +24,7 @@ type request struct {
 	incoming *http.Request
 	key      []byte // of its lane
 	demand   *demand
+	terms    Terms
 	chunk    bool            // of a request with more rows than a batch has; body is all of that one's
 	over     chan<- *request // is sent the request when it has its answer, if set; never blocks
 

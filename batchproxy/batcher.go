@@ -1,37 +1,42 @@
 package batchproxy
 
 import (
+	"math"
 	"time"
 )
 
 // Rule is what a [Batcher] decides by.
 type Rule struct {
-	Mode         Mode          // empty is ModeTimeout
-	MaxSize      int           // rows in a batch, 1 or more
-	MinSize      int           // rows that are waited for, up to MaxWait; 1 or less is none
-	AllowedSizes []int         // ascending; where there are some, batches are cut down to one of them if the rest can wait
-	MaxWait      time.Duration // how long the oldest request is held for others while a replica is free
-	Timeout      time.Duration // how long a request may wait for a replica
-	SLO          time.Duration // within which a request should be answered; 0 without
-	Objective    Objective     // empty is ObjectiveBalanced
-	MaxQueue     int           // requests waiting
+	Mode         Mode               // empty is ModeTimeout
+	MaxSize      int                // rows in a batch, 1 or more
+	MinSize      int                // rows that are waited for, up to MaxWait; 1 or less is none
+	AllowedSizes []int              // ascending; where there are some, batches are cut down to one of them if the rest can wait
+	MaxWait      time.Duration      // how long the oldest request is held for others while a replica is free
+	Timeout      time.Duration      // how long a request may wait for a replica
+	SLO          time.Duration      // within which a request should be answered; 0 without
+	Objective    Objective          // empty is ObjectiveBalanced
+	MaxQueue     int                // requests waiting
+	Classes      []Class            // what Terms.Class is of; without any all requests are of one
+	Tenants      bool               // are told apart, and have fair shares
+	Weights      map[string]float64 // of tenants; 1 where none is given
+	TenantLimit  float64            // the part of MaxQueue that one tenant may have; 0 is all of it
 }
 
 // Batcher decides which requests leave together and when. It is a state machine: it has no clock, no goroutine and no
 // lock, and is told the time with each event, so that the proxy and a simulation run the same decisions.
 //
-// Requests of one lane may share a batch and leave in the order in which they came. A lane is ready when it has
-// MaxSize rows, when its oldest request has waited for MaxWait, or when the mode says so; of the ready lanes the one
-// whose oldest request came first is next. While no replica is free the caller does not ask for a batch, and lanes fill
+// Requests of one lane may share a batch and leave in the order of their virtual deadlines (order.go), which without
+// classes and deadlines is that in which they came. A lane is ready when it has MaxSize rows, when its oldest request has
+// waited for MaxWait, or when the mode says so; of the ready lanes the one with the first virtual deadline is next. While no replica is free the caller does not ask for a batch, and lanes fill
 // up: an overloaded model gets full batches. R is what the caller queues.
 //
 // What it learns of replicas and clients it learns from Answered and TooLarge. The files: service.go fits how long a
 // batch takes, profile.go when answered clients come back, phase.go decides by the two, tune.go sets the largest batch,
-// explain.go keeps the last decisions for people.
+// explain.go keeps the last decisions for people; order.go has the order, and admission.go says who is not taken.
 type Batcher[R any] struct {
 	rule   Rule
 	lanes  map[string]*lane[R] // empty ones are kept for what they have learned, up to maxLanes
-	active []*lane[R]          // those with requests, in no order
+	active ranking[*lane[R]]   // those with requests, by the first virtual deadline
 	full   []*lane[R]          // those with as many rows as a batch may have or more, in no order
 	// alone has the lanes whose requests turned out not to share a batch well, and until when that is remembered.
 	alone  map[string]time.Time
@@ -39,6 +44,18 @@ type Batcher[R any] struct {
 	queued int
 	came   uint64
 	out    []*Entry[R] // of the last batch
+	lost   []Lost[R]   // of the last call of Next
+
+	began   time.Time          // what virtual deadlines count from
+	ends    ranking[*Entry[R]] // those with deadlines of their clients
+	classes []waitingOf        // by class
+	items   int                // rows queued
+	tenants tenants
+	nobody  tenant // whose all requests are where tenants are not told apart
+
+	slots, busy int       // of the replicas
+	sent        time.Time // when the last batch left
+	flying      int       // its rows
 
 	service serviceTime
 	tuning
@@ -50,22 +67,28 @@ type Entry[R any] struct {
 	Request R
 	Items   int // rows
 	Arrived time.Time
-	// Deadline is when the answer is of no more use; zero where the rule's SLO and Timeout alone bound the wait. It may
-	// be set after Arrive and before Next.
+	// Deadline is when the answer is of no more use; zero where the rule's SLO and Timeout alone bound the wait.
 	Deadline time.Time
 
-	seq   uint64 // order of arrival
-	lane  *lane[R]
-	links [2]links[R] // in the chain of all and in the lane's
+	seq     uint64 // order of arrival
+	class   int    // of the rule's
+	tenant  *tenant
+	virtual int64    // deadline, in ns since the batcher began
+	places  [2]int32 // in the heaps that it is in
+	sure    bool     // was taken whatever was predicted
+	lane    *lane[R]
+	links   [3]links[R] // in the chain of all, in the lane's and in the flow's
 }
 
 type lane[R any] struct {
 	chain[R]
+	flows  flows[R]
+	next   *Entry[R] // the one with the first virtual deadline
 	name   string
 	items  int
 	alone  time.Time // each request leaves by itself until then; zero if not
 	full   int       // index in Batcher.full, -1 if not there
-	active int       // index in Batcher.active, -1 if not there
+	active int32     // place in Batcher.active, -1 if not there
 	used   time.Time // when something last happened
 
 	profile profile
@@ -87,6 +110,7 @@ type links[R any] struct{ older, newer *Entry[R] }
 const (
 	ofAll = iota
 	ofLane
+	ofFlow
 )
 
 // Batch is what leaves together.
@@ -131,23 +155,44 @@ const (
 func NewBatcher[R any](rule Rule) *Batcher[R] {
 	b := &Batcher[R]{rule: rule, lanes: make(map[string]*lane[R]), alone: make(map[string]time.Time), service: newServiceTime(rule.MaxSize)}
 	b.tuning = newTuning(rule)
+	b.ends.which = byDeadline
+	b.classes = make([]waitingOf, max(len(rule.Classes), 1))
+	b.tenants.weights = rule.Weights
+	b.nobody.weight = 1
 	return b
 }
 
 // Len is the number of requests in the queue.
 func (b *Batcher[R]) Len() int { return b.queued }
 
-// Arrive queues a request of so many rows. It returns nil where the queue is full.
+// Arrive is Admit for a request of the first class, of no tenant and without a deadline. It returns nil where it is refused.
 func (b *Batcher[R]) Arrive(now time.Time, name []byte, items int, request R) *Entry[R] {
-	if b.queued >= b.rule.MaxQueue {
-		return nil
+	e, _ := b.Admit(now, name, items, request, Terms{})
+	return e
+}
+
+// Admit queues a request of so many rows, or says why not.
+func (b *Batcher[R]) Admit(now time.Time, name []byte, items int, request R, terms Terms) (*Entry[R], Refusal) {
+	if b.began.IsZero() {
+		b.began = now
+	}
+	e := &Entry[R]{Request: request, Items: items, Arrived: now, Deadline: terms.Deadline, tenant: &b.nobody, places: [2]int32{-1, -1}}
+	if terms.Class > 0 && terms.Class < len(b.classes) {
+		e.class = terms.Class
+	}
+	if b.rule.Tenants {
+		e.tenant = b.tenants.of(now, terms.Tenant)
+	}
+	l := b.lane(now, name)
+	if why := b.admit(now, l, e); why != "" {
+		return nil, why
 	}
 	b.came++
-	e := &Entry[R]{Request: request, Items: items, Arrived: now, seq: b.came}
-	l := b.lane(now, name)
+	e.seq = b.came
+	e.virtual = b.virtualDeadline(e)
 	l.profile.arrive(now, items)
 	b.insert(l, e)
-	return e
+	return e, ""
 }
 
 // Gone takes a request out of the queue, and reports whether it was there.
@@ -163,6 +208,7 @@ func (b *Batcher[R]) Gone(e *Entry[R]) bool {
 // MaxQueue: they were admitted.
 func (b *Batcher[R]) Back(now time.Time, name []byte, entries []*Entry[R]) {
 	for _, e := range entries {
+		b.tenants.refund(e.tenant, e.Items)
 		b.insert(b.lane(now, name), e)
 	}
 }
@@ -204,39 +250,53 @@ func (b *Batcher[R]) Forget(now time.Time) {
 	b.tune(now)
 }
 
-// Next is the batch to send now, for a caller that has a free replica. With flush nothing is held for others.
+// Next is the batch to send now, for a caller that has a free replica. With flush nothing is held for others. It takes out
+// requests that would be late, which are not in the batch but in Lost.
 func (b *Batcher[R]) Next(now time.Time, flush bool) (Batch[R], bool) {
-	if b.all.first == nil {
-		return Batch[R]{}, false
-	}
-	// The oldest request of all is due before any other, and its lane's is older than that of any full lane.
-	l := b.all.first.lane
-	why, leaves := b.judge(now, l, flush)
-	if !leaves {
-		if l, why = b.oldestReady(now, flush); l == nil {
-			return Batch[R]{}, false
+	clear(b.lost)
+	b.lost = b.lost[:0]
+	for b.all.first != nil {
+		l, why := b.choose(now, flush)
+		if l == nil {
+			break
+		}
+		if batch := b.take(now, l, why); len(batch.Entries) > 0 {
+			b.sent, b.flying = now, batch.Items
+			return batch, true
 		}
 	}
-	return b.take(now, l, why), true
+	return Batch[R]{}, false
 }
 
-// oldestReady is the lane that is to leave, where the one with the oldest request of all is not.
-func (b *Batcher[R]) oldestReady(now time.Time, flush bool) (*lane[R], reason) {
-	among := b.active
-	if b.rule.Mode.timed() { // no other is due
+// choose is the lane that is to leave, nil where none is.
+func (b *Batcher[R]) choose(now time.Time, flush bool) (*lane[R], reason) {
+	turns := b.rule.Tenants && b.items > b.effective && b.tenants.others(b.all.first.tenant) > 0
+	if l := b.active.first(); !turns {
+		if why, leaves := b.judge(now, l, flush); leaves {
+			return l, why
+		}
+	}
+	among := b.active.members
+	if !turns && b.rule.Mode.timed() && now.Before(b.all.first.Arrived.Add(b.rule.MaxWait)) { // nothing is due
 		among = b.full
 	}
-	var oldest *lane[R]
+	var best *lane[R]
 	var why reason
 	for _, l := range among {
-		if oldest != nil && oldest.first.seq < l.first.seq {
-			continue
+		if best != nil {
+			if turns {
+				if x, y := best.flows.fairest(), l.flows.fairest(); x.tenant.start < y.tenant.start || x.tenant == y.tenant && best.before(l, 0) {
+					continue
+				}
+			} else if best.before(l, 0) {
+				continue
+			}
 		}
 		if w, leaves := b.judge(now, l, flush); leaves {
-			oldest, why = l, w
+			best, why = l, w
 		}
 	}
-	return oldest, why
+	return best, why
 }
 
 // judge says whether a lane with requests is to leave, and why. Where it is not, l.hold is when to ask again.
@@ -288,14 +348,55 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 	d := b.record(now, l)
 	clear(b.out)
 	batch := Batch[R]{Entries: b.out[:0], Reason: why}
-	upTo := b.cut(now, l, most, why)
-	if upTo > 0 {
-		most, batch.Reason = upTo, shape
-	}
-	for e := l.first; e != nil && (len(batch.Entries) == 0 || batch.Items+e.Items <= most); e = l.first {
-		b.remove(e)
+	turns := len(l.flows.list) > 1 && l.items > most
+	rows := min(l.items, most)
+	first := true
+	for l.first != nil {
+		e := l.next
+		if turns {
+			e = l.flows.fairest()
+		}
+		if why != drain && !e.sure {
+			if lost := b.late(now, e, 0, rows); lost != "" {
+				b.takeOut(e)
+				b.lost = append(b.lost, Lost[R]{Entry: e, Reason: lost})
+				continue
+			}
+		}
+		if len(batch.Entries) > 0 && batch.Items+e.Items > most {
+			break
+		}
+		if first {
+			first = false
+			d.Class, d.Left = e.class, math.Inf(1)
+		}
+		if at := e.Deadline; !at.IsZero() {
+			d.Left = min(d.Left, at.Sub(now).Seconds())
+		}
+		b.takeOut(e)
+		b.tenants.charge(e.tenant, e.Items)
 		batch.Entries = append(batch.Entries, e)
 		batch.Items += e.Items
+	}
+	b.out = batch.Entries
+	if len(batch.Entries) == 0 {
+		b.settle(l)
+		d.Reason, l.why = string(b.lost[len(b.lost)-1].Reason), ""
+		return batch
+	}
+	if upTo := b.cut(now, l, batch, why); upTo > 0 {
+		batch.Reason = shape
+		for batch.Items > upTo { // whole requests make it up
+			e := batch.Entries[len(batch.Entries)-1]
+			batch.Entries = batch.Entries[:len(batch.Entries)-1]
+			batch.Items -= e.Items
+			b.tenants.refund(e.tenant, e.Items)
+			b.insert(l, e)
+		}
+	}
+	b.settle(l)
+	if b.all.first == nil {
+		b.tenants.rest()
 	}
 	if batch.Items > b.rule.MaxSize {
 		batch.Reason = oversize
@@ -308,19 +409,22 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 
 // cut is how many rows a batch is cut down to, for a server that has compiled for some sizes only: the largest of the
 // allowed ones that whole requests make up. It is 0 where nothing is cut: no size fits, or the rest would be late.
-func (b *Batcher[R]) cut(now time.Time, l *lane[R], most int, why reason) int {
+func (b *Batcher[R]) cut(now time.Time, l *lane[R], whole Batch[R], why reason) int {
 	if len(b.rule.AllowedSizes) == 0 || why == drain || why == solo {
 		return 0
 	}
 	best, sum, next := 0, 0, 0
 	var rest *Entry[R] // the first that is left behind
-	for e := l.first; e != nil && sum+e.Items <= most; e = e.links[ofLane].newer {
+	for i, e := range whole.Entries {
 		sum += e.Items
 		for next < len(b.rule.AllowedSizes) && b.rule.AllowedSizes[next] < sum {
 			next++
 		}
 		if next < len(b.rule.AllowedSizes) && b.rule.AllowedSizes[next] == sum {
-			best, rest = sum, e.links[ofLane].newer
+			best, rest = sum, l.next
+			if i+1 < len(whole.Entries) {
+				rest = whole.Entries[i+1]
+			}
 		}
 	}
 	if best == 0 || best == sum || rest == nil {
@@ -332,14 +436,27 @@ func (b *Batcher[R]) cut(now time.Time, l *lane[R], most int, why reason) int {
 	return best
 }
 
-// Expired takes out the requests that have waited for longer than the timeout.
-func (b *Batcher[R]) Expired(now time.Time) []*Entry[R] {
-	var expired []*Entry[R]
+// Expired takes out the requests that have waited for longer than the timeout, and those that no replica can answer before
+// their client's deadline any more.
+func (b *Batcher[R]) Expired(now time.Time) []Lost[R] {
+	var expired []Lost[R]
+	for e := b.ends.first(); e != nil && !now.Before(b.hopeless(e)); e = b.ends.first() {
+		b.remove(e)
+		expired = append(expired, Lost[R]{e, PastDeadline})
+	}
 	for e := b.all.first; e != nil && now.Sub(e.Arrived) >= b.rule.Timeout; e = b.all.first {
 		b.remove(e)
-		expired = append(expired, e)
+		expired = append(expired, Lost[R]{e, TimedOut})
 	}
 	return expired
+}
+
+// hopeless is when a request with a deadline can no longer be answered before it.
+func (b *Batcher[R]) hopeless(e *Entry[R]) time.Time {
+	if e.sure {
+		return e.Deadline
+	}
+	return e.Deadline.Add(-seconds(b.unit()))
 }
 
 // Wake is when to ask again without another event: when a request is due, if a replica is free, or expires. It is zero
@@ -349,19 +466,22 @@ func (b *Batcher[R]) Wake(free bool) time.Time {
 		return time.Time{}
 	}
 	wake := b.all.first.Arrived.Add(b.rule.Timeout)
-	if !free {
-		return wake
-	}
 	sooner := func(at time.Time) {
 		if at.Before(wake) {
 			wake = at
 		}
 	}
+	if e := b.ends.first(); e != nil {
+		sooner(b.hopeless(e))
+	}
+	if !free {
+		return wake
+	}
 	if b.rule.Mode.timed() {
 		sooner(b.all.first.Arrived.Add(b.rule.MaxWait))
 		return wake
 	}
-	for _, l := range b.active {
+	for _, l := range b.active.members {
 		if l.held {
 			sooner(l.hold)
 		} else {
@@ -386,7 +506,7 @@ func (b *Batcher[R]) lane(now time.Time, name []byte) *lane[R] {
 }
 
 func (b *Batcher[R]) open(now time.Time, name string) *lane[R] {
-	if len(b.lanes) >= maxLanes+len(b.active) {
+	if len(b.lanes) >= maxLanes+len(b.active.members) {
 		b.sweep(now)
 	}
 	l := &lane[R]{chain: chain[R]{which: ofLane}, name: name, full: -1, active: -1}
@@ -446,19 +566,49 @@ func (b *Batcher[R]) insert(l *lane[R], e *Entry[R]) {
 	e.lane = l
 	b.queued++
 	l.items += e.Items
+	b.items += e.Items
+	b.classes[e.class].requests++
+	b.classes[e.class].rows += e.Items
+	b.tenants.join(e.tenant, e.Items)
 	b.all.insert(e)
 	l.insert(e)
+	l.flows.add(e)
+	if l.next == nil || e.before(l.next, byOrder) {
+		l.next = e
+	}
+	if !e.Deadline.IsZero() {
+		b.ends.push(e)
+	}
 	l.held = false
 	b.mark(l)
 }
 
 func (b *Batcher[R]) remove(e *Entry[R]) {
 	l := e.lane
+	b.takeOut(e)
+	b.settle(l)
+}
+
+// takeOut is remove without what is to be done once for all that leave the lane together, settle.
+func (b *Batcher[R]) takeOut(e *Entry[R]) {
+	l := e.lane
 	e.lane = nil
 	b.queued--
 	l.items -= e.Items
+	b.items -= e.Items
+	b.classes[e.class].requests--
+	b.classes[e.class].rows -= e.Items
+	b.tenants.leave(e.tenant, e.Items)
 	b.all.remove(e)
 	l.remove(e)
+	l.flows.remove(e)
+	if l.next == e {
+		l.next = l.flows.soonest()
+	}
+	b.ends.remove(e)
+}
+
+func (b *Batcher[R]) settle(l *lane[R]) {
 	l.held = false
 	b.mark(l)
 	if l.first == nil {
@@ -479,6 +629,13 @@ func (l *chain[R]) insert(e *Entry[R]) {
 		}
 		at.older = at.newer.links[l.which].older
 	}
+	e.links[l.which] = at
+	l.join(at, e, e)
+}
+
+// append puts an entry behind all others.
+func (l *chain[R]) append(e *Entry[R]) {
+	at := links[R]{older: l.last}
 	e.links[l.which] = at
 	l.join(at, e, e)
 }
@@ -505,7 +662,7 @@ func (l *chain[R]) join(at links[R], newer, older *Entry[R]) {
 
 // mark keeps the lists of active and of full lanes true.
 func (b *Batcher[R]) mark(l *lane[R]) {
-	place(&b.active, l, func(l *lane[R]) *int { return &l.active }, l.first != nil)
+	b.active.fix(l, l.first != nil)
 	place(&b.full, l, func(l *lane[R]) *int { return &l.full }, l.first != nil && l.items >= b.most(l))
 }
 

@@ -78,7 +78,7 @@ func TestBatcherLimits(t *testing.T) {
 	if got := b.Wake(false); !got.Equal(start.Add(time.Second)) {
 		t.Errorf("wake is %v with no replica free, want the timeout of the oldest", got)
 	}
-	if got := b.Expired(start.Add(time.Second)); len(got) != 1 || got[0].Request != 0 {
+	if got := b.Expired(start.Add(time.Second)); len(got) != 1 || got[0].Entry.Request != 0 {
 		t.Errorf("expired: %v, want the first request", got)
 	}
 	if !b.Gone(second) || b.Gone(second) || b.Len() != 0 {
@@ -238,7 +238,8 @@ func metamorphic(t *testing.T, seed uint64) {
 			slices.SortFunc(queue, func(x, y queuedRequest) int { return x.id - y.id })
 		case 11:
 			now = now.Add(time.Duration(random.IntN(8)) * time.Millisecond)
-			for _, e := range b.Expired(now) {
+			for _, lost := range b.Expired(now) {
+				e := lost.Entry
 				at := slices.IndexFunc(queue, func(q queuedRequest) bool { return q.id == e.Request })
 				if at < 0 || now.Sub(e.Arrived) < rule.Timeout {
 					fail("request %d expired", e.Request)

@@ -3,6 +3,7 @@ package batchproxy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -45,7 +46,11 @@ type ModelConfig struct {
 	Upstreams []Upstream  `yaml:"upstreams"`
 	Batch     BatchConfig `yaml:"batch"`
 	// Inflight is the number of batches that a replica is given at once.
-	Inflight int `yaml:"inflight"`
+	Inflight int         `yaml:"inflight"`
+	Queue    QueueConfig `yaml:"queue"`
+	// Priorities are the classes that a client may name in X-Flyball-Priority. One is named normal, that of requests which
+	// name none, or none that there is. Empty are critical 25ms, high 50ms, normal 100ms and low 400ms.
+	Priorities []Priority `yaml:"priorities,omitempty"`
 	// Timeout is how long an upstream may take for a batch, and how long a request may wait to be sent.
 	Timeout prom.Duration `yaml:"timeout"`
 }
@@ -92,6 +97,48 @@ type BatchConfig struct {
 	// IgnoreHeaders are request headers that differ between clients and never change the answer, such as a request id
 	// of your own. Requests share a batch only where all other headers are equal, and the batch does not carry these.
 	IgnoreHeaders []string `yaml:"ignore_headers,omitempty"`
+}
+
+// QueueConfig says in which order requests leave and who may have how many waiting.
+type QueueConfig struct {
+	// TenantHeader is the request header that names the tenant; empty is not telling them apart. Tenants share what replicas
+	// do by their weights while more waits than a batch takes. Requests without the header are those of one tenant.
+	TenantHeader string `yaml:"tenant_header,omitempty"`
+	// Weights are the shares of tenants by their names; 1 where none is given.
+	Weights map[string]float64 `yaml:"weights,omitempty"`
+	// TenantLimit is the part of limits.max_queue that one tenant may have waiting, such as 0.5; 0 is all of it.
+	TenantLimit float64 `yaml:"tenant_limit"`
+	// TrustHeaders is whether clients may say their priority and tenant. Without it all requests are of class normal and of one
+	// tenant. Deadlines are always heeded: they can only make a client's own answer an error.
+	TrustHeaders bool `yaml:"trust_headers"`
+}
+
+// Priority is a class of requests.
+type Priority struct {
+	Name string `yaml:"name"`
+	// Budget is how long a request may wait before others of classes with less no longer go before it.
+	Budget prom.Duration `yaml:"budget"`
+}
+
+// normalClass is the class of requests that name none.
+const normalClass = "normal"
+
+// classes are the model's priorities. Each of the default ones waits twice as long as the one before, and low long enough
+// for work that nobody waits for: four times normal.
+func (c ModelConfig) classes() []Class {
+	if len(c.Priorities) == 0 {
+		return []Class{{"critical", 25 * time.Millisecond}, {"high", 50 * time.Millisecond}, {normalClass, 100 * time.Millisecond}, {"low", 400 * time.Millisecond}}
+	}
+	out := make([]Class, len(c.Priorities))
+	for i, p := range c.Priorities {
+		out[i] = Class{p.Name, time.Duration(p.Budget)}
+	}
+	return out
+}
+
+// normalOf is the index of the class of requests that name none.
+func normalOf(classes []Class) int {
+	return max(slices.IndexFunc(classes, func(c Class) bool { return c.Name == normalClass }), 0)
 }
 
 // DefaultConfig is a proxy without models.
@@ -145,6 +192,9 @@ func DefaultModelConfig() ModelConfig {
 			MaxWait:  prom.Duration(10 * time.Millisecond), // what a request may lose to batching where nobody joins it
 			// No SLO: half of one that is guessed would keep batches of a slow model small, and cost most of its throughput.
 			Objective: ObjectiveBalanced,
+		},
+		Queue: QueueConfig{
+			TrustHeaders: true, // what a client can win by a lie is some 75 ms before others, not a place before all of them
 		},
 		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
 		Inflight: 1,
@@ -298,6 +348,7 @@ func (c ModelConfig) validate(path string) []error {
 			fault(field, "%s always matters: clients of different rights must not share a batch", name)
 		}
 	}
+	faults = append(faults, c.validateQueue(path)...)
 	if c.Inflight < 1 {
 		fault(".inflight", "%d is not a number of batches: give 1 or more", c.Inflight)
 	}
@@ -306,6 +357,70 @@ func (c ModelConfig) validate(path string) []error {
 	}
 	return faults
 }
+
+// maxPriorities bounds the classes of a model: each is a set of series and, where one leads, is compared with the others.
+const maxPriorities = 16
+
+// className is what a class may be called: it stands in a header and in the label class.
+var className = regexp.MustCompile(`^[a-z][-a-z0-9_]{0,31}$`)
+
+func (c ModelConfig) validateQueue(path string) []error {
+	var faults []error
+	fault := func(field, format string, args ...any) {
+		faults = append(faults, fmt.Errorf(path+field+": "+format, args...))
+	}
+	if h := c.Queue.TenantHeader; h != "" && strings.ContainsAny(h, " :\t\r\n") {
+		fault(".queue.tenant_header", "%q is not the name of a header", h)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Queue.Weights)) {
+		switch w := c.Queue.Weights[name]; {
+		case c.Queue.TenantHeader == "":
+			fault(".queue.weights", "there is no tenant_header to tell tenants by: give it, or leave out weights")
+		case !(w >= minWeight && w <= maxWeight):
+			fault(".queue.weights", "%q: %v is not a weight: give %v to %v", name, w, minWeight, maxWeight)
+			continue
+		default:
+			continue
+		}
+		break
+	}
+	switch {
+	case !(c.Queue.TenantLimit >= 0 && c.Queue.TenantLimit <= 1):
+		fault(".queue.tenant_limit", "%v is not a part of the queue: give more than 0 to 1, such as 0.5, or 0 for no limit", c.Queue.TenantLimit)
+	case c.Queue.TenantLimit > 0 && c.Queue.TenantHeader == "":
+		fault(".queue.tenant_limit", "there is no tenant_header to tell tenants by: give it, or leave out tenant_limit")
+	}
+	if len(c.Priorities) > maxPriorities {
+		fault(".priorities", "%d classes: give %d or fewer", len(c.Priorities), maxPriorities)
+	}
+	seen := make(map[string]int)
+	for i, p := range c.Priorities {
+		field := fmt.Sprintf(".priorities[%d]", i)
+		first, twice := seen[p.Name]
+		switch {
+		case !className.MatchString(p.Name):
+			fault(field+".name", "%q is not the name of a class: give lower-case letters, digits, - and _, beginning with a letter", p.Name)
+		case twice:
+			fault(field+".name", "%q is the name of priorities[%d] too: give each class once", p.Name, first)
+		default:
+			seen[p.Name] = i
+		}
+		if p.Budget <= 0 || time.Duration(p.Budget) > maxBudget {
+			fault(field+".budget", "%s is not what a request may wait: give more than 0s, up to %s, such as 100ms", p.Budget, maxBudget)
+		}
+	}
+	if _, ok := seen[normalClass]; !ok && len(c.Priorities) > 0 {
+		fault(".priorities", "none is named normal: it is the class of requests that name none")
+	}
+	return faults
+}
+
+const (
+	minWeight = 0.01
+	maxWeight = 100.0
+	// maxBudget is longer than clients wait.
+	maxBudget = time.Hour
+)
 
 // label is what the names of namespaces, of Services and of the ports of EndpointSlices are.
 var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)

@@ -23,7 +23,8 @@ func TestConfigYAML(t *testing.T) {
 	decode("limits: {max_body: 1MiB}\ndrain: 5s", &cfg)
 	var m ModelConfig
 	m.SetDefaults()
-	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}", &m)
+	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}\n"+
+		"queue: {tenant_header: x-tenant, weights: {a: 2}, tenant_limit: 0.5, trust_headers: false}\npriorities: [{name: normal, budget: 1s}, {name: now, budget: 5ms}]", &m)
 	cfg.Models = append(cfg.Models, m)
 
 	want := DefaultConfig()
@@ -37,6 +38,8 @@ func TestConfigYAML(t *testing.T) {
 			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
 		},
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
+		Queue:      QueueConfig{TenantHeader: "x-tenant", Weights: map[string]float64{"a": 2}, TenantLimit: 0.5},
+		Priorities: []Priority{{"normal", prom.Duration(time.Second)}, {"now", prom.Duration(5 * time.Millisecond)}},
 	}}
 	if diff := cmp.Diff(want, cfg); diff != "" {
 		t.Error(diff)
@@ -64,6 +67,25 @@ func TestConfigFaults(t *testing.T) {
 		}},
 		{"inflight bytes", func(c *Config) { c.Limits.MaxInflightBytes = 1 << 20 }, []string{
 			"limits.max_inflight_bytes: 1MiB is less than limits.max_body, 64MiB: a request of that size could never be taken",
+		}},
+		{"queue", func(c *Config) {
+			c.Models[0].Queue = QueueConfig{TenantHeader: "a b", TenantLimit: 1.5, Weights: map[string]float64{"a": 0, "b": 1, "c": 200}}
+			c.Models[0].Priorities = []Priority{{"High", prom.Duration(time.Second)}, {"low", 0}, {"low", prom.Duration(time.Second)}}
+		}, []string{
+			`models[0].queue.tenant_header: "a b" is not the name of a header`,
+			`models[0].queue.weights: "a": 0 is not a weight: give 0.01 to 100`,
+			`models[0].queue.weights: "c": 200 is not a weight: give 0.01 to 100`,
+			"models[0].queue.tenant_limit: 1.5 is not a part of the queue: give more than 0 to 1, such as 0.5, or 0 for no limit",
+			`models[0].priorities[0].name: "High" is not the name of a class: give lower-case letters, digits, - and _, beginning with a letter`,
+			"models[0].priorities[1].budget: 0s is not what a request may wait: give more than 0s, up to 1h0m0s, such as 100ms",
+			`models[0].priorities[2].name: "low" is the name of priorities[1] too: give each class once`,
+			"models[0].priorities: none is named normal: it is the class of requests that name none",
+		}},
+		{"tenants without a header", func(c *Config) {
+			c.Models[0].Queue = QueueConfig{TenantLimit: 0.5, Weights: map[string]float64{"a": 2, "b": 1}}
+		}, []string{
+			"models[0].queue.weights: there is no tenant_header to tell tenants by: give it, or leave out weights",
+			"models[0].queue.tenant_limit: there is no tenant_header to tell tenants by: give it, or leave out tenant_limit",
 		}},
 		{"name", func(c *Config) { c.Models[0].Name = "" }, []string{
 			"models[0].name: missing: give the name that stands in the request's path, /v2/models/NAME/infer",

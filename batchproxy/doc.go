@@ -18,9 +18,9 @@
 //
 // How a request goes through it, in the order of the files: route.go finds the model; infer.go reads the body and has
 // package protocol check it, in the request's own goroutine; oversize.go sends one with more rows than a batch in chunks, and
-// joins their answers; openai.go finds the model in the body where the path does not name it; headers.go and the protocol make the lane's key from all
+// joins their answers; openai.go finds the model in the body where the path does not name it; terms.go reads the client's priority, tenant and deadline; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
-// requests leave together and when, by what it has learned; picker.go chooses the replica; batch.go sends, splits and deals with failures;
+// requests leave together and when, by what it has learned, in the order of order.go, and admission.go which are not taken; picker.go chooses the replica; batch.go sends, splits and deals with failures;
 // answer.go writes. budget.go bounds retries. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
 //
 // # What shares a batch
@@ -71,6 +71,20 @@
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and
 // the two formulas, are of this package, derived beside them in phase.go and held to account in simulate_test.go.
 //
+// # Who is first
+//
+// Requests leave by their virtual deadline: the arrival plus the budget of the class that X-Flyball-Priority names
+// (critical 25 ms, high 50 ms, normal 100 ms, low 400 ms), or the client's own deadline less S(1) if that is sooner. So a class
+// is ahead of another by the difference of their budgets, and nobody starves; without classes and deadlines it is the order
+// of arrival. A client's deadline is the least of X-Flyball-Deadline-Ms, X-Request-Timeout-Ms and
+// X-Envoy-Expected-Rq-Timeout-Ms, and counts where it is before the model's timeout. Where queue.tenant_header is set,
+// tenants share the rows that leave by their weights while there are more than a batch has, and the deadlines order the requests of
+// each.
+//
+// Where a model has an SLO, or a client a deadline, a request that would be answered after it is not taken: by what waits
+// before it, and what S(n) says of how long that takes. That is asked again when its batch leaves. One that finds a free
+// replica and nobody waiting is always taken, so that a wrong estimate does not stay.
+//
 // # When things go wrong
 //
 //   - A request that the replica refuses (4xx) fails alone: its batch is cut in two until it is found.
@@ -81,6 +95,8 @@
 //     request to blame gets 502. Such cuts and retries are at most a fifth of the calls.
 //   - An answer that cannot be split with certainty is not delivered: each request is sent again alone.
 //   - A full queue, or too many bytes held: 429 with Retry-After.
+//   - A tenant that has its share of the queue: 429. A request that would be answered too late: 503. One whose client's
+//     deadline no replica can meet any more: 504. None of these costs a replica anything.
 //   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone.
 //
 // Requests may be sent twice when a replica fails: inference is taken to be idempotent.

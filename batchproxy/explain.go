@@ -25,6 +25,8 @@ type Decision struct {
 	Waited float64 // seconds, from Time
 	Came   int     // rows, while it waited
 	Sent   int     // rows of the batch
+	Class  int     // of the first request in it
+	Left   float64 // seconds to the first deadline of a client in it; infinite without
 	Reason string
 }
 
@@ -64,6 +66,9 @@ type Explanation struct {
 	Mode      Mode      `json:"mode"`
 	Objective Objective `json:"objective"`
 	Queued    int       `json:"queued_requests"`
+	Tenants   int       `json:"waiting_tenants,omitempty"` // where they are told apart
+
+	Classes []ClassExplanation `json:"classes"`
 
 	Known     bool    `json:"service_time_known"`
 	Intercept float64 `json:"service_time_intercept_seconds"`
@@ -87,6 +92,14 @@ type LaneExplanation struct {
 	Cycles int              `json:"cycles"`      // that were learned from
 	Came   []ProfilePoint   `json:"came"`        // rows, by the time since an answer
 	Back   []ReturningPoint `json:"back"`        // parts of the rows answered
+}
+
+// ClassExplanation is what waits of a priority class.
+type ClassExplanation struct {
+	Class    string  `json:"class"`
+	Budget   float64 `json:"budget_seconds"`
+	Requests int     `json:"queued_requests"`
+	Rows     int     `json:"queued_rows"`
 }
 
 // ProfilePoint is the mean number of rows that come within a time of an answer.
@@ -114,6 +127,8 @@ type DecisionExplanation struct {
 	Waited     float64     `json:"waited_seconds"`
 	Came       int         `json:"came_rows"`
 	Sent       int         `json:"sent_rows"`
+	Class      string      `json:"class"`                      // of the first request in it
+	Deadline   *float64    `json:"deadline_seconds,omitempty"` // from when it left to the first deadline that a client gave
 	Reason     string      `json:"reason"`
 }
 
@@ -123,7 +138,16 @@ func (b *Batcher[R]) Explain(show func(lane string) string) Explanation {
 		Mode: b.rule.Mode, Objective: b.rule.Objective, Queued: b.queued,
 		Known: b.service.known, Intercept: b.service.b, Slope: b.service.a, Gain: b.service.gain(b.rule.MaxSize),
 		MaxSize: b.rule.MaxSize, Effective: b.effective, Ceiling: b.ceiling, Off: b.off,
-		Lanes: []LaneExplanation{}, Decisions: []DecisionExplanation{},
+		Classes: []ClassExplanation{}, Lanes: []LaneExplanation{}, Decisions: []DecisionExplanation{},
+	}
+	for i, waiting := range b.classes {
+		class := b.class(i)
+		x.Classes = append(x.Classes, ClassExplanation{class.Name, class.Budget.Seconds(), waiting.requests, waiting.rows})
+	}
+	for _, t := range b.tenants.known {
+		if t.requests > 0 {
+			x.Tenants++
+		}
 	}
 	for name, l := range b.lanes {
 		p := &l.profile
@@ -148,7 +172,10 @@ func (b *Batcher[R]) Explain(show func(lane string) string) Explanation {
 		d := &b.journal.decisions[i%len(b.journal.decisions)]
 		e := DecisionExplanation{
 			Time: d.Time, Lane: show(d.Lane), Queued: d.Queued, Candidates: slices.Clone(d.Considered()), Wait: d.Wait, Rows: d.Rows, Gain: d.Gain,
-			Waited: d.Waited, Came: d.Came, Sent: d.Sent, Reason: d.Reason,
+			Waited: d.Waited, Came: d.Came, Sent: d.Sent, Class: b.class(d.Class).Name, Reason: d.Reason,
+		}
+		if !math.IsInf(d.Left, 0) {
+			e.Deadline = &d.Left
 		}
 		if e.Candidates == nil {
 			e.Candidates = []Candidate{}
@@ -179,6 +206,16 @@ func (x Explanation) WriteText(w io.Writer) error {
 		fmt.Fprintf(&text, "; batching is off, it gains less than %.0f %%", (offBelow-1)*100)
 	}
 	fmt.Fprintln(&text)
+	if len(x.Classes) > 1 {
+		fmt.Fprint(&text, "  waiting by class:")
+		for _, c := range x.Classes {
+			fmt.Fprintf(&text, " %s (%s ms) %d", c.Class, ms(c.Budget), c.Requests)
+		}
+		fmt.Fprintln(&text)
+	}
+	if x.Tenants > 0 {
+		fmt.Fprintf(&text, "  waiting tenants: %d\n", x.Tenants)
+	}
 	for _, l := range x.Lanes {
 		kind := "open: clients send whatever they were answered"
 		if l.Closed {
@@ -202,7 +239,7 @@ func (x Explanation) WriteText(w io.Writer) error {
 	}
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	if len(x.Decisions) > 0 {
-		fmt.Fprintln(table, "time\tlane\tqueued\tphase\twait\tfor\tgain\twaited\tcame\tsent\treason\tcandidates")
+		fmt.Fprintln(table, "time\tlane\tqueued\tphase\twait\tfor\tgain\twaited\tcame\tsent\tclass\tdeadline\treason\tcandidates")
 	}
 	for _, d := range x.Decisions {
 		phase := "-"
@@ -213,8 +250,15 @@ func (x Explanation) WriteText(w io.Writer) error {
 		for _, c := range d.Candidates {
 			weighed = append(weighed, fmt.Sprintf("%s:%.1f:%s", ms(c.Wait), c.Rows, ms(c.Gain)))
 		}
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%.1f\t%s\t%s\t%d\t%d\t%s\t%s\n", d.Time.UTC().Format("15:04:05.000"), d.Lane, d.Queued, phase,
-			ms(d.Wait), d.Rows, ms(d.Gain), ms(d.Waited), d.Came, d.Sent, d.Reason, strings.Join(weighed, " "))
+		deadline, class := "-", d.Class
+		if d.Deadline != nil {
+			deadline = ms(*d.Deadline)
+		}
+		if class == "" {
+			class = "-"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\t%s\t%.1f\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", d.Time.UTC().Format("15:04:05.000"), d.Lane, d.Queued, phase,
+			ms(d.Wait), d.Rows, ms(d.Gain), ms(d.Waited), d.Came, d.Sent, class, deadline, d.Reason, strings.Join(weighed, " "))
 	}
 	if err := table.Flush(); err != nil {
 		return err

@@ -60,6 +60,10 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 	if m.config.batches(p) {
 		parsed, err = parse(p, r, body.b)
 	}
+	var terms Terms
+	if err == nil {
+		terms, err = m.termsOf(time.Now(), r.Header)
+	}
 	if errors.Is(err, protocol.ErrAlone) {
 		defer body.release()
 		return m.passBody(w, r, d, body.b)
@@ -72,7 +76,7 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 		return d.form.writeError(w, http.StatusBadRequest, err.Error())
 	}
 	req := &request{
-		protocol: p, parsed: parsed, body: body, incoming: r, demand: d,
+		protocol: p, parsed: parsed, body: body, incoming: r, demand: d, terms: terms,
 		key: m.laneKey(r, p, parsed), done: make(chan struct{}),
 	}
 	if most := m.config.Batch.MaxSize; parsed.Items > most {

@@ -10,9 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// class is the priority of a request in metrics.
-const class = "normal"
-
 // metrics are the proxy's series. Vectors that are registered already, by the proxy of an earlier configuration, are
 // taken over, so that counters go on across a reload.
 type metrics struct {
@@ -126,31 +123,38 @@ type demand struct {
 
 // demands returns how to find a model's series by protocol. There from the start are those of the protocols that the model
 // is configured for, or of those whose requests name it by their path; others come with their first request.
-func (m *metrics) demands(c ModelConfig) func(string) *demand {
+func (m *metrics) demands(c ModelConfig) func(protocol string, class int) *demand {
+	type key struct {
+		protocol string
+		class    int
+	}
+	classes := c.classes()
+	normal := normalOf(classes)
 	var mu sync.Mutex
-	known := make(map[string]*demand, 2)
-	find := func(protocol string) *demand {
+	known := make(map[key]*demand, 2)
+	find := func(protocol string, class int) *demand {
 		mu.Lock()
 		defer mu.Unlock()
-		d := known[protocol]
+		of := key{protocol, class}
+		d := known[of]
 		if d == nil {
-			d = m.demand(c.Name, protocol)
-			known[protocol] = d
+			d = m.demand(c.Name, protocol, classes[class].Name)
+			known[of] = d
 		}
 		return d
 	}
 	switch c.Protocol {
 	case "", protocolAuto:
-		find("v1")
-		find("oip")
+		find("v1", normal)
+		find("oip", normal)
 	case protocolNone:
 	default:
-		find(c.Protocol)
+		find(c.Protocol, normal)
 	}
 	return find
 }
 
-func (m *metrics) demand(model, protocol string) *demand {
+func (m *metrics) demand(model, protocol, class string) *demand {
 	requests := m.requests.MustCurryWith(prometheus.Labels{"model": model, "protocol": protocol, "class": class})
 	d := &demand{
 		arrivals:      m.arrivals.WithLabelValues(model, protocol, class),

@@ -22,9 +22,13 @@ type model struct {
 	proxy  *Proxy
 	config ModelConfig
 	ignore map[string]bool // headers that are not part of a lane's key
-	demand func(protocol string) *demand
-	number atomic.Uint64 // of batches, for their ids
-	wg     sync.WaitGroup
+	demand func(protocol string, class int) *demand
+	// classes are those of priority, of which normal is the index of the one for requests that name none.
+	classes      []Class
+	normal       int
+	tenantHeader string        // in its canonical form, empty where tenants are not told apart
+	number       atomic.Uint64 // of batches, for their ids
+	wg           sync.WaitGroup
 
 	mu      sync.Mutex
 	batcher *Batcher[*request]
@@ -58,10 +62,19 @@ func newModel(p *Proxy, c ModelConfig) *model {
 			SLO:          time.Duration(c.Batch.SLO),
 			Objective:    c.Batch.Objective,
 			MaxQueue:     p.config.Limits.MaxQueue,
+			Classes:      c.classes(),
+			Tenants:      c.Queue.TenantHeader != "",
+			Weights:      c.Queue.Weights,
+			TenantLimit:  c.Queue.TenantLimit,
 		}),
 		picker: picker{inflight: c.Inflight},
 		budget: newBudget(),
 		demand: p.metrics.demands(c),
+
+		classes: c.classes(), normal: normalOf(c.classes()),
+	}
+	if h := c.Queue.TenantHeader; h != "" {
+		m.tenantHeader = http.CanonicalHeaderKey(h)
 	}
 	for _, name := range c.Batch.IgnoreHeaders {
 		m.ignore[http.CanonicalHeaderKey(name)] = true
@@ -87,7 +100,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		gain: p.metrics.gain.WithLabelValues(c.Name), effective: p.metrics.effective.WithLabelValues(c.Name),
 	}
 	m.show()
-	for _, reason := range []string{"queue_full", "bytes", "timeout", "draining"} {
+	for _, reason := range []string{"queue_full", "bytes", "timeout", "draining", string(TenantLimit), string(PredictedLate), string(PastDeadline)} {
 		p.metrics.shed.WithLabelValues(c.Name, reason)
 	}
 	return m
@@ -107,14 +120,10 @@ func (m *model) enqueue(r *request) *answer {
 	if m.closed {
 		return &answer{code: http.StatusServiceUnavailable, message: "the proxy is shutting down", retryAfter: time.Second}
 	}
-	r.entry = m.batcher.Arrive(now, r.key, r.parsed.Items, r)
-	if r.entry == nil {
-		return &answer{
-			shed:       "queue_full",
-			code:       http.StatusTooManyRequests,
-			message:    fmt.Sprintf("model %q: %d requests are waiting, which is the limit", m.config.Name, m.batcher.Len()),
-			retryAfter: m.rate.wait(now, m.batcher.Len()),
-		}
+	m.batcher.Replicas(m.slots(now))
+	var why Refusal
+	if r.entry, why = m.batcher.Admit(now, r.key, r.parsed.Items, r, r.terms); why != "" {
+		return m.refusal(now, why)
 	}
 	r.demand.waiting.Inc()
 	m.pump(now)
@@ -154,8 +163,7 @@ func (m *model) pump(now time.Time) {
 		return
 	}
 	for _, e := range m.batcher.Expired(now) {
-		e.Request.demand.waiting.Dec()
-		e.Request.answerWith(&answer{shed: "timeout", code: http.StatusServiceUnavailable, message: m.whyWaited(now), retryAfter: m.rate.wait(now, m.batcher.Len())})
+		m.lose(now, e)
 	}
 	m.pumpAgain(now)
 	free := false
@@ -165,6 +173,9 @@ func (m *model) pump(now time.Time) {
 			break
 		}
 		out, ok := m.batcher.Next(now, m.flush)
+		for _, e := range m.batcher.Lost() {
+			m.lose(now, e)
+		}
 		if !ok {
 			free = true
 			break

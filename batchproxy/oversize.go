@@ -120,7 +120,7 @@ func (j *joining) send() *answer {
 	for j.next != nil && len(j.away) < maxChunks {
 		whole := j.whole
 		r := &request{
-			protocol: whole.protocol, parsed: j.next, body: whole.body, incoming: whole.incoming, key: whole.key, demand: j.later,
+			protocol: whole.protocol, parsed: j.next, body: whole.body, incoming: whole.incoming, key: whole.key, demand: j.later, terms: whole.terms,
 			chunk: true, over: j.over, done: make(chan struct{}),
 		}
 		if j.sent == 0 {

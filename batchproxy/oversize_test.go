@@ -372,7 +372,7 @@ func TestSharedTensorsAreKept(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				members = append(members, &request{protocol: protocol.OIP{}, parsed: parsed, body: p.buffers.get(), demand: m.demand("oip"), done: make(chan struct{})})
+				members = append(members, &request{protocol: protocol.OIP{}, parsed: parsed, body: p.buffers.get(), demand: m.demand("oip", m.normal), done: make(chan struct{})})
 				rows += size
 			}
 			text := fmt.Sprintf(`{"outputs":[{"name":"y","datatype":"UINT8","shape":[%d],"parameters":{"binary_data_size":%d}}]}`, rows, rows)

@@ -83,7 +83,7 @@ func (b *Batcher[R]) adapt(now time.Time, l *lane[R], due time.Time) (reason, bo
 	first := l.pending.Time.Equal(now) && l.pending.Queued == l.items
 	// Left to wait before the oldest request must leave.
 	room := due.Sub(now).Seconds()
-	slack := lateShare*b.latest(l.first).Sub(l.first.Arrived).Seconds() - now.Sub(l.first.Arrived).Seconds() - b.service.at(l.items)
+	slack := b.slack(now, l)
 	late := slack <= room
 	room = min(room, slack)
 	why := phase
@@ -114,6 +114,21 @@ func (b *Batcher[R]) adapt(now time.Time, l *lane[R], due time.Time) (reason, bo
 		return greedy, true
 	}
 	return was, true
+}
+
+// slack is how long a lane can wait so that those of its requests which must be answered first are answered in time.
+func (b *Batcher[R]) slack(now time.Time, l *lane[R]) float64 {
+	of := func(e *Entry[R]) float64 {
+		return lateShare*b.latest(e).Sub(e.Arrived).Seconds() - now.Sub(e.Arrived).Seconds() - b.service.at(l.items)
+	}
+	slack := of(l.first)
+	if l.next != l.first {
+		slack = min(slack, of(l.next))
+	}
+	if e := b.ends.first(); e != nil && e.lane == l {
+		slack = min(slack, of(e))
+	}
+	return slack
 }
 
 // lookAhead is the phase rule. With n rows queued, it weighs for each edge of the profile the m rows that are expected

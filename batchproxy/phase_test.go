@@ -291,7 +291,7 @@ func BenchmarkNext(b *testing.B) {
 				at := now.Add(ms(0.5))
 				b.ReportAllocs()
 				for b.Loop() {
-					for _, l := range q.active {
+					for _, l := range q.active.members {
 						l.held = false // as after an arrival in each
 					}
 					if _, ok := q.Next(at, false); ok {

@@ -413,7 +413,7 @@ func unknownModel(name string, known []string) string {
 // serve serves a request to the model, and counts it if it is a POST: readiness and metadata are not demand. One that came
 // when the proxy was draining already is refused.
 func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, start time.Time, entered bool, serve func(d *demand, counted bool) int) {
-	d := m.demand(protocol)
+	d := m.demand(protocol, m.classOf(r.Header))
 	counted := r.Method == http.MethodPost
 	code := 0
 	if counted {

@@ -25,6 +25,8 @@ type simulation struct {
 	freed    time.Time // when the replica last got free
 	arrivals map[int]time.Time
 
+	answeredAfter func(took time.Duration) // is told of each answer, if set
+
 	answered int
 	batches  int
 	waited   time.Duration // from arrival to answer, all requests together
@@ -95,6 +97,9 @@ func (s *simulation) pump() {
 			s.batches++
 		}
 		for _, id := range batch {
+			if s.answeredAfter != nil {
+				s.answeredAfter(s.now.Sub(s.arrivals[id]))
+			}
 			if s.now.After(s.from) {
 				s.answered++
 				s.waited += s.now.Sub(s.arrivals[id])

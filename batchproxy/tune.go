@@ -136,7 +136,7 @@ func (b *Batcher[R]) tune(now time.Time) {
 	if want != b.effective {
 		b.set(effectiveMaxBatch, true, float64(b.effective), float64(want))
 		b.effective = want
-		for _, l := range b.active {
+		for _, l := range b.active.members {
 			l.held = false
 			b.mark(l)
 		}

@@ -1,0 +1,105 @@
+package batchproxy
+
+import (
+	"time"
+)
+
+// Refusal is why a request is not taken, or not kept; empty where it is. It is a reason of flyball_batchproxy_shed_total.
+type Refusal string
+
+const (
+	// QueueFull is where as many requests wait as may.
+	QueueFull Refusal = "queue_full"
+	// TenantLimit is where as many of the tenant's requests wait as may.
+	TenantLimit Refusal = "tenant_limit"
+	// PredictedLate is a request that would be answered after its deadline or the SLO, by what is known.
+	PredictedLate Refusal = "predicted_late"
+	// PastDeadline is one that no replica can answer any more before its client's deadline.
+	PastDeadline Refusal = "deadline"
+	// TimedOut is one that has waited for as long as the timeout.
+	TimedOut Refusal = "timeout"
+)
+
+// lateFactor is what the time of a request's own batch is multiplied with where it is asked whether it will be late: one
+// that is admitted and late costs a place in a batch, one that is refused costs a client's next attempt.
+const lateFactor = 1.1
+
+// Replicas tells how many batches the replicas that are ready take at once, and how many they have. Where none is told or
+// ready, no request is refused because it would be late: when one will be ready is not known.
+func (b *Batcher[R]) Replicas(slots, busy int) { b.slots, b.busy = slots, busy }
+
+// admit says whether a request is to be taken, or why not.
+func (b *Batcher[R]) admit(now time.Time, l *lane[R], e *Entry[R]) Refusal {
+	switch {
+	case b.queued >= b.rule.MaxQueue:
+		return QueueFull
+	case b.rule.TenantLimit > 0 && float64(e.tenant.requests) >= max(b.rule.TenantLimit*float64(b.rule.MaxQueue), 1):
+		return TenantLimit
+	case !e.Deadline.IsZero() && !now.Before(e.Deadline):
+		return PastDeadline
+	}
+	e.sure = b.queued == 0 && b.busy < b.slots // nobody loses by the attempt, and it shows how long a batch takes now
+	if e.sure {
+		return ""
+	}
+	return b.late(now, e, b.waitFor(now, l, e), min(b.ahead(e)+e.Items, b.most(l)))
+}
+
+// late says whether a request that leaves so long from now, in a batch of so many rows, will be answered too late.
+func (b *Batcher[R]) late(now time.Time, e *Entry[R], wait float64, rows int) Refusal {
+	if !b.service.known || b.rule.SLO <= 0 && e.Deadline.IsZero() {
+		return ""
+	}
+	if !e.Deadline.IsZero() && now.Add(seconds(b.unit())).After(e.Deadline) {
+		return PastDeadline
+	}
+	if now.Add(seconds(wait + lateFactor*b.service.at(max(rows, e.Items)))).After(b.latest(e)) {
+		return PredictedLate
+	}
+	return ""
+}
+
+// waitFor is how long a request that comes now waits until its batch leaves, in seconds: for what is with the replicas, of
+// which one is done every S/slots, and for the batches of those ahead of it.
+func (b *Batcher[R]) waitFor(now time.Time, l *lane[R], e *Entry[R]) float64 {
+	if b.slots <= 0 {
+		return 0
+	}
+	wait := 0.0
+	if b.busy >= b.slots {
+		wait = max(b.service.at(b.flying)-now.Sub(b.sent).Seconds(), 0)
+	}
+	ahead, most := b.ahead(e), max(b.most(l), 1)
+	full := ahead / most
+	// Each lane has batches of its own, however few rows they have.
+	batches := max(full, min(len(b.active.members)-1, ahead))
+	return (wait + float64(batches)*b.service.b + float64(min(ahead, full*most))*b.service.a) / float64(b.slots)
+}
+
+// ahead is how many of the rows that wait leave before a request that comes now: those of its class and of the more
+// urgent ones; where tenants take turns, no more than its own tenant's and as much of the others' in the meantime.
+func (b *Batcher[R]) ahead(e *Entry[R]) int {
+	rows := 0
+	budget := b.class(e.class).Budget
+	for i, waiting := range b.classes {
+		if b.class(i).Budget <= budget {
+			rows += waiting.rows
+		}
+	}
+	if others := b.tenants.others(e.tenant); others > 0 {
+		rows = min(rows, int(float64(e.tenant.rows+e.Items)*(others+e.tenant.weight)/e.tenant.weight))
+	}
+	return rows
+}
+
+// waitingOf is what waits of a class.
+type waitingOf struct{ requests, rows int }
+
+// Lost is a request that was queued and is not sent, with the reason.
+type Lost[R any] struct {
+	Entry  *Entry[R]
+	Reason Refusal
+}
+
+// Lost are the requests that the last call of Next has taken out because they would be late.
+func (b *Batcher[R]) Lost() []Lost[R] { return b.lost }
