@@ -19,11 +19,22 @@ import (
 
 // Config is the `batchproxy` part of the configuration.
 type Config struct {
-	Limits Limits `yaml:"limits"`
-	// Drain is how long a shutdown waits for the requests that were admitted before it.
-	Drain  prom.Duration `yaml:"drain"`
+	Limits Limits        `yaml:"limits"`
+	Drain  Drain         `yaml:"drain"`
 	Models []ModelConfig `yaml:"models"`
 }
+
+// Drain is how the proxy ends. A duration alone is Timeout.
+type Drain struct {
+	// Delay is how long it goes on taking requests after it has said that it is not ready: as long as those who send to it
+	// take to learn of that. Answers within it have Connection: close, so that clients come back elsewhere.
+	Delay prom.Duration `yaml:"delay"`
+	// Timeout is how long it then waits for the requests that it has.
+	Timeout prom.Duration `yaml:"timeout"`
+}
+
+// Shorthand says what a duration alone is: the timeout.
+func (d *Drain) Shorthand() any { return &d.Timeout }
 
 // Limits bound what one client, or all of them together, can make the proxy hold.
 type Limits struct {
@@ -103,8 +114,9 @@ func DefaultConfig() Config {
 			MaxResponse:      64 * units.MiB,  // as a request
 			MaxInflightBytes: 512 * units.MiB, // eight of the largest requests, thousands of ordinary ones
 		},
-		// Half of Kubernetes's grace period of 30 s: the replicas that flyball runs itself end after the proxy.
-		Drain: prom.Duration(15 * time.Second),
+		// No delay: only where something watches whether the proxy is ready does anybody learn of it. Half of Kubernetes's grace
+		// period of 30 s: the replicas that flyball runs itself end after the proxy.
+		Drain: Drain{Timeout: prom.Duration(15 * time.Second)},
 	}
 }
 
@@ -178,8 +190,11 @@ func (c Config) Validate() error {
 	if c.Limits.MaxQueue < 1 {
 		fault("limits.max_queue: %d is not a number of requests: give 1 or more", c.Limits.MaxQueue)
 	}
-	if c.Drain < 0 {
-		fault("drain: %s is negative: give 0s or more", c.Drain)
+	if c.Drain.Delay < 0 {
+		fault("drain.delay: %s is negative: give 0s or more", c.Drain.Delay)
+	}
+	if c.Drain.Timeout < 0 {
+		fault("drain.timeout: %s is negative: give 0s or more", c.Drain.Timeout)
 	}
 	named, served := make(map[string]int), make(map[string]int)
 	for i, m := range c.Models {

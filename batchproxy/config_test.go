@@ -20,7 +20,7 @@ func TestConfigYAML(t *testing.T) {
 		}
 	}
 	cfg := DefaultConfig()
-	decode("limits: {max_body: 1MiB}\ndrain: 5s", &cfg)
+	decode("limits: {max_body: 1MiB}\ndrain: {delay: 1s, timeout: 5s}", &cfg)
 	var m ModelConfig
 	m.SetDefaults()
 	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}", &m)
@@ -28,7 +28,7 @@ func TestConfigYAML(t *testing.T) {
 
 	want := DefaultConfig()
 	want.Limits.MaxBody = 1 << 20
-	want.Drain = prom.Duration(5 * time.Second)
+	want.Drain = Drain{Delay: prom.Duration(time.Second), Timeout: prom.Duration(5 * time.Second)}
 	want.Models = []ModelConfig{{
 		Name: "digits", Upstreams: []Upstream{{URL: "http://10.0.0.1:8000"}, {Target: "digits"}, {Service: "ml/digits", Port: "8000"}},
 		Protocol: "openai", ServedModelNames: []string{"org/digits"},
@@ -55,12 +55,16 @@ func TestConfigFaults(t *testing.T) {
 		want   []string
 	}{
 		{"none", func(*Config) {}, nil},
-		{"limits", func(c *Config) { c.Limits = Limits{}; c.Drain = prom.Duration(-time.Second) }, []string{
+		{"limits", func(c *Config) {
+			c.Limits = Limits{}
+			c.Drain = Drain{-prom.Duration(time.Second), -prom.Duration(time.Second)}
+		}, []string{
 			"limits.max_body: 0 is not a size: give 1 byte or more, such as 64MiB",
 			"limits.max_response: 0 is not a size: give 1 byte or more, such as 64MiB",
 			"limits.max_inflight_bytes: 0 is not a size: give 1 byte or more, such as 64MiB",
 			"limits.max_queue: 0 is not a number of requests: give 1 or more",
-			"drain: -1s is negative: give 0s or more",
+			"drain.delay: -1s is negative: give 0s or more",
+			"drain.timeout: -1s is negative: give 0s or more",
 		}},
 		{"inflight bytes", func(c *Config) { c.Limits.MaxInflightBytes = 1 << 20 }, []string{
 			"limits.max_inflight_bytes: 1MiB is less than limits.max_body, 64MiB: a request of that size could never be taken",

@@ -43,7 +43,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	rec := &recorder{ResponseWriter: w, code: http.StatusOK}
+	rec := &recorder{ResponseWriter: w, proxy: m.proxy, code: http.StatusOK}
 	defer rec.forget()
 	m.proxy.passing.add(rec, cancel)
 	defer m.proxy.passing.remove(rec)
@@ -149,6 +149,7 @@ func (b *clientBody) faultOf() *error {
 // recorder remembers the status of an answer, or why there is none, and gives up clients that do not take theirs.
 type recorder struct {
 	http.ResponseWriter
+	proxy   *Proxy
 	code    int
 	err     error
 	written int  // bytes that the server may not have written to the connection yet
@@ -158,6 +159,7 @@ type recorder struct {
 func (r *recorder) WriteHeader(code int) {
 	if code >= http.StatusOK || code == http.StatusSwitchingProtocols {
 		r.code = code
+		r.proxy.sendElsewhere(r.ResponseWriter)
 	}
 	r.ResponseWriter.WriteHeader(code)
 }
