@@ -19,6 +19,7 @@ import (
 // pass sends a request on as it is to one replica, and returns the status of its answer. Streams are flushed as they
 // come.
 func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted bool) (code int) {
+	came := time.Now()
 	limit := int64(m.proxy.config.Limits.MaxBody)
 	if r.ContentLength > limit {
 		return d.form.writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
@@ -45,9 +46,18 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	defer cancel()
 	rec := &recorder{ResponseWriter: w, proxy: m.proxy, code: http.StatusOK}
 	defer rec.forget()
+	if counted && generates(r) {
+		rec.begin = func(code int, header http.Header) *meter { return newMeter(d.generation(), came, code, header) }
+		defer func() {
+			if rec.meter != nil {
+				rec.meter.end(!rec.whole, r.Context().Err() != nil)
+			}
+		}()
+	}
 	m.proxy.passing.add(rec, cancel)
 	defer m.proxy.passing.remove(rec)
 	to.forward.ServeHTTP(rec, r.WithContext(ctx))
+	rec.whole = rec.err == nil // an answer that breaks off ends in a panic
 	switch fault := body.faultOf(); {
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code
@@ -150,6 +160,10 @@ func (b *clientBody) faultOf() *error {
 type recorder struct {
 	http.ResponseWriter
 	proxy   *Proxy
+	begin   func(code int, header http.Header) *meter // nil where the answer is not measured
+	meter   *meter                                    // nil where it is not, or says nothing
+	whole   bool                                      // the answer was passed on to its end
+	flushed bool                                      // all that was written is with the connection
 	code    int
 	err     error
 	written int  // bytes that the server may not have written to the connection yet
@@ -160,6 +174,9 @@ func (r *recorder) WriteHeader(code int) {
 	if code >= http.StatusOK || code == http.StatusSwitchingProtocols {
 		r.code = code
 		r.proxy.sendElsewhere(r.ResponseWriter)
+		if r.begin != nil {
+			r.meter = r.begin(code, r.Header())
+		}
 	}
 	r.ResponseWriter.WriteHeader(code)
 }
@@ -168,11 +185,24 @@ func (r *recorder) Write(p []byte) (int, error) {
 	if r.written += len(p); r.written > atOnce { // less does not reach the connection before it is flushed, or is all there is
 		r.limit()
 	}
-	return r.ResponseWriter.Write(p)
+	if r.meter == nil {
+		return r.ResponseWriter.Write(p)
+	}
+	n, err := r.ResponseWriter.Write(p)
+	if r.meter.stream && err == nil { // the client has it before it is looked at
+		err = r.FlushError()
+		r.flushed = err == nil
+	}
+	r.meter.pass(time.Now(), p[:n])
+	return n, err
 }
 
 // FlushError lets http.ResponseController flush, as ReverseProxy does for each piece of a stream.
 func (r *recorder) FlushError() error {
+	if r.flushed {
+		r.flushed = false
+		return nil
+	}
 	r.limit()
 	r.written = 0
 	return http.NewResponseController(r.ResponseWriter).Flush()

@@ -398,6 +398,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		plainForm.writeError(w, http.StatusNotFound, fmt.Sprintf("no such path: %q; models are at /v1/models/NAME and /v2/models/NAME", r.URL.Path))
 		return
 	}
+	if to.only {
+		m := p.only()
+		if m == nil {
+			plainForm.writeError(w, http.StatusNotFound, fmt.Sprintf("%s: names no model, and there are several: %s", r.URL.Path, strings.Join(p.names, ", ")))
+			return
+		}
+		m.serve(w, r, to.label, start, entered, func(d *demand, counted bool) int { return m.pass(w, r, d, counted) })
+		return
+	}
 	if to.model == "" {
 		p.serveByBody(w, r, to, start, entered)
 		return
