@@ -57,8 +57,22 @@ type ModelConfig struct {
 	Batch     BatchConfig `yaml:"batch"`
 	// Inflight is the number of batches that a replica is given at once.
 	Inflight int `yaml:"inflight"`
+	// Limit bounds the requests that are not batched.
+	Limit LimitConfig `yaml:"limit"`
+	// Cancel is what becomes of a request, or of a batch, whose clients have all gone: abort gives it up, drain lets the replica
+	// finish, for servers that do not take it well when connections are closed. Empty is abort.
+	Cancel string `yaml:"cancel"`
 	// Timeout is how long an upstream may take for a batch, and how long a request may wait to be sent.
 	Timeout prom.Duration `yaml:"timeout"`
+}
+
+// LimitConfig bounds how many requests that are not batched a replica has at once. More of them wait here until one has room,
+// and so go to the first that has.
+type LimitConfig struct {
+	// Concurrent is how many each replica has at once; 0 is no bound.
+	Concurrent int `yaml:"concurrent"`
+	// Queue is how many may wait, for no longer than the model's timeout. More are refused.
+	Queue int `yaml:"queue"`
 }
 
 // Upstream is one replica by its URL, all the replicas of an actuator's target, or all the endpoints of a Kubernetes Service.
@@ -127,6 +141,8 @@ const (
 	oversizeSplit  = "split"
 	oversizeReject = "reject"
 	oversizeSolo   = "solo"
+	cancelAbort    = "abort"
+	cancelDrain    = "drain"
 )
 
 // everyName is the served model name that stands for all that no model has.
@@ -160,6 +176,7 @@ func DefaultModelConfig() ModelConfig {
 		},
 		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
 		Inflight: 1,
+		Cancel:   cancelAbort,                     // nobody reads what would still be computed
 		Timeout:  prom.Duration(30 * time.Second), // cold models take seconds for their first batch
 	}
 }
@@ -312,6 +329,18 @@ func (c ModelConfig) validate(path string) []error {
 		case http.CanonicalHeaderKey(name) == "Authorization":
 			fault(field, "%s always matters: clients of different rights must not share a batch", name)
 		}
+	}
+	if c.Limit.Concurrent < 0 {
+		fault(".limit.concurrent", "%d is not a number of requests: give 1 or more, or 0 for no bound", c.Limit.Concurrent)
+	}
+	switch {
+	case c.Limit.Queue < 0:
+		fault(".limit.queue", "%d is not a number of requests: give 0 or more", c.Limit.Queue)
+	case c.Limit.Queue > 0 && c.Limit.Concurrent == 0:
+		fault(".limit.queue", "nothing waits without limit.concurrent: give both, or leave it out")
+	}
+	if !slices.Contains([]string{"", cancelAbort, cancelDrain}, c.Cancel) {
+		fault(".cancel", "%q is not what can be done: give abort or drain", c.Cancel)
 	}
 	if c.Inflight < 1 {
 		fault(".inflight", "%d is not a number of batches: give 1 or more", c.Inflight)

@@ -23,7 +23,7 @@ func TestConfigYAML(t *testing.T) {
 	decode("limits: {max_body: 1MiB}\ndrain: {delay: 1s, timeout: 5s}", &cfg)
 	var m ModelConfig
 	m.SetDefaults()
-	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}", &m)
+	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nlimit: {concurrent: 64, queue: 100}\ncancel: drain\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}", &m)
 	cfg.Models = append(cfg.Models, m)
 
 	want := DefaultConfig()
@@ -36,6 +36,7 @@ func TestConfigYAML(t *testing.T) {
 			Mode: ModeAdaptive, MaxSize: 8, Oversize: "reject", MinSize: 2, AllowedSizes: []int{2, 8}, MaxWait: prom.Duration(10 * time.Millisecond),
 			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
 		},
+		Limit: LimitConfig{Concurrent: 64, Queue: 100}, Cancel: "drain",
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
 	}}
 	if diff := cmp.Diff(want, cfg); diff != "" {
@@ -65,6 +66,14 @@ func TestConfigFaults(t *testing.T) {
 			"limits.max_queue: 0 is not a number of requests: give 1 or more",
 			"drain.delay: -1s is negative: give 0s or more",
 			"drain.timeout: -1s is negative: give 0s or more",
+		}},
+		{"limit and cancel", func(c *Config) { c.Models[0].Limit, c.Models[0].Cancel = LimitConfig{-1, -1}, "stop" }, []string{
+			"models[0].limit.concurrent: -1 is not a number of requests: give 1 or more, or 0 for no bound",
+			"models[0].limit.queue: -1 is not a number of requests: give 0 or more",
+			`models[0].cancel: "stop" is not what can be done: give abort or drain`,
+		}},
+		{"queue alone", func(c *Config) { c.Models[0].Limit.Queue = 1 }, []string{
+			"models[0].limit.queue: nothing waits without limit.concurrent: give both, or leave it out",
 		}},
 		{"inflight bytes", func(c *Config) { c.Limits.MaxInflightBytes = 1 << 20 }, []string{
 			"limits.max_inflight_bytes: 1MiB is less than limits.max_body, 64MiB: a request of that size could never be taken",

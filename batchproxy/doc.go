@@ -91,7 +91,10 @@
 //     request to blame gets 502. Such cuts and retries are at most a fifth of the calls.
 //   - An answer that cannot be split with certainty is not delivered: each request is sent again alone.
 //   - A full queue, or too many bytes held: 429 with Retry-After.
-//   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone.
+//   - What is not batched has no queue, unless the model has a limit: then a request waits here while every replica has as many
+//     as it may, goes to the first that has room, and is refused where too many wait (callers.go).
+//   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone, and a stream with its
+//     client, unless the model's cancel is drain.
 //
 // Requests may be sent twice when a replica fails: inference is taken to be idempotent.
 package batchproxy
