@@ -20,11 +20,22 @@ import (
 
 // Config is the `batchproxy` part of the configuration.
 type Config struct {
-	Limits Limits `yaml:"limits"`
-	// Drain is how long a shutdown waits for the requests that were admitted before it.
-	Drain  prom.Duration `yaml:"drain"`
+	Limits Limits        `yaml:"limits"`
+	Drain  Drain         `yaml:"drain"`
 	Models []ModelConfig `yaml:"models"`
 }
+
+// Drain is how the proxy ends. A duration alone is Timeout.
+type Drain struct {
+	// Delay is how long it goes on taking requests after it has said that it is not ready: as long as those who send to it
+	// take to learn of that. Answers within it have Connection: close, so that clients come back elsewhere.
+	Delay prom.Duration `yaml:"delay"`
+	// Timeout is how long it then waits for the requests that it has.
+	Timeout prom.Duration `yaml:"timeout"`
+}
+
+// Shorthand says what a duration alone is: the timeout.
+func (d *Drain) Shorthand() any { return &d.Timeout }
 
 // Limits bound what one client, or all of them together, can make the proxy hold.
 type Limits struct {
@@ -51,8 +62,22 @@ type ModelConfig struct {
 	// Priorities are the classes that a client may name in X-Flyball-Priority. One is named normal, that of requests which
 	// name none, or none that there is. Empty are critical 25ms, high 50ms, normal 100ms and low 400ms.
 	Priorities []Priority `yaml:"priorities,omitempty"`
+	// Limit bounds the requests that are not batched.
+	Limit LimitConfig `yaml:"limit"`
+	// Cancel is what becomes of a request, or of a batch, whose clients have all gone: abort gives it up, drain lets the replica
+	// finish, for servers that do not take it well when connections are closed. Empty is abort.
+	Cancel string `yaml:"cancel"`
 	// Timeout is how long an upstream may take for a batch, and how long a request may wait to be sent.
 	Timeout prom.Duration `yaml:"timeout"`
+}
+
+// LimitConfig bounds how many requests that are not batched a replica has at once. More of them wait here until one has room,
+// and so go to the first that has.
+type LimitConfig struct {
+	// Concurrent is how many each replica has at once; 0 is no bound.
+	Concurrent int `yaml:"concurrent"`
+	// Queue is how many may wait, for no longer than the model's timeout. More are refused.
+	Queue int `yaml:"queue"`
 }
 
 // Upstream is one replica by its URL, all the replicas of an actuator's target, or all the endpoints of a Kubernetes Service.
@@ -150,8 +175,9 @@ func DefaultConfig() Config {
 			MaxResponse:      64 * units.MiB,  // as a request
 			MaxInflightBytes: 512 * units.MiB, // eight of the largest requests, thousands of ordinary ones
 		},
-		// Half of Kubernetes's grace period of 30 s: the replicas that flyball runs itself end after the proxy.
-		Drain: prom.Duration(15 * time.Second),
+		// No delay: only where something watches whether the proxy is ready does anybody learn of it. Half of Kubernetes's grace
+		// period of 30 s: the replicas that flyball runs itself end after the proxy.
+		Drain: Drain{Timeout: prom.Duration(15 * time.Second)},
 	}
 }
 
@@ -162,6 +188,8 @@ const (
 	oversizeSplit  = "split"
 	oversizeReject = "reject"
 	oversizeSolo   = "solo"
+	cancelAbort    = "abort"
+	cancelDrain    = "drain"
 )
 
 // everyName is the served model name that stands for all that no model has.
@@ -198,6 +226,7 @@ func DefaultModelConfig() ModelConfig {
 		},
 		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
 		Inflight: 1,
+		Cancel:   cancelAbort,                     // nobody reads what would still be computed
 		Timeout:  prom.Duration(30 * time.Second), // cold models take seconds for their first batch
 	}
 }
@@ -228,8 +257,11 @@ func (c Config) Validate() error {
 	if c.Limits.MaxQueue < 1 {
 		fault("limits.max_queue: %d is not a number of requests: give 1 or more", c.Limits.MaxQueue)
 	}
-	if c.Drain < 0 {
-		fault("drain: %s is negative: give 0s or more", c.Drain)
+	if c.Drain.Delay < 0 {
+		fault("drain.delay: %s is negative: give 0s or more", c.Drain.Delay)
+	}
+	if c.Drain.Timeout < 0 {
+		fault("drain.timeout: %s is negative: give 0s or more", c.Drain.Timeout)
 	}
 	named, served := make(map[string]int), make(map[string]int)
 	for i, m := range c.Models {
@@ -349,6 +381,18 @@ func (c ModelConfig) validate(path string) []error {
 		}
 	}
 	faults = append(faults, c.validateQueue(path)...)
+	if c.Limit.Concurrent < 0 {
+		fault(".limit.concurrent", "%d is not a number of requests: give 1 or more, or 0 for no bound", c.Limit.Concurrent)
+	}
+	switch {
+	case c.Limit.Queue < 0:
+		fault(".limit.queue", "%d is not a number of requests: give 0 or more", c.Limit.Queue)
+	case c.Limit.Queue > 0 && c.Limit.Concurrent == 0:
+		fault(".limit.queue", "nothing waits without limit.concurrent: give both, or leave it out")
+	}
+	if !slices.Contains([]string{"", cancelAbort, cancelDrain}, c.Cancel) {
+		fault(".cancel", "%q is not what can be done: give abort or drain", c.Cancel)
+	}
 	if c.Inflight < 1 {
 		fault(".inflight", "%d is not a number of batches: give 1 or more", c.Inflight)
 	}

@@ -20,16 +20,16 @@ func TestConfigYAML(t *testing.T) {
 		}
 	}
 	cfg := DefaultConfig()
-	decode("limits: {max_body: 1MiB}\ndrain: 5s", &cfg)
+	decode("limits: {max_body: 1MiB}\ndrain: {delay: 1s, timeout: 5s}", &cfg)
 	var m ModelConfig
 	m.SetDefaults()
-	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}\n"+
+	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nlimit: {concurrent: 64, queue: 100}\ncancel: drain\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}\n"+
 		"queue: {tenant_header: x-tenant, weights: {a: 2}, tenant_limit: 0.5, trust_headers: false}\npriorities: [{name: normal, budget: 1s}, {name: now, budget: 5ms}]", &m)
 	cfg.Models = append(cfg.Models, m)
 
 	want := DefaultConfig()
 	want.Limits.MaxBody = 1 << 20
-	want.Drain = prom.Duration(5 * time.Second)
+	want.Drain = Drain{Delay: prom.Duration(time.Second), Timeout: prom.Duration(5 * time.Second)}
 	want.Models = []ModelConfig{{
 		Name: "digits", Upstreams: []Upstream{{URL: "http://10.0.0.1:8000"}, {Target: "digits"}, {Service: "ml/digits", Port: "8000"}},
 		Protocol: "openai", ServedModelNames: []string{"org/digits"},
@@ -37,6 +37,7 @@ func TestConfigYAML(t *testing.T) {
 			Mode: ModeAdaptive, MaxSize: 8, Oversize: "reject", MinSize: 2, AllowedSizes: []int{2, 8}, MaxWait: prom.Duration(10 * time.Millisecond),
 			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
 		},
+		Limit: LimitConfig{Concurrent: 64, Queue: 100}, Cancel: "drain",
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
 		Queue:      QueueConfig{TenantHeader: "x-tenant", Weights: map[string]float64{"a": 2}, TenantLimit: 0.5},
 		Priorities: []Priority{{"normal", prom.Duration(time.Second)}, {"now", prom.Duration(5 * time.Millisecond)}},
@@ -58,12 +59,24 @@ func TestConfigFaults(t *testing.T) {
 		want   []string
 	}{
 		{"none", func(*Config) {}, nil},
-		{"limits", func(c *Config) { c.Limits = Limits{}; c.Drain = prom.Duration(-time.Second) }, []string{
+		{"limits", func(c *Config) {
+			c.Limits = Limits{}
+			c.Drain = Drain{-prom.Duration(time.Second), -prom.Duration(time.Second)}
+		}, []string{
 			"limits.max_body: 0 is not a size: give 1 byte or more, such as 64MiB",
 			"limits.max_response: 0 is not a size: give 1 byte or more, such as 64MiB",
 			"limits.max_inflight_bytes: 0 is not a size: give 1 byte or more, such as 64MiB",
 			"limits.max_queue: 0 is not a number of requests: give 1 or more",
-			"drain: -1s is negative: give 0s or more",
+			"drain.delay: -1s is negative: give 0s or more",
+			"drain.timeout: -1s is negative: give 0s or more",
+		}},
+		{"limit and cancel", func(c *Config) { c.Models[0].Limit, c.Models[0].Cancel = LimitConfig{-1, -1}, "stop" }, []string{
+			"models[0].limit.concurrent: -1 is not a number of requests: give 1 or more, or 0 for no bound",
+			"models[0].limit.queue: -1 is not a number of requests: give 0 or more",
+			`models[0].cancel: "stop" is not what can be done: give abort or drain`,
+		}},
+		{"queue alone", func(c *Config) { c.Models[0].Limit.Queue = 1 }, []string{
+			"models[0].limit.queue: nothing waits without limit.concurrent: give both, or leave it out",
 		}},
 		{"inflight bytes", func(c *Config) { c.Limits.MaxInflightBytes = 1 << 20 }, []string{
 			"limits.max_inflight_bytes: 1MiB is less than limits.max_body, 64MiB: a request of that size could never be taken",

@@ -33,11 +33,21 @@
 //	POST /v1/embeddings                                   batched, by the body's model
 //	/v1/chat/completions, /v1/responses, others of /v1/   passed on, by the body's model, of which no more is read than it takes
 //	/predictions/NAME                                     passed on (TorchServe)
+//	/generate, /generate_stream                           passed on (TGI), where there is one model
 //	GET /v1/models                                        passed on where there is one model; else the proxy lists the names
 //	anything else below a model's path                    passed on
 //
 // A request by the body's model that names none goes to the only model, if there is one alone. Bodies that are compressed
 // are answered 415 where they would have to be read. The proxy's own errors have the form of the path's protocol.
+//
+// # Language models
+//
+// A server of these makes its own batches, of tokens, so that requests for text are never held or merged. Their answers pass as they
+// come: each piece of a stream is with the client before the next is read. It is measured by the bytes that have passed (stream.go),
+// of which no more than a part of one event is kept: the time to the first piece of text, the times between pieces, and how the text
+// ended. Tokens are those of `usage` (or of TGI's details) where the answer has it, which streams of OpenAI's protocol do with
+// stream_options: {include_usage: true}; else the pieces are counted, and source="chunks" says so. Answers that are not
+// streamed have their usage read from the last 4 KiB or more, and compressed ones are not measured.
 //
 // # When a batch leaves
 //
@@ -97,7 +107,10 @@
 //   - A full queue, or too many bytes held: 429 with Retry-After.
 //   - A tenant that has its share of the queue: 429. A request that would be answered too late: 503. One whose client's
 //     deadline no replica can meet any more: 504. None of these costs a replica anything.
-//   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone.
+//   - What is not batched has no queue, unless the model has a limit: then a request waits here while every replica has as many
+//     as it may, goes to the first that has room, and is refused where too many wait (callers.go).
+//   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone, and a stream with its
+//     client, unless the model's cancel is drain.
 //
 // Requests may be sent twice when a replica fails: inference is taken to be idempotent.
 package batchproxy

@@ -161,9 +161,7 @@ func (m *model) write(w http.ResponseWriter, f form, a *answer) int {
 	if a.shed != "" {
 		m.proxy.metrics.shed.WithLabelValues(m.config.Name, a.shed).Inc()
 	}
-	if m.proxy.isDraining() {
-		w.Header().Set("Connection", "close") // the client's next request shall go elsewhere
-	}
+	m.proxy.sendElsewhere(w)
 	return a.write(w, f)
 }
 

@@ -32,11 +32,22 @@ type metrics struct {
 	gain          *prometheus.GaugeVec
 	effective     *prometheus.GaugeVec
 	changes       *prometheus.CounterVec
+	firstToken    *prometheus.HistogramVec
+	interToken    *prometheus.HistogramVec
+	tokens        *prometheus.CounterVec
+	generations   *prometheus.CounterVec
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
 // histogram that stands beside the buckets.
 var durationBuckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+// As vLLM has them for the same two, with finer steps where tokens come fast: what the engine says and what clients see can be
+// laid side by side.
+var (
+	firstTokenBuckets = []float64{.005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80}
+	interTokenBuckets = []float64{.0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5}
+)
 
 func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	var faults []error
@@ -76,6 +87,11 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		gain:          gauge("batch_gain_ratio", "How many times as many rows a second a replica does in batches of max_size as one by one, by the fitted times.", "model"),
 		effective:     gauge("effective_max_batch", "Rows that a batch may have now: max_size, or less where that was learned to be better.", "model"),
 		changes:       counter("parameter_changes_total", "Parameters of batching that were set anew by what was learned.", "model", "parameter"),
+
+		firstToken:  histogram("time_to_first_token_seconds", "From a request for text, streamed, to the first piece of it.", firstTokenBuckets, "model", "protocol", "class"),
+		interToken:  histogram("inter_token_latency_seconds", "From one piece of a streamed text to the next, as they were sent to the client.", interTokenBuckets, "model", "protocol", "class"),
+		tokens:      counter("tokens_total", "Tokens of the texts that were generated and of their prompts; by source: usage is what the answer says, chunks are the pieces of a stream that does not.", "model", "protocol", "class", "kind", "source"),
+		generations: counter("generations_total", "Texts that were generated, by how they ended.", "model", "protocol", "class", "finish"),
 	}
 	return m, errors.Join(faults...)
 }
@@ -86,7 +102,7 @@ func (m *metrics) forget(model string) {
 	for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
-		m.intercept, m.slope, m.gain, m.effective, m.changes,
+		m.intercept, m.slope, m.gain, m.effective, m.changes, m.firstToken, m.interToken, m.tokens, m.generations,
 	} {
 		v.DeletePartialMatch(series)
 	}
@@ -119,6 +135,29 @@ type demand struct {
 	running       prometheus.Gauge
 	waiting       prometheus.Gauge
 	batchSize     prometheus.Observer
+	generation    func() *generation // there from the first text that the model generates
+}
+
+// generation are the series of the texts that a model generates.
+type generation struct {
+	firstToken prometheus.Observer
+	interToken prometheus.Observer
+	tokens     func(kind, source string, n int64)
+	finished   func(how string)
+}
+
+func (m *metrics) generation(model, protocol, class string) *generation {
+	for _, how := range Finishes() {
+		m.generations.WithLabelValues(model, protocol, class, how)
+	}
+	return &generation{
+		firstToken: m.firstToken.WithLabelValues(model, protocol, class),
+		interToken: m.interToken.WithLabelValues(model, protocol, class),
+		tokens: func(kind, source string, n int64) {
+			m.tokens.WithLabelValues(model, protocol, class, kind, source).Add(float64(n))
+		},
+		finished: func(how string) { m.generations.WithLabelValues(model, protocol, class, how).Inc() },
+	}
 }
 
 // demands returns how to find a model's series by protocol. There from the start are those of the protocols that the model
@@ -165,6 +204,7 @@ func (m *metrics) demand(model, protocol, class string) *demand {
 		running:       m.running.WithLabelValues(model, protocol, class),
 		waiting:       m.waiting.WithLabelValues(model, protocol, class),
 		batchSize:     m.batchSize.WithLabelValues(model, protocol),
+		generation:    sync.OnceValue(func() *generation { return m.generation(model, protocol, class) }),
 	}
 	if protocol == "openai" {
 		d.form = openAIForm

@@ -30,21 +30,23 @@ type model struct {
 	number       atomic.Uint64 // of batches, for their ids
 	wg           sync.WaitGroup
 
-	mu      sync.Mutex
-	batcher *Batcher[*request]
-	picker  picker
-	leaving []*replica // left the list with something in flight
-	again   []*batch   // to be sent once more, as they are
-	running int
-	rate    rate
-	budget  budget               // of calls beyond the first for each batch
-	wholes  map[string]time.Time // lanes whose large requests are not cut, and until when
-	learned learned
-	renewed bool // no replica that was measured is left
-	flush   bool // nothing is held any more
-	closed  bool // nothing is sent any more
-	timer   *time.Timer
-	wakeAt  time.Time // when the timer fires, zero if it does not
+	mu       sync.Mutex
+	batcher  *Batcher[*request]
+	picker   picker
+	leaving  []*replica // left the list with something in flight
+	callers  callers    // wait for room, where the model has a limit
+	callRate rate       // of requests that are not batched
+	again    []*batch   // to be sent once more, as they are
+	running  int
+	rate     rate
+	budget   budget               // of calls beyond the first for each batch
+	wholes   map[string]time.Time // lanes whose large requests are not cut, and until when
+	learned  learned
+	renewed  bool // no replica that was measured is left
+	flush    bool // nothing is held any more
+	closed   bool // nothing is sent any more
+	timer    *time.Timer
+	wakeAt   time.Time // when the timer fires, zero if it does not
 }
 
 func newModel(p *Proxy, c ModelConfig) *model {
@@ -143,7 +145,9 @@ func (m *model) quit(r *request) (stage string) {
 		r.body.release()
 	} else if b := r.batch; b != nil {
 		if b.alive--; b.alive == 0 {
-			b.cancel()
+			if m.config.Cancel != cancelDrain {
+				b.cancel()
+			}
 			m.pump(time.Now()) // drops it if it waits to be sent again
 		}
 	}
@@ -165,6 +169,7 @@ func (m *model) pump(now time.Time) {
 	for _, e := range m.batcher.Expired(now) {
 		m.lose(now, e)
 	}
+	m.serveCallers(now)
 	m.pumpAgain(now)
 	free := false
 	for {
@@ -458,9 +463,19 @@ func (m *model) takeForCall() *replica {
 func (m *model) giveCall(r *replica) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.give(r)
+}
+
+// give is giveCall with the mutex held.
+func (m *model) give(r *replica) {
 	r.calls--
 	m.running--
 	m.settle(r)
+	if m.config.Limit.Concurrent > 0 {
+		now := time.Now()
+		m.callRate.add(now, 1)
+		m.serveCallers(now)
+	}
 }
 
 // refused puts a replica on the bench that could not be reached.
@@ -506,7 +521,7 @@ func (m *model) close() {
 func (m *model) status() ModelStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	queued := m.batcher.Len()
+	queued := m.batcher.Len() + len(m.callers)
 	for _, b := range m.again {
 		queued += len(b.members)
 	}

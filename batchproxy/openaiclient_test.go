@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	prom "github.com/prometheus/common/model"
 
 	"flyball/rules/peertest"
@@ -31,6 +32,17 @@ func openAIServer(w http.ResponseWriter, r *http.Request, c call) bool {
 		for _, word := range []string{"one ", "two ", "three"} {
 			fmt.Fprintf(w, "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":%q}}]}\n\n", word)
 			_ = http.NewResponseController(w).Flush()
+		}
+		for strings.Contains(c.body, "forever") && r.Context().Err() == nil {
+			fmt.Fprint(w, "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"on \"}}]}\n\n")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-r.Context().Done():
+			case <-time.After(time.Millisecond):
+			}
+		}
+		if strings.Contains(c.body, "include_usage") {
+			fmt.Fprint(w, "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":4,\"total_tokens\":9}}\n\n")
 		}
 		fmt.Fprint(w, "data: [DONE]\n\n")
 	case "/v1/embeddings":
@@ -100,7 +112,8 @@ func TestOpenAIsOwnClient(t *testing.T) {
 	s.before = openAIServer
 	cfg := oneModel(Upstream{URL: s.URL})
 	cfg.Models[0].Batch = BatchConfig{MaxSize: 8, MaxWait: prom.Duration(20 * time.Millisecond)}
-	f := start(t, cfg, Options{})
+	registry := prometheus.NewRegistry()
+	f := start(t, cfg, Options{Registerer: registry})
 	cmd := exec.CommandContext(t.Context(), node, "openai.mjs")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "BASE_URL="+f.url+"/v1", "NO_PROXY=*")
@@ -119,8 +132,14 @@ func TestOpenAIsOwnClient(t *testing.T) {
 		}
 		Chat   string
 		Chunks int
-		Fault  map[string]any
-		Listed []string
+
+		Conversations []struct {
+			Text               string
+			Prompt, Completion int
+		}
+		Aborted int
+		Fault   map[string]any
+		Listed  []string
 	}
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatalf("%v: %s", err, text)
@@ -159,6 +178,27 @@ func TestOpenAIsOwnClient(t *testing.T) {
 	}
 	if got.Chat != "one two three" || got.Chunks != 3 {
 		t.Errorf("the chat was %q in %d chunks", got.Chat, got.Chunks)
+	}
+	if len(got.Conversations) != 10 || got.Aborted < 3 {
+		t.Errorf("%d conversations, and one left after %d pieces", len(got.Conversations), got.Aborted)
+	}
+	for _, c := range got.Conversations {
+		if c.Text != "one two three" || c.Prompt != 5 || c.Completion != 4 {
+			t.Errorf("a conversation was %+v", c)
+		}
+	}
+	f.running(0)
+	const labels = `class="normal",`
+	for name, want := range map[string]float64{
+		`flyball_batchproxy_tokens_total{` + labels + `kind="prompt",model="m",protocol="openai",source="usage"}`:     50,
+		`flyball_batchproxy_tokens_total{` + labels + `kind="completion",model="m",protocol="openai",source="usage"}`: 40,
+		`flyball_batchproxy_time_to_first_token_seconds{` + labels + `model="m",protocol="openai"}`:                   12,
+		`flyball_batchproxy_generations_total{` + labels + `finish="cancelled",model="m",protocol="openai"}`:          1,
+		`flyball_batchproxy_generations_total{` + labels + `finish="none",model="m",protocol="openai"}`:               11,
+	} {
+		if got, _ := value(t, registry, name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
 	}
 	if diff := cmp.Diff(map[string]any{
 		"name": "NotFoundError", "status": 404.0, "code": "model_not_found", "param": "model", "type": "invalid_request_error",

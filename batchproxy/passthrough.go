@@ -19,6 +19,7 @@ import (
 // pass sends a request on as it is to one replica, and returns the status of its answer. Streams are flushed as they
 // come.
 func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted bool) (code int) {
+	came := time.Now()
 	limit := int64(m.proxy.config.Limits.MaxBody)
 	if r.ContentLength > limit {
 		return d.form.writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
@@ -32,22 +33,45 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		body = &clientBody{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
 		r.Body = body
 	}
-	to := m.takeForCall()
-	if to == nil {
-		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q has no ready replica", m.config.Name))
+	var to *replica
+	if counted && m.config.Limit.Concurrent > 0 {
+		var refusal *answer
+		switch to, refusal = m.turn(r.Context(), d, m.classOf(r.Header)); {
+		case refusal == nil:
+		case refusal.code == clientGone:
+			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "queued").Inc()
+			return d.form.writeGone(w)
+		default:
+			return m.write(w, d.form, refusal)
+		}
+	} else if to = m.takeForCall(); to == nil {
+		return m.write(w, d.form, m.noReplica())
 	}
 	defer m.giveCall(to)
 	if counted {
 		d.running.Inc()
 		defer d.running.Dec()
 	}
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx := r.Context()
+	if m.config.Cancel == cancelDrain {
+		ctx = context.WithoutCancel(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	rec := &recorder{ResponseWriter: w, code: http.StatusOK}
+	rec := &recorder{ResponseWriter: w, proxy: m.proxy, code: http.StatusOK, drains: m.config.Cancel == cancelDrain}
 	defer rec.forget()
+	if counted && generates(r) {
+		rec.begin = func(code int, header http.Header) *meter { return newMeter(d.generation(), came, code, header) }
+		defer func() {
+			if rec.meter != nil {
+				rec.meter.end(!rec.whole, r.Context().Err() != nil)
+			}
+		}()
+	}
 	m.proxy.passing.add(rec, cancel)
 	defer m.proxy.passing.remove(rec)
 	to.forward.ServeHTTP(rec, r.WithContext(ctx))
+	rec.whole = rec.err == nil // an answer that breaks off ends in a panic
 	switch fault := body.faultOf(); {
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code
@@ -149,6 +173,13 @@ func (b *clientBody) faultOf() *error {
 // recorder remembers the status of an answer, or why there is none, and gives up clients that do not take theirs.
 type recorder struct {
 	http.ResponseWriter
+	proxy   *Proxy
+	begin   func(code int, header http.Header) *meter // nil where the answer is not measured
+	meter   *meter                                    // nil where it is not, or says nothing
+	drains  bool                                      // the answer is taken from the replica to its end, whether the client takes it or not
+	gone    bool                                      // the client does not
+	whole   bool                                      // the answer was passed on to its end
+	flushed bool                                      // all that was written is with the connection
 	code    int
 	err     error
 	written int  // bytes that the server may not have written to the connection yet
@@ -158,22 +189,55 @@ type recorder struct {
 func (r *recorder) WriteHeader(code int) {
 	if code >= http.StatusOK || code == http.StatusSwitchingProtocols {
 		r.code = code
+		r.proxy.sendElsewhere(r.ResponseWriter)
+		if r.begin != nil {
+			r.meter = r.begin(code, r.Header())
+		}
 	}
 	r.ResponseWriter.WriteHeader(code)
 }
 
 func (r *recorder) Write(p []byte) (int, error) {
+	n, err := len(p), error(nil)
+	if !r.gone {
+		n, err = r.send(p)
+	}
+	if r.drains && err != nil {
+		n, err, r.gone = len(p), nil, true
+	}
+	return n, err
+}
+
+// send writes to the client.
+func (r *recorder) send(p []byte) (int, error) {
 	if r.written += len(p); r.written > atOnce { // less does not reach the connection before it is flushed, or is all there is
 		r.limit()
 	}
-	return r.ResponseWriter.Write(p)
+	if r.meter == nil {
+		return r.ResponseWriter.Write(p)
+	}
+	n, err := r.ResponseWriter.Write(p)
+	if r.meter.stream && err == nil { // the client has it before it is looked at
+		err = r.FlushError()
+		r.flushed = err == nil
+	}
+	r.meter.pass(time.Now(), p[:n])
+	return n, err
 }
 
 // FlushError lets http.ResponseController flush, as ReverseProxy does for each piece of a stream.
 func (r *recorder) FlushError() error {
+	if r.flushed || r.gone {
+		r.flushed = false
+		return nil
+	}
 	r.limit()
 	r.written = 0
-	return http.NewResponseController(r.ResponseWriter).Flush()
+	err := http.NewResponseController(r.ResponseWriter).Flush()
+	if r.drains && err != nil {
+		r.gone, err = true, nil
+	}
+	return err
 }
 
 // limit gives the client its time to take what is written next.

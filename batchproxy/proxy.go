@@ -54,6 +54,8 @@ type Proxy struct {
 
 	successor atomic.Pointer[Proxy] // takes the requests from when it is set
 	following chan struct{}         // closed when Run has found the replicas of every target and Service
+	leaving   atomic.Bool           // it ends, and no other takes its place: clients shall go elsewhere
+	refusing  chan struct{}         // closed when it ends and takes no more requests
 
 	base context.Context // ends when the drain is over: what is still in flight then is given up
 	stop context.CancelFunc
@@ -93,6 +95,7 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		created:   time.Now(),
 		idle:      make(chan struct{}),
 		following: make(chan struct{}),
+		refusing:  make(chan struct{}),
 	}
 	if p.logger == nil {
 		p.logger = slog.New(slog.DiscardHandler)
@@ -135,9 +138,9 @@ func newTransport() *http.Transport {
 	}
 }
 
-// Run follows the replicas of targets and of Services until ctx ends. Then new requests are refused with 503, what is queued leaves at
-// once, and Run returns when all that was admitted is answered, or after the configured drain, when it is given up. The
-// error is that of one which cannot be followed.
+// Run follows the replicas of targets and of Services until ctx ends. Then the proxy is not ready any more, and after the
+// configured delay new requests are refused with 503, what is queued leaves at once, and Run returns when all that was admitted is
+// answered, or after the configured timeout, when it is given up. The error is that of one which cannot be followed.
 func (p *Proxy) Run(ctx context.Context) error {
 	following, unfollow := context.WithCancel(context.WithoutCancel(ctx)) // replicas may change during the drain
 	defer unfollow()
@@ -240,17 +243,27 @@ func (p *Proxy) isDraining() bool {
 	return p.draining
 }
 
-// drain refuses new requests and waits for those that were admitted.
+// drain goes on for the delay with sending clients elsewhere, refuses new requests and waits for those that were admitted.
 func (p *Proxy) drain() {
+	if p.successor.Load() == nil {
+		p.leaving.Store(true)
+		if delay := time.Duration(p.config.Drain.Delay); delay > 0 {
+			p.logger.Info("not ready any more, and taking requests for a while", "delay", p.config.Drain.Delay)
+			time.Sleep(delay)
+		}
+	}
 	p.mu.Lock()
 	active := p.active
 	p.refuse()
 	p.mu.Unlock()
+	if p.leaving.Load() {
+		close(p.refusing)
+	}
 	p.logger.Info("draining", "requests", active)
 	for _, m := range p.models {
 		m.flushNow()
 	}
-	timer := time.NewTimer(time.Duration(p.config.Drain))
+	timer := time.NewTimer(time.Duration(p.config.Drain.Timeout))
 	defer timer.Stop()
 	select {
 	case <-p.idle:
@@ -304,6 +317,10 @@ func (p *Proxy) Drain(ctx context.Context, target, address string) error {
 	}
 	return nil
 }
+
+// Refusing is closed when the proxy ends, without another in its place, and takes no more requests: connections without one
+// can be closed.
+func (p *Proxy) Refusing() <-chan struct{} { return p.refusing }
 
 // Following is closed when Run knows the replicas of every target and Service.
 func (p *Proxy) Following() <-chan struct{} { return p.following }
@@ -381,6 +398,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		plainForm.writeError(w, http.StatusNotFound, fmt.Sprintf("no such path: %q; models are at /v1/models/NAME and /v2/models/NAME", r.URL.Path))
 		return
 	}
+	if to.only {
+		m := p.only()
+		if m == nil {
+			plainForm.writeError(w, http.StatusNotFound, fmt.Sprintf("%s: names no model, and there are several: %s", r.URL.Path, strings.Join(p.names, ", ")))
+			return
+		}
+		m.serve(w, r, to.label, start, entered, func(d *demand, counted bool) int { return m.pass(w, r, d, counted) })
+		return
+	}
 	if to.model == "" {
 		p.serveByBody(w, r, to, start, entered)
 		return
@@ -431,7 +457,15 @@ func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, s
 		code = writeDraining(w, d.form)
 		return
 	}
+	m.proxy.sendElsewhere(w)
 	code = serve(d, counted)
+}
+
+// sendElsewhere has the client's next request come on another connection, where this proxy ends.
+func (p *Proxy) sendElsewhere(w http.ResponseWriter) {
+	if p.leaving.Load() {
+		w.Header()["Connection"] = []string{"close"}
+	}
 }
 
 func writeDraining(w http.ResponseWriter, f form) int {
@@ -441,7 +475,7 @@ func writeDraining(w http.ResponseWriter, f form) int {
 
 // serveReady answers whether every model has a replica that is ready.
 func (p *Proxy) serveReady(w http.ResponseWriter) {
-	if p.isDraining() {
+	if p.leaving.Load() || p.isDraining() {
 		plainForm.writeError(w, http.StatusServiceUnavailable, "the proxy is shutting down")
 		return
 	}

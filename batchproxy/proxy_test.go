@@ -312,7 +312,7 @@ func TestDrainGivesUp(t *testing.T) {
 	g := newGate()
 	s.before = g.hold
 	cfg := oneModel(Upstream{URL: s.URL})
-	cfg.Drain = prom.Duration(10 * time.Millisecond)
+	cfg.Drain.Timeout = prom.Duration(10 * time.Millisecond)
 	f := start(t, cfg, Options{})
 	var wg sync.WaitGroup
 	for i := range 2 { // one in flight and one in the queue

@@ -11,6 +11,7 @@ type route struct {
 	model    string            // empty where the body says it
 	label    string            // the protocol in metrics
 	protocol protocol.Protocol // of a POST that may be batched, nil where none may
+	only     bool              // neither the path nor the body names a model: it is for the only one
 }
 
 // parseRoute reads a path below /v1/models/, /v2/models/ or /predictions/, or another one of OpenAI's below /v1/.
@@ -44,6 +45,9 @@ func parseRoute(path string) (route, bool) {
 			to.protocol = protocol.OpenAI{}
 		}
 		return to, rest != ""
+	}
+	if path == "/generate" || path == "/generate_stream" {
+		return route{label: "tgi", only: true}, true
 	}
 	return route{}, false
 }

@@ -18,13 +18,13 @@ import (
 	prom "github.com/prometheus/common/model"
 )
 
-// slowly is a replica that takes 10 ms for whatever it is sent, and remembers the order.
-type slowly struct {
+// tardy is a replica that takes 10 ms for whatever it is sent, and remembers the order.
+type tardy struct {
 	mu  sync.Mutex
 	saw []string
 }
 
-func (s *slowly) RoundTrip(r *http.Request) (*http.Response, error) {
+func (s *tardy) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(r.Body)
 	r.Body.Close()
 	if err != nil {
@@ -102,7 +102,7 @@ func TestHeadersOrder(t *testing.T) {
 				if tt.change != nil {
 					tt.change(m)
 				}
-				replica, registry := &slowly{}, prometheus.NewRegistry()
+				replica, registry := &tardy{}, prometheus.NewRegistry()
 				p, err := New(cfg, Options{Transport: replica, Registerer: registry})
 				if err != nil {
 					t.Fatal(err)

@@ -436,7 +436,7 @@ func (a *app) runBuilt(ctx context.Context) error {
 			part{"proxy server", func(ctx context.Context) error {
 				return serve(ctx, server, a.proxyListener, a.opts.proxySecured, a.opts.log.With("component", "batchproxy"))
 			}},
-			part{"proxy", a.proxySlot.run})
+			part{"proxy", func(ctx context.Context) error { return a.serveProxy(ctx, server) }})
 	}
 	if a.store != nil {
 		parts = append(parts, part{"snapshot", a.snapshot.Run}, part{"forecasts", a.forecasts.Run}, part{"rules", a.store.Run})

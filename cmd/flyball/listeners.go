@@ -219,6 +219,40 @@ func openProbes(server *http.Server) {
 	}
 }
 
+// serveProxy runs the proxies until ctx ends and all that they admitted is answered. As soon as the last of them takes no more
+// requests its server takes no more connections, and closes each that has no request or has had its answer: a client that
+// keeps one is not told on it that flyball ends.
+func (a *app) serveProxy(ctx context.Context, server *http.Server) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	grace, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	wg.Go(func() {
+		select {
+		case <-ctx.Done(): // no reload comes after it
+		case <-grace.Done():
+			return
+		}
+		select {
+		case <-a.live.Load().proxy.Refusing():
+		case <-grace.Done():
+			return
+		}
+		if server.Shutdown(grace) != nil {
+			_ = server.Close()
+		}
+	})
+	err := a.proxySlot.run(ctx)
+	if ctx.Err() != nil {
+		defer time.AfterFunc(lastWords, cancel).Stop()
+		wg.Wait()
+	}
+	return err
+}
+
+// lastWords is how long answers may take to be on their way when all requests have been dealt with.
+const lastWords = 2 * time.Second
+
 // serve runs a server until ctx ends, and gives the requests in progress a little time. With a web configuration file the
 // toolkit serves: TLS, passwords, headers, each read anew when the file or a certificate changes.
 func serve(ctx context.Context, server *http.Server, l net.Listener, file string, log *slog.Logger) error {
@@ -233,7 +267,7 @@ func serve(ctx context.Context, server *http.Server, l net.Listener, file string
 			return
 		}
 		// The proxy has answered all that it took by now; what is left are pages and scrapes.
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
 		defer cancel()
 		if server.Shutdown(grace) != nil {
 			_ = server.Close()

@@ -31,6 +31,12 @@ type NodeDecoder interface {
 	DecodeNode(d *Decoder, n *yaml.Node, path string)
 }
 
+// Shorthand is a struct that may be written as a single value too.
+type Shorthand interface {
+	// Shorthand returns a pointer to the field that the value is for.
+	Shorthand() any
+}
+
 // Defaulter is a struct that has values of its own for the keys that a file leaves out. It is called before the struct
 // is decoded, so that items of lists and maps have their defaults too.
 type Defaulter interface{ SetDefaults() }
@@ -213,6 +219,10 @@ func (d *Decoder) value(n *yaml.Node, path string, v reflect.Value, depth int) {
 		if v.CanAddr() {
 			if s, ok := reflect.TypeAssert[Defaulter](v.Addr()); ok {
 				s.SetDefaults()
+			}
+			if s, ok := reflect.TypeAssert[Shorthand](v.Addr()); ok && n.Kind == yaml.ScalarNode {
+				d.value(n, path, reflect.ValueOf(s.Shorthand()).Elem(), depth+1)
+				return
 			}
 		}
 		d.mapping(n, path, v, depth)

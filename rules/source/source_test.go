@@ -410,3 +410,45 @@ func TestMerges(t *testing.T) {
 		t.Error("a merged key is not found")
 	}
 }
+
+type nap struct {
+	Delay model.Duration `yaml:"delay"`
+	Sleep model.Duration `yaml:"sleep"`
+}
+
+func (n *nap) SetDefaults()   { n.Delay = 1e9 }
+func (n *nap) Shorthand() any { return &n.Sleep }
+
+// TestShorthand: a struct that may be written as one value, or with its keys.
+func TestShorthand(t *testing.T) {
+	for _, tt := range []struct {
+		text, fault string
+		want        nap
+	}{
+		{text: "nap: 5s", want: nap{1e9, 5e9}},
+		{text: "nap: {delay: 2s, sleep: 5s}", want: nap{2e9, 5e9}},
+		{text: "nap:", want: nap{}},
+		{text: "nap: 5x", fault: `home.yml:1:6: nap: "5x" is not a duration: expected one such as 15s, 5m or 1h30m`},
+		{text: "nap: {sleeep: 5s}", fault: `home.yml:1:7: unknown key "sleeep" (did you mean "sleep"?)`},
+	} {
+		t.Run(tt.text, func(t *testing.T) {
+			f, err := Parse("home.yml", []byte(tt.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got struct {
+				Nap nap `yaml:"nap"`
+			}
+			d := f.Decoder()
+			d.Decode(&got)
+			switch err := d.Err(); {
+			case tt.fault != "":
+				if err == nil || !strings.HasPrefix(err.Error(), tt.fault) {
+					t.Errorf("got %v, want %s", err, tt.fault)
+				}
+			case err != nil || got.Nap != tt.want:
+				t.Errorf("got %v, %v, want %v", got.Nap, err, tt.want)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package kubernetestest
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -130,7 +131,7 @@ func checkEnd(t *testing.T, p *part, w workload) {
 	}
 	var config struct {
 		Batchproxy struct {
-			Drain  string
+			Drain  any
 			Models []struct{ Timeout string }
 		}
 	}
@@ -145,11 +146,20 @@ func checkEnd(t *testing.T, p *part, w workload) {
 		return d
 	}
 	const known = 5 * time.Second // until nobody sends to a pod that ends
-	drain, request := duration(config.Batchproxy.Drain), duration(config.Batchproxy.Models[0].Timeout)
-	before := time.Duration(0)
+	request := duration(config.Batchproxy.Models[0].Timeout)
+	var drain, delay time.Duration
+	switch d := config.Batchproxy.Drain.(type) {
+	case string:
+		drain = duration(d)
+	case map[string]any:
+		delay, drain = duration(fmt.Sprint(d["delay"])), duration(fmt.Sprint(d["timeout"]))
+	default:
+		t.Fatalf("%s: drain is %v", w, d)
+	}
+	before := delay
 	last := w.template.Spec.Containers[0] // what is told to end first
 	if l := last.Lifecycle; l != nil && l.PreStop != nil && l.PreStop.Sleep != nil {
-		before = time.Duration(l.PreStop.Sleep.Seconds) * time.Second
+		before += time.Duration(l.PreStop.Sleep.Seconds) * time.Second
 	}
 	need := known
 	if last.Name != c.Name { // the model server goes first: all is answered before
@@ -158,10 +168,10 @@ func checkEnd(t *testing.T, p *part, w workload) {
 		t.Errorf("%s: drain %s, and a request may take %s", w, drain, request)
 	}
 	if before < need {
-		t.Errorf("%s: the preStop of %s is %s, want %s at least", w, last.Name, before, need)
+		t.Errorf("%s: the preStop of %s and the delay of its drain are %s, want %s at least", w, last.Name, before, need)
 	}
 	if grace := w.template.Spec.TerminationGracePeriodSeconds; grace == nil || time.Duration(*grace)*time.Second < before+drain+5*time.Second {
-		t.Errorf("%s: terminationGracePeriodSeconds is less than a preStop of %s, a drain of %s and 5s to end", w, before, drain)
+		t.Errorf("%s: terminationGracePeriodSeconds is less than a preStop and delay of %s, a drain of %s and 5s to end", w, before, drain)
 	}
 }
 

@@ -1,0 +1,125 @@
+package batchproxy
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+)
+
+// caller is a request that is not batched and waits for a replica with room for it.
+type caller struct {
+	due   time.Time     // the soonest goes first; of equal ones, the first that came
+	given chan *replica // has room for one: nothing waits for a caller that has gone
+}
+
+// callers are those that wait, in the order in which they are served. Its model's mutex guards it. A request is bound to a replica
+// no sooner than the replica has room: until then the best one is still to be chosen, and one that matters more can go before it.
+type callers []*caller
+
+// add puts one in its place.
+func (c *callers) add(due time.Time) *caller {
+	one := &caller{due: due, given: make(chan *replica, 1)}
+	at, _ := slices.BinarySearchFunc(*c, due, func(other *caller, due time.Time) int {
+		if other.due.After(due) {
+			return 1
+		}
+		return -1
+	})
+	*c = slices.Insert(*c, at, one)
+	return one
+}
+
+// remove takes one out, and reports whether it was still there: otherwise it has been given a replica.
+func (c *callers) remove(one *caller) bool {
+	at := slices.Index(*c, one)
+	if at < 0 {
+		return false
+	}
+	*c = slices.Delete(*c, at, at+1)
+	return true
+}
+
+// roomForCall is a ready replica that may have one more request that is not batched, nil if there is none.
+func (m *model) roomForCall(now time.Time) *replica {
+	bound := m.config.Limit.Concurrent
+	return m.picker.least(now, func(r *replica) bool { return r.calls < bound })
+}
+
+// serveCallers gives replicas that have room to those that wait for one.
+func (m *model) serveCallers(now time.Time) {
+	for len(m.callers) > 0 {
+		to := m.roomForCall(now)
+		if to == nil {
+			return
+		}
+		to.calls++
+		m.running++
+		m.callers[0].given <- to
+		m.callers = slices.Delete(m.callers, 0, 1)
+	}
+}
+
+// turn is takeForCall within the model's limit: while every replica has as many requests as it may, the request waits. It returns
+// the answer where there is no replica for it; one with the code clientGone says that the client went.
+func (m *model) turn(ctx context.Context, d *demand, class int) (*replica, *answer) {
+	m.mu.Lock()
+	now := time.Now()
+	if len(m.callers) == 0 {
+		if to := m.roomForCall(now); to != nil {
+			to.calls++
+			m.running++
+			m.mu.Unlock()
+			d.queueDuration.Observe(0)
+			return to, nil
+		}
+	}
+	switch {
+	case m.picker.ready(now) == 0:
+		m.mu.Unlock()
+		return nil, m.noReplica()
+	case len(m.callers) >= m.config.Limit.Queue:
+		defer m.mu.Unlock()
+		return nil, &answer{
+			shed: "queue_full", code: http.StatusTooManyRequests, retryAfter: m.callRate.wait(now, len(m.callers)),
+			message: fmt.Sprintf("model %q: every replica has %d requests, and %d are waiting, which is the limit", m.config.Name, m.config.Limit.Concurrent, len(m.callers)),
+		}
+	}
+	one := m.callers.add(now.Add(m.classes[class].Budget)) // as in a lane: none waits for ever
+	m.mu.Unlock()
+	d.waiting.Inc()
+	defer d.waiting.Dec()
+	timeout := time.NewTimer(time.Duration(m.config.Timeout))
+	defer timeout.Stop()
+	var refusal *answer
+	select {
+	case to := <-one.given:
+		d.queueDuration.Observe(time.Since(now).Seconds())
+		return to, nil
+	case <-ctx.Done():
+		refusal = &answer{code: clientGone}
+	case <-timeout.C:
+		refusal = &answer{shed: "timeout", code: http.StatusServiceUnavailable}
+	case <-m.proxy.base.Done():
+		refusal = &answer{shed: "draining", code: http.StatusServiceUnavailable, message: "the proxy is shutting down", retryAfter: time.Second}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.callers.remove(one) { // it was given one at the same time
+		to := <-one.given
+		if refusal.code != clientGone {
+			return to, nil
+		}
+		m.give(to)
+	}
+	if refusal.shed == "timeout" {
+		now = time.Now()
+		refusal.message, refusal.retryAfter = m.whyWaited(now), m.callRate.wait(now, len(m.callers))
+	}
+	return nil, refusal
+}
+
+func (m *model) noReplica() *answer {
+	return &answer{code: http.StatusServiceUnavailable, message: fmt.Sprintf("model %q has no ready replica", m.config.Name), retryAfter: time.Second}
+}
