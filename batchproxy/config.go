@@ -21,8 +21,10 @@ import (
 type Config struct {
 	Limits Limits `yaml:"limits"`
 	// Drain is how long a shutdown waits for the requests that were admitted before it.
-	Drain  prom.Duration `yaml:"drain"`
-	Models []ModelConfig `yaml:"models"`
+	Drain prom.Duration `yaml:"drain"`
+	// AccessLog has a line for each request, where it is asked for.
+	AccessLog AccessLog     `yaml:"access_log"`
+	Models    []ModelConfig `yaml:"models"`
 }
 
 // Limits bound what one client, or all of them together, can make the proxy hold.
@@ -180,6 +182,11 @@ func (c Config) Validate() error {
 	}
 	if c.Drain < 0 {
 		fault("drain: %s is negative: give 0s or more", c.Drain)
+	}
+	if err := c.AccessLog.validate(); err != nil {
+		for _, err := range err.(interface{ Unwrap() []error }).Unwrap() { //nolint:errorlint // what errors.Join made
+			fault("access_log.%w", err)
+		}
 	}
 	named, served := make(map[string]int), make(map[string]int)
 	for i, m := range c.Models {

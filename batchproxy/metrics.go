@@ -35,6 +35,7 @@ type metrics struct {
 	gain          *prometheus.GaugeVec
 	effective     *prometheus.GaugeVec
 	changes       *prometheus.CounterVec
+	undone        prometheus.Counter // lines of the access log
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
@@ -79,6 +80,10 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		gain:          gauge("batch_gain_ratio", "How many times as many rows a second a replica does in batches of max_size as one by one, by the fitted times.", "model"),
 		effective:     gauge("effective_max_batch", "Rows that a batch may have now: max_size, or less where that was learned to be better.", "model"),
 		changes:       counter("parameter_changes_total", "Parameters of batching that were set anew by what was learned.", "model", "parameter"),
+		undone: register(registerer, &faults, prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "flyball", Subsystem: "batchproxy", Name: "access_log_dropped_total",
+			Help: "Lines of the access log that were not written: the disk was full or too slow.",
+		})),
 	}
 	return m, errors.Join(faults...)
 }
@@ -176,8 +181,8 @@ func (d *demand) ofChunk() *demand {
 	return &quiet
 }
 
-// answered counts an answer; code 0 is one that broke off.
-func (d *demand) answered(code int, took time.Duration) {
+// answered counts an answer; code 0 is one that broke off. The trace is that of the request if it is recorded, else empty.
+func (d *demand) answered(code int, took time.Duration, trace string) {
 	switch code {
 	case 200:
 		d.ok.Inc()
@@ -186,5 +191,14 @@ func (d *demand) answered(code int, took time.Duration) {
 	default:
 		d.requests.WithLabelValues(strconv.Itoa(code)).Inc()
 	}
-	d.duration.Observe(took.Seconds())
+	observe(d.duration, took, trace)
+}
+
+// observe takes a duration, with the trace as its exemplar if there is one.
+func observe(o prometheus.Observer, took time.Duration, trace string) {
+	if e, ok := o.(prometheus.ExemplarObserver); ok && trace != "" {
+		e.ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": trace})
+		return
+	}
+	o.Observe(took.Seconds())
 }

@@ -43,7 +43,8 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	rec := &recorder{ResponseWriter: w, code: http.StatusOK}
+	rec := &recorder{ResponseWriter: w, code: http.StatusOK, began: time.Now()}
+	defer rec.account()
 	defer rec.forget()
 	m.proxy.passing.add(rec, cancel)
 	defer m.proxy.passing.remove(rec)
@@ -153,11 +154,13 @@ type recorder struct {
 	err     error
 	written int  // bytes that the server may not have written to the connection yet
 	limited bool // a write deadline is set
+	began   time.Time
 }
 
 func (r *recorder) WriteHeader(code int) {
 	if code >= http.StatusOK || code == http.StatusSwitchingProtocols {
 		r.code = code
+		addTiming(r.Header(), string(appendDuration(append(make([]byte, 0, 32), "upstream"...), time.Since(r.began))))
 	}
 	r.ResponseWriter.WriteHeader(code)
 }
@@ -167,6 +170,13 @@ func (r *recorder) Write(p []byte) (int, error) {
 		r.limit()
 	}
 	return r.ResponseWriter.Write(p)
+}
+
+// account notes how long the replica took for all of its answer.
+func (r *recorder) account() {
+	if a := accountOf(r.ResponseWriter); a != nil {
+		a.upstream = time.Since(r.began)
+	}
 }
 
 // FlushError lets http.ResponseController flush, as ReverseProxy does for each piece of a stream.
