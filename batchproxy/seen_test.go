@@ -258,6 +258,12 @@ func TestExemplars(t *testing.T) {
 	}
 	f.post("/v1/models/m:predict", `{"instances":[1]}`, traceHeader, "00-"+trace+"-b7ad6b7169203331-01")
 	until(t, "an exemplar of the queue and one of the request", func() bool { return exemplars() == 2 })
+	f.post("/v1/models/m:explain", `{}`, traceHeader, "00-"+trace+"-b7ad6b7169203331-01")
+	for i, c := range s.seen()[1:] { // alone in its batch, and passed on
+		if got := c.header.Get(traceHeader); got != "00-"+trace+"-b7ad6b7169203331-01" {
+			t.Errorf("call %d was sent the trace %q", i, got)
+		}
+	}
 }
 
 func TestSampledTrace(t *testing.T) {
