@@ -24,6 +24,7 @@ type answer struct {
 	items      int           // rows in the batch that it came with, 0 where none was sent
 	chunks     int           // in which the request was sent, 0 for one that was not cut
 	estimated  bool          // the tokens used are an estimate
+	timing
 }
 
 const (
@@ -41,6 +42,10 @@ func (a *answer) write(w http.ResponseWriter, f form) int {
 	endToEnd(header, a.headers)
 	if a.items > 0 {
 		header[batchSizeHeader] = []string{strconv.Itoa(a.items)}
+	}
+	a.timing.write(header)
+	if acc := accountOf(w); acc != nil {
+		acc.timing, acc.rows = a.timing, a.items
 	}
 	if a.chunks > 0 {
 		header[chunksHeader] = []string{strconv.Itoa(a.chunks)}

@@ -27,6 +27,8 @@ type request struct {
 	terms    Terms
 	chunk    bool            // of a request with more rows than a batch has; body is all of that one's
 	over     chan<- *request // is sent the request when it has its answer, if set; never blocks
+	timing                   // belongs to whoever has the request, as the body does
+	sent     time.Time       // last left the queue
 
 	entry *Entry[*request] // guarded by the model's mutex, as are batch and left
 	batch *batch
@@ -48,6 +50,7 @@ func (r *request) gone() bool { return r.state.Load() == gone }
 // answerWith ends the request with an answer, which is dropped where the client has gone.
 func (r *request) answerWith(a *answer) {
 	if r.state.CompareAndSwap(waiting, answered) {
+		a.timing = r.timing
 		r.answer = a
 		close(r.done)
 		if r.over != nil {
@@ -62,6 +65,7 @@ func (r *request) answerWith(a *answer) {
 // deliver is answerWith for a request that is with a replica.
 func (r *request) deliver(a *answer) {
 	r.demand.running.Dec()
+	r.together = time.Since(r.sent)
 	r.answerWith(a)
 }
 
@@ -111,8 +115,12 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	started := time.Now()
 	within, cancel := context.WithTimeout(ctx, time.Duration(m.config.Timeout))
 	defer cancel()
-	resp, err := m.call(within, to, members)
+	number := m.number.Add(1)
+	resp, err := m.call(within, to, members, number)
 	took := time.Since(started)
+	for _, r := range members {
+		r.call, r.upstream = number, took
+	}
 	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
 	if err != nil {
 		return m.unanswered(ctx, within, to, members, err)
@@ -357,8 +365,8 @@ func (r *response) message() (protocol.Message, error) {
 	return protocol.Message{Body: r.body.b, Header: header}, err
 }
 
-// call sends the members to the replica: one as it is, several merged.
-func (m *model) call(ctx context.Context, to *replica, members []*request) (*response, error) {
+// call sends the members to the replica: one as it is, several merged, as the batch of a number.
+func (m *model) call(ctx context.Context, to *replica, members []*request, number uint64) (*response, error) {
 	first := members[0]
 	body := first.body
 	var header http.Header
@@ -372,7 +380,7 @@ func (m *model) call(ctx context.Context, to *replica, members []*request) (*res
 		}
 		body = m.proxy.buffers.get()
 		defer body.release()
-		merged := first.protocol.Merge(body.b, "batch-"+strconv.FormatUint(m.number.Add(1), 10), parsed)
+		merged := first.protocol.Merge(body.b, batchID(number), parsed)
 		body.b = merged.Body
 		header = sharedHeaders(first.incoming.Header, m.ignore)
 		setFormat(header, merged.Header)

@@ -20,9 +20,11 @@ import (
 
 // Config is the `batchproxy` part of the configuration.
 type Config struct {
-	Limits Limits        `yaml:"limits"`
-	Drain  Drain         `yaml:"drain"`
-	Models []ModelConfig `yaml:"models"`
+	Limits Limits `yaml:"limits"`
+	Drain  Drain  `yaml:"drain"`
+	// AccessLog has a line for each request, where it is asked for.
+	AccessLog AccessLog     `yaml:"access_log"`
+	Models    []ModelConfig `yaml:"models"`
 }
 
 // Drain is how the proxy ends. A duration alone is Timeout.
@@ -262,6 +264,11 @@ func (c Config) Validate() error {
 	}
 	if c.Drain.Timeout < 0 {
 		fault("drain.timeout: %s is negative: give 0s or more", c.Drain.Timeout)
+	}
+	if err := c.AccessLog.validate(); err != nil {
+		for _, err := range err.(interface{ Unwrap() []error }).Unwrap() { //nolint:errorlint // what errors.Join made
+			fault("access_log.%w", err)
+		}
 	}
 	named, served := make(map[string]int), make(map[string]int)
 	for i, m := range c.Models {

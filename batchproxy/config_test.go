@@ -182,6 +182,10 @@ func TestConfigFaults(t *testing.T) {
 			"models[0].inflight: 0 is not a number of batches: give 1 or more",
 			"models[0].timeout: 0s is not a timeout: give more than 0s, such as 30s",
 		}},
+		{"access log", func(c *Config) { c.AccessLog.Format = "common" }, []string{
+			`access_log.format: "common" is not a format of the access log: give json`,
+			"access_log.path: empty: give a file, or stdout",
+		}},
 		{"served names", func(c *Config) {
 			c.Models[0].ServedModelNames = []string{"org/digits", "b", "", "b"}
 			for _, name := range []string{"a", "b"} {

@@ -95,6 +95,18 @@
 // before it, and what S(n) says of how long that takes. That is asked again when its batch leaves. One that finds a free
 // replica and nobody waiting is always taken, so that a wrong estimate does not stay.
 //
+// # What clients and operators see of it
+//
+// Each answer that came out of a batch has headers: X-Flyball-Batch-Id, which the replica was sent where the protocol has a
+// place for it, X-Flyball-Batch-Size in rows, and Server-Timing in milliseconds: queue, the wait to be sent; upstream, the
+// replica's time for the batch; batch, from leaving the queue to the answer, with what was sent again. Answers that were passed
+// on have upstream alone, up to their first byte. seen.go has them, and the access log's line for each request (accesslog.go):
+// JSON, to a file or stdout, never a body, a query or a credential. A disk that is too slow for it costs lines, which are
+// counted, and never time. With the log, a request without an X-Request-Id is given one, which the client is told.
+//
+// Requests whose traceparent says that they are recorded leave their trace id as an exemplar on the histograms of their
+// duration and of their wait.
+//
 // # When things go wrong
 //
 //   - A request that the replica refuses (4xx) fails alone: its batch is cut in two until it is found.

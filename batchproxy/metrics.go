@@ -36,6 +36,7 @@ type metrics struct {
 	interToken    *prometheus.HistogramVec
 	tokens        *prometheus.CounterVec
 	generations   *prometheus.CounterVec
+	undone        prometheus.Counter // lines of the access log
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
@@ -92,6 +93,10 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		interToken:  histogram("inter_token_latency_seconds", "From one piece of a streamed text to the next, as they were sent to the client.", interTokenBuckets, "model", "protocol", "class"),
 		tokens:      counter("tokens_total", "Tokens of the texts that were generated and of their prompts; by source: usage is what the answer says, chunks are the pieces of a stream that does not.", "model", "protocol", "class", "kind", "source"),
 		generations: counter("generations_total", "Texts that were generated, by how they ended.", "model", "protocol", "class", "finish"),
+		undone: register(registerer, &faults, prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "flyball", Subsystem: "batchproxy", Name: "access_log_dropped_total",
+			Help: "Lines of the access log that were not written: the disk was full or too slow.",
+		})),
 	}
 	return m, errors.Join(faults...)
 }
@@ -220,8 +225,8 @@ func (d *demand) ofChunk() *demand {
 	return &quiet
 }
 
-// answered counts an answer; code 0 is one that broke off.
-func (d *demand) answered(code int, took time.Duration) {
+// answered counts an answer; code 0 is one that broke off. The trace is that of the request if it is recorded, else empty.
+func (d *demand) answered(code int, took time.Duration, trace string) {
 	switch code {
 	case 200:
 		d.ok.Inc()
@@ -230,5 +235,14 @@ func (d *demand) answered(code int, took time.Duration) {
 	default:
 		d.requests.WithLabelValues(strconv.Itoa(code)).Inc()
 	}
-	d.duration.Observe(took.Seconds())
+	observe(d.duration, took, trace)
+}
+
+// observe takes a duration, with the trace as its exemplar if there is one.
+func observe(o prometheus.Observer, took time.Duration, trace string) {
+	if e, ok := o.(prometheus.ExemplarObserver); ok && trace != "" {
+		e.ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": trace})
+		return
+	}
+	o.Observe(took.Seconds())
 }

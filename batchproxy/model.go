@@ -189,7 +189,8 @@ func (m *model) pump(now time.Time) {
 		for i, e := range out.Entries {
 			b.members[i] = e.Request
 			e.Request.demand.waiting.Dec()
-			e.Request.demand.queueDuration.Observe(now.Sub(e.Arrived).Seconds())
+			e.Request.queued, e.Request.sent = now.Sub(e.Arrived), now
+			observe(e.Request.demand.queueDuration, e.Request.queued, sampledTrace(e.Request.incoming.Header))
 		}
 		m.proxy.metrics.batches.WithLabelValues(m.config.Name, out.Reason).Inc()
 		b.members[0].demand.batchSize.Observe(float64(out.Items))

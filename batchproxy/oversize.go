@@ -35,7 +35,7 @@ func (m *model) inferChunks(w http.ResponseWriter, whole *request) int {
 	defer own.release()
 	joined := j.join.Append(own.b)
 	own.b = joined.Body
-	a := &answer{code: http.StatusOK, body: own, header: joined.Header, items: j.largest, chunks: j.sent, estimated: j.join.Estimated()}
+	a := &answer{code: http.StatusOK, body: own, header: joined.Header, items: j.largest, chunks: j.sent, estimated: j.join.Estimated(), timing: j.timing}
 	return m.write(w, whole.demand.form, a)
 }
 
@@ -53,6 +53,7 @@ type joining struct {
 	next    *protocol.Request
 	sent    int
 	largest int // batch
+	timing      // the wait of the first, and the slowest batch
 }
 
 // run sends all chunks and joins their answers. It returns why they cannot be joined, or the status of the answer that it
@@ -156,6 +157,10 @@ func (j *joining) add(r *request) error {
 		}
 	}
 	j.largest = max(j.largest, a.items)
+	if j.call == 0 {
+		j.timing = a.timing
+	}
+	j.upstream, j.together = max(j.upstream, a.upstream), max(j.together, a.together)
 	return j.join.Add(text, r.parsed, a.estimated)
 }
 

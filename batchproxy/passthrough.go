@@ -58,7 +58,8 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	rec := &recorder{ResponseWriter: w, proxy: m.proxy, code: http.StatusOK, drains: m.config.Cancel == cancelDrain}
+	rec := &recorder{ResponseWriter: w, proxy: m.proxy, code: http.StatusOK, began: time.Now(), drains: m.config.Cancel == cancelDrain}
+	defer rec.account()
 	defer rec.forget()
 	if counted && generates(r) {
 		rec.begin = func(code int, header http.Header) *meter { return newMeter(d.generation(), came, code, header) }
@@ -184,11 +185,13 @@ type recorder struct {
 	err     error
 	written int  // bytes that the server may not have written to the connection yet
 	limited bool // a write deadline is set
+	began   time.Time
 }
 
 func (r *recorder) WriteHeader(code int) {
 	if code >= http.StatusOK || code == http.StatusSwitchingProtocols {
 		r.code = code
+		addTiming(r.Header(), string(appendDuration(append(make([]byte, 0, 32), "upstream"...), time.Since(r.began))))
 		r.proxy.sendElsewhere(r.ResponseWriter)
 		if r.begin != nil {
 			r.meter = r.begin(code, r.Header())
@@ -223,6 +226,13 @@ func (r *recorder) send(p []byte) (int, error) {
 	}
 	r.meter.pass(time.Now(), p[:n])
 	return n, err
+}
+
+// account notes how long the replica took for all of its answer.
+func (r *recorder) account() {
+	if a := accountOf(r.ResponseWriter); a != nil {
+		a.upstream = time.Since(r.began)
+	}
 }
 
 // FlushError lets http.ResponseController flush, as ReverseProxy does for each piece of a stream.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -33,6 +34,7 @@ type Options struct {
 	Endpoints  Endpoints             // needed where an upstream is a target
 	Services   Endpoints             // needed where an upstream is a Service; it is asked for namespace/name or namespace/name:port
 	Transport  http.RoundTripper     // to upstreams; one with connections kept for every batch if nil
+	Stdout     io.Writer             // where an access log to stdout goes; os.Stdout if nil
 }
 
 // Proxy takes inference requests, sends them on in batches and gives each client its part of the answer. It is an
@@ -51,6 +53,7 @@ type Proxy struct {
 	buffers   buffers
 	copies    copies
 	passing   passing
+	access    *accessLog // nil without
 
 	successor atomic.Pointer[Proxy] // takes the requests from when it is set
 	following chan struct{}         // closed when Run has found the replicas of every target and Service
@@ -103,6 +106,11 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 	if p.transport == nil {
 		p.transport = newTransport()
 	}
+	if cfg.AccessLog.Path != "" {
+		if p.access, err = newAccessLog(cfg.AccessLog, opts.Stdout, p.logger, m.undone); err != nil {
+			return nil, err
+		}
+	}
 	p.base, p.stop = context.WithCancel(context.Background())
 	for i, c := range cfg.Models {
 		for _, u := range c.Upstreams {
@@ -142,6 +150,7 @@ func newTransport() *http.Transport {
 // configured delay new requests are refused with 503, what is queued leaves at once, and Run returns when all that was admitted is
 // answered, or after the configured timeout, when it is given up. The error is that of one which cannot be followed.
 func (p *Proxy) Run(ctx context.Context) error {
+	defer p.runAccessLog()()
 	following, unfollow := context.WithCancel(context.WithoutCancel(ctx)) // replicas may change during the drain
 	defer unfollow()
 	group, failed := errgroup.WithContext(following)
@@ -393,6 +402,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.serveReady(w)
 		return
 	}
+	if p.access != nil { // of what is not a probe
+		a := newAccount(w, r, start)
+		defer p.logged(a)
+		w = a
+	}
 	to, ok := parseRoute(r.URL.Path)
 	if !ok || !clean(r.URL.Path) {
 		plainForm.writeError(w, http.StatusNotFound, fmt.Sprintf("no such path: %q; models are at /v1/models/NAME and /v2/models/NAME", r.URL.Path))
@@ -439,9 +453,15 @@ func unknownModel(name string, known []string) string {
 // serve serves a request to the model, and counts it if it is a POST: readiness and metadata are not demand. One that came
 // when the proxy was draining already is refused.
 func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, start time.Time, entered bool, serve func(d *demand, counted bool) int) {
-	d := m.demand(protocol, m.classOf(r.Header))
+	class := m.classOf(r.Header)
+	d := m.demand(protocol, class)
 	counted := r.Method == http.MethodPost
 	code := 0
+	if a := accountOf(w); a != nil {
+		a.model, a.protocol, a.class, a.tenant = m.config.Name, protocol, m.classes[class].Name, m.tenantOf(r.Header)
+		a.broke = true
+		defer func() { a.code, a.broke = code, code == 0 }()
+	}
 	if counted {
 		d.arrivals.Inc()
 		defer func() {
@@ -449,7 +469,7 @@ func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, s
 			if code == 0 && r.Context().Err() != nil {
 				code = clientGone
 			}
-			d.answered(code, time.Since(start))
+			d.answered(code, time.Since(start), sampledTrace(r.Header))
 		}()
 	}
 	if !entered {

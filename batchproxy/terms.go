@@ -34,14 +34,19 @@ func (m *model) classOf(header http.Header) int {
 	return m.normal
 }
 
-// termsOf is what a request that came at a time is queued with. The error is a *protocol.Fault.
-func (m *model) termsOf(came time.Time, header http.Header) (Terms, error) {
-	t := Terms{Class: m.classOf(header)}
+// tenantOf is who a request is from, empty where it does not say so or is not believed.
+func (m *model) tenantOf(header http.Header) string {
 	if m.tenantHeader != "" && m.config.Queue.TrustHeaders {
 		if name := header[m.tenantHeader]; len(name) > 0 {
-			t.Tenant = name[0]
+			return name[0]
 		}
 	}
+	return ""
+}
+
+// termsOf is what a request that came at a time is queued with. The error is a *protocol.Fault.
+func (m *model) termsOf(came time.Time, header http.Header) (Terms, error) {
+	t := Terms{Class: m.classOf(header), Tenant: m.tenantOf(header)}
 	least := int64(math.MaxInt64)
 	if given := header[deadlineHeader]; len(given) > 0 {
 		n, err := strconv.ParseInt(given[0], 10, 64)

@@ -263,7 +263,7 @@ func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector
 
 // newProxy makes the proxy of a configuration, with its metrics in a registry or, without one, nowhere.
 func (a *app) newProxy(c batchproxy.Config, metrics prometheus.Registerer) (*batchproxy.Proxy, error) {
-	o := batchproxy.Options{Logger: a.opts.log.With("component", "batchproxy"), Registerer: metrics}
+	o := batchproxy.Options{Logger: a.opts.log.With("component", "batchproxy"), Registerer: metrics, Stdout: a.opts.stdout}
 	if a.services != nil {
 		o.Services = a.services
 	}

@@ -145,6 +145,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		convertHPACommand(app, stdout, stderr),
 		convertScaledObjectCommand(app, stdout, stderr),
 		benchCommand(app, stdout, stderr),
+		calibrateCommand(app, stdout, stderr),
 		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
 		completionCommand(app, stdout),

@@ -56,6 +56,9 @@ func (a *app) reload(ctx context.Context) error {
 	}
 	a.notify(daemon.SdNotifyMonotonicUsec() + daemon.SdNotifyReloading)
 	defer a.notify(daemon.SdNotifyReady)
+	for _, p := range a.proxies() { // whatever becomes of the configuration: this is how logrotate asks for it
+		p.ReopenAccessLog()
+	}
 	began := time.Now()
 	tried := fingerprint(a.opts.configFile)
 	a.tried.Store(&tried)

@@ -559,3 +559,30 @@ func TestReloadRemembers(t *testing.T) {
 		t.Errorf("it fires since %s, it was to since %s", a.ActiveAt, since)
 	}
 }
+
+// TestReloadReopensAccessLog moves the access log away as logrotate does, in front of a configuration that is refused.
+func TestReloadReopensAccessLog(t *testing.T) {
+	upstream := answering(t)
+	path := filepath.Join(t.TempDir(), "access.log")
+	config := fmt.Sprintf("batchproxy:\n  access_log: {path: %s}\n  models: [{name: m, upstreams: [{url: %q}]}]\n", path, upstream.URL)
+	w := startWithin(t, map[string]string{"flyball.yml": config})
+	lines := func(path string) int {
+		text, _ := os.ReadFile(path) // not there: none
+		return bytes.Count(text, []byte(`"model":"m"`))
+	}
+	if code, body := w.post("m"); code != http.StatusOK {
+		t.Fatalf("%d %s", code, body)
+	}
+	w.eventually("a line for the request", func() bool { return lines(path) == 1 })
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	w.write(map[string]string{"flyball.yml": config + "  drain: soon\n"})
+	if err := w.reload(t.Context()); err == nil {
+		t.Error("a configuration with a fault was taken")
+	}
+	w.eventually("a line in the new file", func() bool {
+		w.post("m")
+		return lines(path) > 0
+	})
+}
