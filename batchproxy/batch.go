@@ -69,6 +69,7 @@ func (r *request) deliver(a *answer) {
 type batch struct {
 	members []*request
 	replica *replica
+	rows    int             // that the replica counts for it
 	ctx     context.Context // ends when no member is left
 	cancel  context.CancelFunc
 	alive   int // members whose clients are there
@@ -104,6 +105,7 @@ func (f *failure) answer(model string, closed bool) *answer {
 // reason.
 func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	ctx, to := b.ctx, b.replica
+	first := len(members) == len(b.members) // rather than a part of a batch that failed
 	if members = stillThere(members); len(members) == 0 {
 		return nil, nil
 	}
@@ -113,6 +115,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	resp, err := m.call(within, to, members)
 	took := time.Since(started)
 	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
+	m.saw(to, resp, err, sighting{first: first, rows: itemsOf(members), began: started, took: took, late: within.Err() != nil && ctx.Err() == nil, gone: ctx.Err() != nil})
 	if err != nil {
 		return m.unanswered(ctx, within, to, members, err)
 	}

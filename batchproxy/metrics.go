@@ -35,6 +35,8 @@ type metrics struct {
 	gain          *prometheus.GaugeVec
 	effective     *prometheus.GaugeVec
 	changes       *prometheus.CounterVec
+	healthy       *prometheus.GaugeVec
+	ejections     *prometheus.CounterVec
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
@@ -79,6 +81,8 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		gain:          gauge("batch_gain_ratio", "How many times as many rows a second a replica does in batches of max_size as one by one, by the fitted times.", "model"),
 		effective:     gauge("effective_max_batch", "Rows that a batch may have now: max_size, or less where that was learned to be better.", "model"),
 		changes:       counter("parameter_changes_total", "Parameters of batching that were set anew by what was learned.", "model", "parameter"),
+		healthy:       gauge("upstream_healthy", "Replicas of an upstream, as it stands in the configuration, that can be reached, are not ejected and pass the health checks.", "model", "upstream"),
+		ejections:     counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
 	}
 	return m, errors.Join(faults...)
 }
@@ -90,6 +94,7 @@ func (m *metrics) forget(model string) {
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
 		m.intercept, m.slope, m.gain, m.effective, m.changes,
+		m.healthy, m.ejections,
 	} {
 		v.DeletePartialMatch(series)
 	}

@@ -47,7 +47,11 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	defer rec.forget()
 	m.proxy.passing.add(rec, cancel)
 	defer m.proxy.passing.remove(rec)
+	began := time.Now()
 	to.forward.ServeHTTP(rec, r.WithContext(ctx))
+	if counted {
+		m.sawCall(to, rec, began, r.Context().Err() != nil || ctx.Err() != nil || body.faultOf() != nil)
+	}
 	switch fault := body.faultOf(); {
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code
