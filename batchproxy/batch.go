@@ -135,10 +135,13 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		if resp.code != http.StatusInternalServerError || b.attempt == 0 {
 			return members, f
 		}
-		return m.blame(b, members, f)
+		return m.blame(b, members, first, f)
 	case len(members) == 1:
 		if resp.code != http.StatusOK {
 			took = 0
+		}
+		if !first && resp.code >= 400 && !concernsAll(resp.code) {
+			m.poisonedBy(members[0])
 		}
 		m.answered(members, took)
 		m.deliverWhole(resp, members)
@@ -162,8 +165,11 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 
 // blame deals with members that two calls have answered with 500: some servers say so to a request that is wrong, and
 // only that one shall fail. Where the budget is used up all fail.
-func (m *model) blame(b *batch, members []*request, f *failure) ([]*request, *failure) {
+func (m *model) blame(b *batch, members []*request, first bool, f *failure) ([]*request, *failure) {
 	if len(members) == 1 {
+		if !first {
+			m.poisonedBy(members[0])
+		}
 		members[0].deliver(f.answer(m.config.Name, false))
 		return nil, nil
 	}

@@ -49,11 +49,20 @@ type ModelConfig struct {
 	Inflight int `yaml:"inflight"`
 	// Timeout is how long an upstream may take for a batch, and how long a request may wait to be sent.
 	Timeout prom.Duration `yaml:"timeout"`
+	Limit   LimitConfig   `yaml:"limit"`
 	Health  HealthConfig  `yaml:"health"`
 	Outlier OutlierConfig `yaml:"outlier"`
 	// SlowStart is how long a replica that is new or back after an ejection is sent less than the others, from a tenth of
 	// their share up to all of it; 0 is none.
 	SlowStart prom.Duration `yaml:"slow_start"`
+}
+
+// LimitConfig bounds the requests that are passed on as they are; batches have Inflight.
+type LimitConfig struct {
+	// Max is the number of such requests that a replica is given at once; 0 is without limit.
+	Max int `yaml:"max"`
+	// Queue is how many wait, for up to the model's timeout, while every replica has Max; more are answered 503.
+	Queue int `yaml:"queue"`
 }
 
 // HealthConfig says how replicas are asked whether they are well. Until it has been asked a replica is taken to be.
@@ -190,6 +199,8 @@ func DefaultModelConfig() ModelConfig {
 		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
 		Inflight: 1,
 		Timeout:  prom.Duration(30 * time.Second), // cold models take seconds for their first batch
+		// No Max: servers of language models queue by themselves, and know best how many they can run.
+		Limit: LimitConfig{Queue: 1024},
 		Health: HealthConfig{ // without a path: what servers have differs
 			Interval:  prom.Duration(5 * time.Second),
 			Timeout:   prom.Duration(time.Second), // as kubelet's
@@ -377,6 +388,12 @@ func (c ModelConfig) validate(path string) []error {
 	}
 	if c.SlowStart < 0 {
 		fault(".slow_start", "%s is negative: give a duration such as 10s, or 0s for none", c.SlowStart)
+	}
+	if c.Limit.Max < 0 {
+		fault(".limit.max", "%d is negative: give a number of requests, or 0 for no limit", c.Limit.Max)
+	}
+	if c.Limit.Queue < 0 {
+		fault(".limit.queue", "%d is negative: give a number of requests, or 0 to let none wait", c.Limit.Queue)
 	}
 	return append(append(faults, c.Health.validate(path+".health")...), c.Outlier.validate(path+".outlier")...)
 }

@@ -37,6 +37,7 @@ func TestConfigYAML(t *testing.T) {
 			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
 		},
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
+		Limit:     LimitConfig{Queue: 1024},
 		Health:    HealthConfig{Path: "/health", Interval: prom.Duration(5 * time.Second), Timeout: prom.Duration(time.Second), Unhealthy: 2, Healthy: 1},
 		Outlier:   OutlierConfig{Consecutive5xx: 3, LatencyFactor: 3, BaseEject: prom.Duration(30 * time.Second), MaxPercent: 50},
 		SlowStart: prom.Duration(10 * time.Second),
@@ -141,9 +142,12 @@ func TestConfigFaults(t *testing.T) {
 		{"health", func(c *Config) {
 			c.Models[0].Health = HealthConfig{Path: "health", Unhealthy: -1}
 			c.Models[0].Outlier = OutlierConfig{Consecutive5xx: -1, LatencyFactor: 0.5, MaxPercent: 101}
+			c.Models[0].Limit = LimitConfig{Max: -1, Queue: -2}
 			c.Models[0].SlowStart = prom.Duration(-time.Second)
 		}, []string{
 			"models[0].slow_start: -1s is negative: give a duration such as 10s, or 0s for none",
+			"models[0].limit.max: -1 is negative: give a number of requests, or 0 for no limit",
+			"models[0].limit.queue: -2 is negative: give a number of requests, or 0 to let none wait",
 			`models[0].health.path: "health" is not a path: it begins with one slash, as in /v2/health/ready`,
 			"models[0].health.interval: 0s is not an interval: give more than 0s, such as 5s",
 			"models[0].health.timeout: 0s is not a timeout: give more than 0s, such as 1s",

@@ -37,6 +37,8 @@ type metrics struct {
 	changes       *prometheus.CounterVec
 	healthy       *prometheus.GaugeVec
 	ejections     *prometheus.CounterVec
+	poisoned      *prometheus.CounterVec
+	solo          *prometheus.GaugeVec
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
@@ -83,6 +85,8 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		changes:       counter("parameter_changes_total", "Parameters of batching that were set anew by what was learned.", "model", "parameter"),
 		healthy:       gauge("upstream_healthy", "Replicas of an upstream, as it stands in the configuration, that can be reached, are not ejected and pass the health checks.", "model", "upstream"),
 		ejections:     counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
+		poisoned:      counter("poisoned_requests_total", "Requests that replicas refused and that a batch was cut in parts for.", "model"),
+		solo:          gauge("solo_lanes", "Tenants whose requests go alone for a while, because replicas refused several of them in batches.", "model"),
 	}
 	return m, errors.Join(faults...)
 }
@@ -94,7 +98,7 @@ func (m *metrics) forget(model string) {
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
 		m.intercept, m.slope, m.gain, m.effective, m.changes,
-		m.healthy, m.ejections,
+		m.healthy, m.ejections, m.poisoned, m.solo,
 	} {
 		v.DeletePartialMatch(series)
 	}

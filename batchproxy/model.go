@@ -37,6 +37,8 @@ type model struct {
 	budget  budget               // of calls beyond the first for each batch
 	wholes  map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned learned
+	callers []*caller // in turn
+	solos   soloLanes
 	healthy []prometheus.Gauge // by upstream
 	counts  []int              // for showHealthy
 	renewed bool               // no replica that was measured is left
@@ -90,6 +92,8 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	for _, reason := range Reasons() {
 		p.metrics.batches.WithLabelValues(c.Name, reason)
 	}
+	p.metrics.poisoned.WithLabelValues(c.Name)
+	p.metrics.solo.WithLabelValues(c.Name)
 	for _, parameter := range Parameters() {
 		p.metrics.changes.WithLabelValues(c.Name, parameter)
 	}
@@ -169,6 +173,7 @@ func (m *model) pump(now time.Time) {
 		e.Request.answerWith(&answer{shed: "timeout", code: http.StatusServiceUnavailable, message: m.whyWaited(now), retryAfter: m.rate.wait(now, m.batcher.Len())})
 	}
 	m.pumpAgain(now)
+	m.handOut(now)
 	free := false
 	for {
 		to := m.picker.forBatch(now, nil)
@@ -397,6 +402,9 @@ func (m *model) arm(now time.Time, free bool) {
 		sooner(b.until)
 	}
 	sooner(m.picker.wake(now))
+	if m.solos.some.Load() {
+		sooner(m.showSolo(now))
+	}
 	if next.IsZero() || !m.wakeAt.IsZero() && !next.Before(m.wakeAt) {
 		return // nothing, or the timer fires before; it then looks again
 	}
@@ -477,23 +485,10 @@ func (m *model) settle(r *replica) {
 	}
 }
 
-func (m *model) takeForCall() *replica {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r := m.picker.forCall(time.Now(), 0)
-	if r != nil {
-		r.calls++
-		m.running++
-	}
-	return r
-}
-
 func (m *model) giveCall(r *replica) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r.calls--
-	m.running--
-	m.settle(r)
+	m.takeBack(r)
 }
 
 // refused puts a replica on the bench that could not be reached.
@@ -518,6 +513,7 @@ func (m *model) close() {
 	m.mu.Lock()
 	m.closed = true
 	m.timer.Stop()
+	m.sendAway()
 	for {
 		out, ok := m.batcher.Next(time.Now(), true)
 		if !ok {

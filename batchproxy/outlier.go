@@ -198,7 +198,11 @@ func (m *model) sawCall(r *replica, rec *recorder, began time.Time, gone bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.judge(time.Now(), r, how, 0, began)
+	now, tried := time.Now(), r.outlier.halfOpen
+	m.judge(now, r, how, 0, began)
+	if tried != r.outlier.halfOpen || how != worked {
+		m.pump(now)
+	}
 }
 
 // saysWhen reports whether an answer is that of a server which is well and busy.

@@ -32,9 +32,16 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		body = &clientBody{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
 		r.Body = body
 	}
-	to := m.takeForCall()
-	if to == nil {
-		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q has no ready replica", m.config.Name))
+	to, refusal := m.takeForCall(r.Context())
+	switch {
+	case refusal == nil:
+	case refusal.code == clientGone:
+		if counted {
+			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "queued").Inc()
+		}
+		return d.form.writeGone(w)
+	default:
+		return m.write(w, d.form, refusal)
 	}
 	defer m.giveCall(to)
 	if counted {
