@@ -81,7 +81,8 @@ type HealthConfig struct {
 // The only one that is ready is never left out.
 type OutlierConfig struct {
 	// Consecutive5xx is how many answers 5xx, or that broke off, one after the other eject; 0 is never. 503 with Retry-After
-	// is none, and neither is a stream that breaks off, which may be its client's doing. A replica that gives no answer within the model's timeout, while another does, is ejected at once.
+	// is none, and neither is a stream that breaks off, which may be its client's doing. A replica that gives no answer
+	// within the model's timeout, while another does, is ejected at once.
 	Consecutive5xx int `yaml:"consecutive_5xx"`
 	// LatencyFactor is how many times as long as the median of the others, for batches of the same size, five answers one
 	// after the other have to take; 0 is never.
