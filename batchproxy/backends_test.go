@@ -180,7 +180,7 @@ func ok(took time.Duration) func(int) (time.Duration, int, string) {
 // TestSlowReplicaIsEjectedAndBack: one of three becomes ten times as slow, is left out, is tried with one request while it is
 // still slow and again after it is not, and then has its share.
 func TestSlowReplicaIsEjectedAndBack(t *testing.T) {
-	slow := 10 * time.Millisecond
+	slow := 7 * time.Millisecond // the ejection ends while requests wait
 	first := func(int) (time.Duration, int, string) { return slow, 200, "" }
 	inPool(t, func(c *ModelConfig) { c.Batch.MaxSize = 4 }, func(p *pool, m *model, ask func(int) map[int]int) {
 		all := make(map[int]int)
@@ -209,7 +209,7 @@ func TestSlowReplicaIsEjectedAndBack(t *testing.T) {
 			t.Errorf("%d batches were sent to it after it became slow", out-fair)
 		}
 		p.mu.Lock()
-		slow = 10 * time.Millisecond
+		slow = 7 * time.Millisecond
 		p.mu.Unlock()
 		load(10 * time.Second)
 		if n := p.count("10.0.0.1"); n != out {
@@ -225,7 +225,7 @@ func TestSlowReplicaIsEjectedAndBack(t *testing.T) {
 		if len(all) != 1 {
 			t.Errorf("answers: %v, want 200 alone", all)
 		}
-	}, first, ok(10*time.Millisecond), ok(10*time.Millisecond))
+	}, first, ok(7*time.Millisecond), ok(7*time.Millisecond))
 }
 
 // TestBusyReplica: 503 with Retry-After sends the batch on until one takes it, whole, and those who said so are left alone

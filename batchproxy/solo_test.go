@@ -83,9 +83,13 @@ func TestPoisonerRidesAlone(t *testing.T) {
 	if n := testutil.ToFloat64(f.metrics.solo.WithLabelValues("m")); n != 1 {
 		t.Errorf("solo_lanes is %g, want 1", n)
 	}
-	for range 2 { // at once, and alone
-		want(t, f.post("/v1/models/m:predict", `{"instances":["poison"]}`, "X-Flyball-Tenant", "bad"), 400, `{"error":"poison"}`)
+	var clients sync.WaitGroup
+	for range 2 { // which would fill a batch
+		clients.Go(func() {
+			want(t, f.post("/v1/models/m:predict", `{"instances":["poison"]}`, "X-Flyball-Tenant", "bad"), 400, `{"error":"poison"}`)
+		})
 	}
+	clients.Wait()
 	f.postAll("/v1/models/m:predict", `{"instances":[1]}`, `{"instances":[2]}`) // without a tenant: never apart
 	if got := s.rows()[before:]; len(got) != 3 || got[0] != 1 || got[1] != 1 || got[2] != 2 {
 		t.Errorf("then the replica had batches of %v rows, want 1, 1 and 2", got)
