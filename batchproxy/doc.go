@@ -21,7 +21,7 @@
 // joins their answers; openai.go finds the model in the body where the path does not name it; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
 // requests leave together and when, by what it has learned; picker.go chooses the replica, of those that health.go and outlier.go leave; batch.go sends, splits and deals with failures;
-// answer.go writes. budget.go bounds retries. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
+// answer.go writes. budget.go bounds retries, limit.go what is passed on at once. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
 //
 // # What shares a batch
 //
@@ -84,6 +84,7 @@
 //   - A replica that does worse than the others is ejected for a time, as is one that gives no answer while they do; one
 //     request tries it after that. One that fails its health checks, where there are some, is sent nothing.
 //   - An answer that cannot be split with certainty is not delivered: each request is sent again alone.
+//   - A tenant whose requests spoil batches again and again goes alone for a while: solo.go.
 //   - A full queue, or too many bytes held: 429 with Retry-After.
 //   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone.
 //
