@@ -74,6 +74,7 @@ func (r *request) deliver(a *answer) {
 type batch struct {
 	members []*request
 	replica *replica
+	rows    int             // that the replica counts for it
 	ctx     context.Context // ends when no member is left
 	cancel  context.CancelFunc
 	alive   int // members whose clients are there
@@ -109,6 +110,7 @@ func (f *failure) answer(model string, closed bool) *answer {
 // reason.
 func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	ctx, to := b.ctx, b.replica
+	first := len(members) == len(b.members) // rather than a part of a batch that failed
 	if members = stillThere(members); len(members) == 0 {
 		return nil, nil
 	}
@@ -122,6 +124,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		r.call, r.upstream = number, took
 	}
 	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
+	m.saw(to, resp, err, sighting{first: first, rows: itemsOf(members), began: started, took: took, late: within.Err() != nil && ctx.Err() == nil, gone: ctx.Err() != nil})
 	if err != nil {
 		return m.unanswered(ctx, within, to, members, err)
 	}
@@ -141,10 +144,13 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		if resp.code != http.StatusInternalServerError || b.attempt == 0 {
 			return members, f
 		}
-		return m.blame(b, members, f)
+		return m.blame(b, members, first, f)
 	case len(members) == 1:
 		if resp.code != http.StatusOK {
 			took = 0
+		}
+		if !first && resp.code >= 400 && !concernsAll(resp.code) {
+			m.poisonedBy(members[0])
 		}
 		m.answered(members, took)
 		m.deliverWhole(resp, members)
@@ -168,8 +174,11 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 
 // blame deals with members that two calls have answered with 500: some servers say so to a request that is wrong, and
 // only that one shall fail. Where the budget is used up all fail.
-func (m *model) blame(b *batch, members []*request, f *failure) ([]*request, *failure) {
+func (m *model) blame(b *batch, members []*request, first bool, f *failure) ([]*request, *failure) {
 	if len(members) == 1 {
+		if !first {
+			m.poisonedBy(members[0])
+		}
 		members[0].deliver(f.answer(m.config.Name, false))
 		return nil, nil
 	}

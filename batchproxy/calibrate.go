@@ -182,7 +182,7 @@ func newCalibrator(opts CalibrateOptions) (*calibrator, error) {
 	}
 	c.opts.Sizes = sizes
 	if c.opts.Transport == nil {
-		c.opts.Transport = newTransport()
+		c.opts.Transport = newTransport(nil)
 	}
 	return c, nil
 }

@@ -43,8 +43,7 @@ func (c *callers) remove(one *caller) bool {
 
 // roomForCall is a ready replica that may have one more request that is not batched, nil if there is none.
 func (m *model) roomForCall(now time.Time) *replica {
-	bound := m.config.Limit.Concurrent
-	return m.picker.least(now, func(r *replica) bool { return r.calls < bound })
+	return m.picker.forCall(now, m.config.Limit.Concurrent)
 }
 
 // serveCallers gives replicas that have room to those that wait for one.

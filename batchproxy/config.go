@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -71,6 +72,11 @@ type ModelConfig struct {
 	Cancel string `yaml:"cancel"`
 	// Timeout is how long an upstream may take for a batch, and how long a request may wait to be sent.
 	Timeout prom.Duration `yaml:"timeout"`
+	Health  HealthConfig  `yaml:"health"`
+	Outlier OutlierConfig `yaml:"outlier"`
+	// SlowStart is how long a replica that is new or back after an ejection is sent less than the others, from a tenth of
+	// their share up to all of it; 0 is none.
+	SlowStart prom.Duration `yaml:"slow_start"`
 }
 
 // LimitConfig bounds how many requests that are not batched a replica has at once. More of them wait here until one has room,
@@ -82,14 +88,50 @@ type LimitConfig struct {
 	Queue int `yaml:"queue"`
 }
 
-// Upstream is one replica by its URL, all the replicas of an actuator's target, or all the endpoints of a Kubernetes Service.
-// One of the three is set.
+// HealthConfig says how replicas are asked whether they are well. Until it has been asked a replica is taken to be.
+type HealthConfig struct {
+	// Path is what is asked for by GET, below the path of the replica's URL; empty is not to ask. Any status from 200 to 299 is
+	// well. Servers have /v2/health/ready (Triton, KServe, and others of the Open Inference Protocol), /v1/models/NAME
+	// (TensorFlow Serving), /health (vLLM, SGLang, TEI) or /ping (TorchServe).
+	Path      string        `yaml:"path,omitempty"`
+	Interval  prom.Duration `yaml:"interval"`  // from one check to the next
+	Timeout   prom.Duration `yaml:"timeout"`   // of one check
+	Unhealthy int           `yaml:"unhealthy"` // checks that fail, one after the other, until a replica is sent nothing
+	Healthy   int           `yaml:"healthy"`   // checks that pass, one after the other, until it is again
+}
+
+// OutlierConfig says when a replica that does worse than the others is left out for a time. One request tries it after that.
+// The only one that is ready is never left out.
+type OutlierConfig struct {
+	// Consecutive5xx is how many answers 5xx, or that broke off, one after the other eject; 0 is never. 503 with Retry-After
+	// is none, and neither is a stream that breaks off, which may be its client's doing. A replica that gives no answer
+	// within the model's timeout, while another does, is ejected at once.
+	Consecutive5xx int `yaml:"consecutive_5xx"`
+	// LatencyFactor is how many times as long as the median of the others, for batches of the same size, five answers one
+	// after the other have to take; 0 is never.
+	LatencyFactor float64       `yaml:"latency_factor"`
+	BaseEject     prom.Duration `yaml:"base_eject"`  // of the first ejection; the second is twice as long, and so on up to ten times
+	MaxPercent    int           `yaml:"max_percent"` // of the replicas that may be out at once
+}
+
+// Upstream is one replica by its URL, all the replicas of an actuator's target, all the endpoints of a Kubernetes Service, all
+// the addresses of a name in DNS, or all the targets of files. One of URL, Target, Service, DNS, SRV and File is set.
 type Upstream struct {
 	URL     string `yaml:"url,omitempty"`
 	Target  string `yaml:"target,omitempty"`
 	Service string `yaml:"service,omitempty"` // namespace/name
 	// Port is the name or the number of a port of the Service's EndpointSlices; empty where they have one only.
 	Port string `yaml:"port,omitempty"`
+	// DNS is host:port, of which each A and AAAA record is a replica. A name that does not exist has none; where the lookup
+	// fails otherwise, the last list stands.
+	DNS string `yaml:"dns,omitempty"`
+	// SRV is a name whose SRV records are replicas, such as _http._tcp.llama.ml.svc.cluster.local. Priority and weight are not used.
+	SRV string `yaml:"srv,omitempty"`
+	// File is the pattern of files in the format of Prometheus's file_sd_configs, in YAML or JSON; labels are not used. A file
+	// that is broken keeps its last good list.
+	File string `yaml:"file,omitempty"`
+	// Interval is how often DNS, SRV or File is read; 0 is 10s.
+	Interval prom.Duration `yaml:"interval,omitempty"`
 }
 
 // service is what the endpoints of a Service are asked for by: namespace/name, or namespace/name:port.
@@ -230,6 +272,20 @@ func DefaultModelConfig() ModelConfig {
 		Inflight: 1,
 		Cancel:   cancelAbort,                     // nobody reads what would still be computed
 		Timeout:  prom.Duration(30 * time.Second), // cold models take seconds for their first batch
+		Health: HealthConfig{ // without a path: what servers have differs
+			Interval:  prom.Duration(5 * time.Second),
+			Timeout:   prom.Duration(time.Second), // as kubelet's
+			Unhealthy: 3,                          // as kubelet's
+			Healthy:   1,                          // as kubelet's
+		},
+		Outlier: OutlierConfig{ // as Envoy's, with the latency added
+			Consecutive5xx: 5,
+			LatencyFactor:  3,
+			BaseEject:      prom.Duration(30 * time.Second),
+			MaxPercent:     50, // more than half are not outliers
+		},
+		// No SlowStart: a scale-up is for the load that is there now, and a replica that is slow while it is cold gets less by
+		// its latency already.
 	}
 }
 
@@ -306,7 +362,7 @@ func (c ModelConfig) validate(path string) []error {
 		fault(".name", "%q cannot stand in a path: leave out / : ? # and %%", c.Name)
 	}
 	if len(c.Upstreams) == 0 {
-		fault(".upstreams", "empty: give at least one {url: ...}, {target: ...} or {service: ...}")
+		fault(".upstreams", "empty: give at least one {url: ...}, {target: ...}, {service: ...}, {dns: ...}, {srv: ...} or {file: ...}")
 	}
 	seen := make(map[Upstream]int)
 	for i, u := range c.Upstreams {
@@ -317,22 +373,38 @@ func (c ModelConfig) validate(path string) []error {
 			seen[u] = i
 		}
 		given := 0
-		for _, value := range []string{u.URL, u.Target, u.Service} {
+		for _, value := range []string{u.URL, u.Target, u.Service, u.DNS, u.SRV, u.File} {
 			if value != "" {
 				given++
 			}
 		}
 		switch {
 		case given > 1:
-			fault(field, "has more than one of url, target and service: give one of them")
+			fault(field, "has more than one of url, target, service, dns, srv and file: give one of them")
 		case given == 0:
-			fault(field, "has none of url, target and service: give one of them")
+			fault(field, "has none of url, target, service, dns, srv and file: give one of them")
 		case u.URL != "":
 			if _, err := parseUpstream(u.URL); err != nil {
 				fault(field+".url", "%w", err)
 			}
 		case u.Service != "" && !isService(u.Service):
 			fault(field+".service", "%q is not namespace/name of a Service, as in ml/llama", u.Service)
+		case u.DNS != "":
+			if err := checkAddress(u.DNS); err != nil {
+				fault(field+".dns", "%w", err)
+			}
+		case strings.ContainsAny(u.SRV, "/:?#@ "):
+			fault(field+".srv", "%q is not a name in DNS: leave out the port, which the records have", u.SRV)
+		case u.File != "":
+			if _, err := filepath.Match(u.File, ""); err != nil {
+				fault(field+".file", "%q: a bracket is not closed, or a backslash is the end", u.File)
+			}
+		}
+		switch polled := u.DNS != "" || u.SRV != "" || u.File != ""; {
+		case u.Interval < 0:
+			fault(field+".interval", "%s is negative: give a duration such as 10s", u.Interval)
+		case u.Interval > 0 && !polled && given > 0:
+			fault(field+".interval", "it is one of dns, srv and file: leave it out")
 		}
 		switch {
 		case u.Port != "" && u.Service == "" && given > 0:
@@ -406,6 +478,35 @@ func (c ModelConfig) validate(path string) []error {
 	if c.Timeout <= 0 {
 		fault(".timeout", "%s is not a timeout: give more than 0s, such as 30s", c.Timeout)
 	}
+	if c.SlowStart < 0 {
+		fault(".slow_start", "%s is negative: give a duration such as 10s, or 0s for none", c.SlowStart)
+	}
+	return append(append(faults, c.Health.validate(path+".health")...), c.Outlier.validate(path+".outlier")...)
+}
+
+func (c HealthConfig) validate(path string) []error {
+	if c.Path == "" {
+		return nil
+	}
+	var faults []error
+	fault := func(field, format string, args ...any) {
+		faults = append(faults, fmt.Errorf(path+field+": "+format, args...))
+	}
+	if u, err := url.Parse(c.Path); err != nil || c.Path[0] != '/' || u.Host != "" || u.Fragment != "" {
+		fault(".path", "%q is not a path: it begins with one slash, as in /v2/health/ready", c.Path)
+	}
+	if c.Interval <= 0 {
+		fault(".interval", "%s is not an interval: give more than 0s, such as 5s", c.Interval)
+	}
+	if c.Timeout <= 0 {
+		fault(".timeout", "%s is not a timeout: give more than 0s, such as 1s", c.Timeout)
+	}
+	if c.Unhealthy < 1 {
+		fault(".unhealthy", "%d is not a number of checks: give 1 or more", c.Unhealthy)
+	}
+	if c.Healthy < 1 {
+		fault(".healthy", "%d is not a number of checks: give 1 or more", c.Healthy)
+	}
 	return faults
 }
 
@@ -466,12 +567,41 @@ func (c ModelConfig) validateQueue(path string) []error {
 	return faults
 }
 
+func (c OutlierConfig) validate(path string) []error {
+	var faults []error
+	fault := func(field, format string, args ...any) {
+		faults = append(faults, fmt.Errorf(path+field+": "+format, args...))
+	}
+	on := c.Consecutive5xx != 0 || c.LatencyFactor != 0
+	if c.Consecutive5xx < 0 {
+		fault(".consecutive_5xx", "%d is negative: give a number of answers, or 0 for never", c.Consecutive5xx)
+	}
+	if c.LatencyFactor != 0 && !(c.LatencyFactor > 1) {
+		fault(".latency_factor", "%g times as long is not slow: give more than 1, such as 3, or 0 for never", c.LatencyFactor)
+	}
+	if on && c.BaseEject <= 0 {
+		fault(".base_eject", "%s is not a time to be out: give more than 0s, such as 30s", c.BaseEject)
+	}
+	if c.MaxPercent < 0 || c.MaxPercent > 100 {
+		fault(".max_percent", "%d is not a percentage: give 0 to 100", c.MaxPercent)
+	}
+	return faults
+}
+
 const (
 	minWeight = 0.01
 	maxWeight = 100.0
 	// maxBudget is longer than clients wait.
 	maxBudget = time.Hour
 )
+
+// label is what an upstream is called in metrics: as in the configuration, since the addresses of replicas come and go.
+func (u Upstream) label() string {
+	if u.URL != "" {
+		return u.URL
+	}
+	return u.source().String()
+}
 
 // label is what the names of namespaces, of Services and of the ports of EndpointSlices are.
 var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)

@@ -23,7 +23,7 @@ func TestConfigYAML(t *testing.T) {
 	decode("limits: {max_body: 1MiB}\ndrain: {delay: 1s, timeout: 5s}", &cfg)
 	var m ModelConfig
 	m.SetDefaults()
-	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nlimit: {concurrent: 64, queue: 100}\ncancel: drain\nserved_model_names: [org/digits]\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}\n"+
+	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nlimit: {concurrent: 64, queue: 100}\ncancel: drain\nserved_model_names: [org/digits]\nhealth: {path: /health, unhealthy: 2}\noutlier: {consecutive_5xx: 3}\nslow_start: 10s\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}\n"+
 		"queue: {tenant_header: x-tenant, weights: {a: 2}, tenant_limit: 0.5, trust_headers: false}\npriorities: [{name: normal, budget: 1s}, {name: now, budget: 5ms}]", &m)
 	cfg.Models = append(cfg.Models, m)
 
@@ -41,6 +41,9 @@ func TestConfigYAML(t *testing.T) {
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
 		Queue:      QueueConfig{TenantHeader: "x-tenant", Weights: map[string]float64{"a": 2}, TenantLimit: 0.5},
 		Priorities: []Priority{{"normal", prom.Duration(time.Second)}, {"now", prom.Duration(5 * time.Millisecond)}},
+		Health:     HealthConfig{Path: "/health", Interval: prom.Duration(5 * time.Second), Timeout: prom.Duration(time.Second), Unhealthy: 2, Healthy: 1},
+		Outlier:    OutlierConfig{Consecutive5xx: 3, LatencyFactor: 3, BaseEject: prom.Duration(30 * time.Second), MaxPercent: 50},
+		SlowStart:  prom.Duration(10 * time.Second),
 	}}
 	if diff := cmp.Diff(want, cfg); diff != "" {
 		t.Error(diff)
@@ -110,13 +113,13 @@ func TestConfigFaults(t *testing.T) {
 			`models[1].name: "digits" is the name of models[0] too: give each model a name of its own`,
 		}},
 		{"no upstream", func(c *Config) { c.Models[0].Upstreams = nil }, []string{
-			"models[0].upstreams: empty: give at least one {url: ...}, {target: ...} or {service: ...}",
+			"models[0].upstreams: empty: give at least one {url: ...}, {target: ...}, {service: ...}, {dns: ...}, {srv: ...} or {file: ...}",
 		}},
 		{"upstreams", func(c *Config) {
 			c.Models[0].Upstreams = []Upstream{{}, {URL: "http://a", Target: "b"}, {URL: "10.0.0.1:8000"}, {URL: "http://"}, {URL: "http://a?b"}, {URL: "http://c"}, {URL: "http://c"}, {URL: "http://a b"}}
 		}, []string{
-			"models[0].upstreams[0]: has none of url, target and service: give one of them",
-			"models[0].upstreams[1]: has more than one of url, target and service: give one of them",
+			"models[0].upstreams[0]: has none of url, target, service, dns, srv and file: give one of them",
+			"models[0].upstreams[1]: has more than one of url, target, service, dns, srv and file: give one of them",
 			`models[0].upstreams[2].url: "10.0.0.1:8000" is not a URL: first path segment in URL cannot contain colon`,
 			`models[0].upstreams[3].url: "http://" has no host: give one, such as http://10.0.0.1:8000`,
 			`models[0].upstreams[4].url: "http://a?b" has more than a host and a path: leave out the user, query and fragment`,
@@ -154,8 +157,37 @@ func TestConfigFaults(t *testing.T) {
 			`models[0].upstreams[11].port: "HTTP" is neither the name of a port, such as http, nor a number between 1 and 65535`,
 			`models[0].upstreams[12].port: "a:b" is neither the name of a port, such as http, nor a number between 1 and 65535`,
 			"models[0].upstreams[13].port: it is one of a service: give it in the url, or leave it out",
-			"models[0].upstreams[14]: has more than one of url, target and service: give one of them",
-			"models[0].upstreams[15]: has none of url, target and service: give one of them",
+			"models[0].upstreams[14]: has more than one of url, target, service, dns, srv and file: give one of them",
+			"models[0].upstreams[15]: has none of url, target, service, dns, srv and file: give one of them",
+		}},
+		{"lists", func(c *Config) {
+			c.Models[0].Upstreams = []Upstream{
+				{DNS: "llama.ml:8000", Interval: prom.Duration(time.Second)}, {SRV: "_http._tcp.llama.ml"}, {File: "sd/*.yml"},
+				{DNS: "llama.ml"}, {SRV: "llama.ml:8000"}, {File: "sd/[.yml"},
+				{DNS: "a:1", Interval: prom.Duration(-time.Second)}, {URL: "http://a", Interval: prom.Duration(time.Second)},
+			}
+		}, []string{
+			`models[0].upstreams[3].dns: "llama.ml" is not host:port, as in llama.ml.svc:8000`,
+			`models[0].upstreams[4].srv: "llama.ml:8000" is not a name in DNS: leave out the port, which the records have`,
+			`models[0].upstreams[5].file: "sd/[.yml": a bracket is not closed, or a backslash is the end`,
+			"models[0].upstreams[6].interval: -1s is negative: give a duration such as 10s",
+			"models[0].upstreams[7].interval: it is one of dns, srv and file: leave it out",
+		}},
+		{"health", func(c *Config) {
+			c.Models[0].Health = HealthConfig{Path: "health", Unhealthy: -1}
+			c.Models[0].Outlier = OutlierConfig{Consecutive5xx: -1, LatencyFactor: 0.5, MaxPercent: 101}
+			c.Models[0].SlowStart = prom.Duration(-time.Second)
+		}, []string{
+			"models[0].slow_start: -1s is negative: give a duration such as 10s, or 0s for none",
+			`models[0].health.path: "health" is not a path: it begins with one slash, as in /v2/health/ready`,
+			"models[0].health.interval: 0s is not an interval: give more than 0s, such as 5s",
+			"models[0].health.timeout: 0s is not a timeout: give more than 0s, such as 1s",
+			"models[0].health.unhealthy: -1 is not a number of checks: give 1 or more",
+			"models[0].health.healthy: 0 is not a number of checks: give 1 or more",
+			"models[0].outlier.consecutive_5xx: -1 is negative: give a number of answers, or 0 for never",
+			"models[0].outlier.latency_factor: 0.5 times as long is not slow: give more than 1, such as 3, or 0 for never",
+			"models[0].outlier.base_eject: 0s is not a time to be out: give more than 0s, such as 30s",
+			"models[0].outlier.max_percent: 101 is not a percentage: give 0 to 100",
 		}},
 		{"batch", func(c *Config) {
 			c.Models[0].Batch = BatchConfig{Mode: "fast", MaxSize: 8, MinSize: 9, AllowedSizes: []int{4, 4, 16, 0}, SLO: prom.Duration(-time.Second), Objective: "money"}

@@ -13,15 +13,15 @@
 //	go http.Serve(listener, p)
 //	err = p.Run(ctx) // until ctx ends, then until what was admitted is answered
 //
-// An upstream is a URL, a target of an actuator or a Service of Kubernetes; of the last two [Endpoints] say where their
-// replicas are, for as long as Run runs. One that leaves the list gets no more requests, and those that it has are finished.
+// An upstream is a URL, a target of an actuator, a Service of Kubernetes, a name in DNS or files; of all but the first [Endpoints]
+// say where their replicas are, for as long as Run runs: those of lists.go for names and files. One that leaves the list gets no more requests, and those that it has are finished.
 //
 // How a request goes through it, in the order of the files: route.go finds the model; infer.go reads the body and has
 // package protocol check it, in the request's own goroutine; oversize.go sends one with more rows than a batch in chunks, and
 // joins their answers; openai.go finds the model in the body where the path does not name it; terms.go reads the client's priority, tenant and deadline; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
-// requests leave together and when, by what it has learned, in the order of order.go, and admission.go which are not taken; picker.go chooses the replica; batch.go sends, splits and deals with failures;
-// answer.go writes. budget.go bounds retries. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
+// requests leave together and when, by what it has learned, in the order of order.go, and admission.go which are not taken; picker.go chooses the replica, of those that health.go and outlier.go leave; batch.go sends, splits and deals with failures;
+// answer.go writes. budget.go bounds retries, callers.go what is passed on at once. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
 //
 // # What shares a batch
 //
@@ -115,7 +115,12 @@
 //     then 502. One that is too slow: 504.
 //   - Some servers answer 500 to a request that is wrong: a batch that gets 500 twice is cut in two as well, and only the
 //     request to blame gets 502. Such cuts and retries are at most a fifth of the calls.
+//   - A replica that answers 429 or 503 with Retry-After is left alone for that time, where there is another, which gets the
+//     batch.
+//   - A replica that does worse than the others is ejected for a time, as is one that gives no answer while they do; one
+//     request tries it after that. One that fails its health checks, where there are some, is sent nothing.
 //   - An answer that cannot be split with certainty is not delivered: each request is sent again alone.
+//   - A tenant whose requests spoil batches again and again goes alone for a while: solo.go.
 //   - A full queue, or too many bytes held: 429 with Retry-After.
 //   - A tenant that has its share of the queue: 429. A request that would be answered too late: 503. One whose client's
 //     deadline no replica can meet any more: 504. None of these costs a replica anything.

@@ -79,6 +79,7 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 		protocol: p, parsed: parsed, body: body, incoming: r, demand: d, terms: terms,
 		key: m.laneKey(r, p, parsed), done: make(chan struct{}),
 	}
+	m.rideAlone(req)
 	if most := m.config.Batch.MaxSize; parsed.Items > most {
 		switch m.config.Batch.Oversize {
 		case oversizeReject:

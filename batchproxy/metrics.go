@@ -37,6 +37,10 @@ type metrics struct {
 	tokens        *prometheus.CounterVec
 	generations   *prometheus.CounterVec
 	undone        prometheus.Counter // lines of the access log
+	healthy       *prometheus.GaugeVec
+	ejections     *prometheus.CounterVec
+	poisoned      *prometheus.CounterVec
+	solo          *prometheus.GaugeVec
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
@@ -97,6 +101,10 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Namespace: "flyball", Subsystem: "batchproxy", Name: "access_log_dropped_total",
 			Help: "Lines of the access log that were not written: the disk was full or too slow.",
 		})),
+		healthy:   gauge("upstream_healthy", "Replicas of an upstream, as it stands in the configuration, that can be reached, are not ejected and pass the health checks.", "model", "upstream"),
+		ejections: counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
+		poisoned:  counter("poisoned_requests_total", "Requests that replicas refused and that a batch was cut in parts for.", "model"),
+		solo:      gauge("solo_lanes", "Tenants whose requests go alone for a while, because replicas refused several of them in batches.", "model"),
 	}
 	return m, errors.Join(faults...)
 }
@@ -108,6 +116,7 @@ func (m *metrics) forget(model string) {
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
 		m.intercept, m.slope, m.gain, m.effective, m.changes, m.firstToken, m.interToken, m.tokens, m.generations,
+		m.healthy, m.ejections, m.poisoned, m.solo,
 	} {
 		v.DeletePartialMatch(series)
 	}

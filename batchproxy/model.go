@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
@@ -42,9 +43,12 @@ type model struct {
 	budget   budget               // of calls beyond the first for each batch
 	wholes   map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned  learned
-	renewed  bool // no replica that was measured is left
-	flush    bool // nothing is held any more
-	closed   bool // nothing is sent any more
+	solos    soloLanes
+	healthy  []prometheus.Gauge // by upstream
+	counts   []int              // for showHealthy
+	renewed  bool               // no replica that was measured is left
+	flush    bool               // nothing is held any more
+	closed   bool               // nothing is sent any more
 	timer    *time.Timer
 	wakeAt   time.Time // when the timer fires, zero if it does not
 }
@@ -69,7 +73,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 			Weights:      c.Queue.Weights,
 			TenantLimit:  c.Queue.TenantLimit,
 		}),
-		picker: picker{inflight: c.Inflight},
+		picker: picker{inflight: c.Inflight, slowStart: time.Duration(c.SlowStart), random: rand.IntN},
 		budget: newBudget(),
 		demand: p.metrics.demands(c),
 
@@ -81,19 +85,29 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	for _, name := range c.Batch.IgnoreHeaders {
 		m.ignore[http.CanonicalHeaderKey(name)] = true
 	}
-	for _, u := range c.Upstreams {
+	for i, u := range c.Upstreams {
+		m.healthy = append(m.healthy, p.metrics.healthy.WithLabelValues(c.Name, u.label()))
 		if u.URL != "" {
 			if at, err := parseUpstream(u.URL); err == nil { // the configuration was validated
-				m.picker.replicas = append(m.picker.replicas, m.newReplica(source{}, at))
+				r := m.newReplica(source{}, at)
+				r.listed = i
+				m.picker.replicas = append(m.picker.replicas, r)
 			}
 		}
 	}
+	m.counts = make([]int, len(m.healthy))
+	for _, reason := range EjectionReasons() {
+		p.metrics.ejections.WithLabelValues(c.Name, reason)
+	}
+	m.showHealthy(time.Now())
 	m.timer = time.AfterFunc(time.Hour, m.tick)
 	m.timer.Stop()
 	p.metrics.ready.WithLabelValues(c.Name).Set(float64(len(m.picker.replicas)))
 	for _, reason := range Reasons() {
 		p.metrics.batches.WithLabelValues(c.Name, reason)
 	}
+	p.metrics.poisoned.WithLabelValues(c.Name)
+	p.metrics.solo.WithLabelValues(c.Name)
 	for _, parameter := range Parameters() {
 		p.metrics.changes.WithLabelValues(c.Name, parameter)
 	}
@@ -185,6 +199,12 @@ func (m *model) pump(now time.Time) {
 			free = true
 			break
 		}
+		if to.outlier.halfOpen && len(out.Entries) > 1 { // one request tries it, and the others wait for the next replica
+			rest := slices.Clone(out.Entries[1:])
+			out.Entries = out.Entries[:1]
+			out.Items = out.Entries[0].Items
+			m.batcher.Back(now, rest[0].Request.key, rest)
+		}
 		b := &batch{members: make([]*request, len(out.Entries))}
 		for i, e := range out.Entries {
 			b.members[i] = e.Request
@@ -200,6 +220,7 @@ func (m *model) pump(now time.Time) {
 	m.arm(now, free)
 	if m.proxy.successor.Load() == nil { // which has the same series
 		m.proxy.metrics.ready.WithLabelValues(m.config.Name).Set(float64(m.picker.ready(now)))
+		m.showHealthy(now)
 	}
 }
 
@@ -232,7 +253,9 @@ func (m *model) start(b *batch, to *replica) {
 			b.alive++
 		}
 	}
+	b.rows = itemsOf(b.members)
 	to.batches++
+	to.rows += b.rows
 	m.running += len(b.members)
 	count := len(b.members)
 	m.wg.Go(func() {
@@ -309,6 +332,7 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 	defer m.mu.Unlock()
 	now := time.Now()
 	b.replica.batches--
+	b.replica.rows -= b.rows
 	m.settle(b.replica)
 	m.running -= count
 	m.rate.add(now, count-len(left))
@@ -317,13 +341,14 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 	} else if !failure.sent {
 		b.replica.refuse(now)
 	}
+	again := failure != nil && m.busy(now, b.replica, failure)
 	left = stillThere(left)
 	for _, r := range left {
 		r.demand.running.Dec()
 	}
 	switch {
 	case len(left) == 0:
-	case m.closed || failure.sent && (b.attempt > 0 || !m.budget.take(1)):
+	case m.closed || failure.sent && (b.attempt > 0 && !again || !m.budget.take(1)):
 		m.fail(left, failure)
 	case !failure.sent && b.attempt == 0:
 		entries := make([]*Entry[*request], len(left))
@@ -334,7 +359,7 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 		}
 		m.batcher.Back(now, left[0].key, entries)
 	default:
-		once := &batch{members: left, attempt: 1, avoid: b.replica, failure: failure, until: b.until, alive: len(left), cancel: func() {}}
+		once := &batch{members: left, attempt: b.attempt + 1, avoid: b.replica, failure: failure, until: b.until, alive: len(left), cancel: func() {}}
 		if b.attempt == 0 {
 			once.until = now.Add(time.Duration(m.config.Timeout))
 		}
@@ -344,6 +369,25 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 		m.again = append(m.again, once)
 	}
 	m.pump(now)
+}
+
+// mostAway is how long a replica is left alone that says when to come again.
+const mostAway = 10 * time.Second
+
+// busy leaves a replica alone that answered 429 or 503 with Retry-After, where there is another, and reports whether.
+func (m *model) busy(now time.Time, r *replica, f *failure) bool {
+	if f.code == 0 || f.retryAfter <= 0 {
+		return false
+	}
+	for _, other := range m.picker.replicas {
+		if other != r && other.ready(now) {
+			if until := now.Add(min(f.retryAfter, mostAway)); until.After(r.bench) {
+				r.bench = until
+			}
+			return true
+		}
+	}
+	return false
 }
 
 // fail answers requests that no replica answered.
@@ -373,6 +417,9 @@ func (m *model) arm(now time.Time, free bool) {
 		sooner(b.until)
 	}
 	sooner(m.picker.wake(now))
+	if m.solos.some.Load() {
+		sooner(m.showSolo(now))
+	}
 	if next.IsZero() || !m.wakeAt.IsZero() && !next.Before(m.wakeAt) {
 		return // nothing, or the timer fires before; it then looks again
 	}
@@ -387,6 +434,8 @@ func (m *model) setReplicas(from source, addresses []string) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	now := time.Now()
+	listed := slices.IndexFunc(m.config.Upstreams, func(u Upstream) bool { return u.source() == from })
 	var kept []*replica
 	for _, r := range m.picker.replicas {
 		if r.from != from || slices.Contains(addresses, r.address) {
@@ -407,12 +456,13 @@ func (m *model) setReplicas(from source, addresses []string) {
 			m.proxy.logger.Warn("a replica's address is not one", "model", m.config.Name, "of", from.String(), "err", err)
 			continue
 		}
-		kept = append(kept, m.newReplica(from, at))
+		r := m.newReplica(from, at)
+		r.listed, r.since = listed, now
+		kept = append(kept, r)
 	}
 	// Replicas that share none with those before are of another version or on other machines.
 	m.renewed = m.renewed || len(m.picker.replicas) > 0 && !slices.ContainsFunc(m.picker.replicas, func(r *replica) bool { return slices.Contains(kept, r) })
 	m.picker.replicas = kept
-	now := time.Now()
 	if m.renewed && len(kept) > 0 {
 		m.renewed = false
 		m.batcher.Forget(now)
@@ -427,7 +477,7 @@ func (m *model) drainReplica(target, address string) []<-chan struct{} {
 	defer m.mu.Unlock()
 	var waits []<-chan struct{}
 	for _, r := range slices.Concat(m.picker.replicas, m.leaving) {
-		if r.from != (source{target: target}) || r.address != address {
+		if r.from != (source{"target", target}) || r.address != address {
 			continue
 		}
 		r.draining = true
@@ -450,10 +500,11 @@ func (m *model) settle(r *replica) {
 	}
 }
 
+// takeForCall is a ready replica for a request that is not batched, to be given back by giveCall; nil if there is none.
 func (m *model) takeForCall() *replica {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r := m.picker.forCall(time.Now())
+	r := m.picker.forCall(time.Now(), 0)
 	if r != nil {
 		r.calls++
 		m.running++
@@ -472,11 +523,15 @@ func (m *model) give(r *replica) {
 	r.calls--
 	m.running--
 	m.settle(r)
+	now := time.Now()
 	if m.config.Limit.Concurrent > 0 {
-		now := time.Now()
 		m.callRate.add(now, 1)
-		m.serveCallers(now)
 	}
+	if m.batcher.Len() > 0 || len(m.again) > 0 { // for which a replica may be ready that was tried with this call
+		m.pump(now) // serves those that wait too
+		return
+	}
+	m.serveCallers(now)
 }
 
 // refused puts a replica on the bench that could not be reached.

@@ -71,8 +71,12 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 	m.proxy.passing.add(rec, cancel)
 	defer m.proxy.passing.remove(rec)
+	began := time.Now()
 	to.forward.ServeHTTP(rec, r.WithContext(ctx))
 	rec.whole = rec.err == nil // an answer that breaks off ends in a panic
+	if counted {
+		m.sawCall(to, rec, began, r.Context().Err() != nil || ctx.Err() != nil || body.faultOf() != nil)
+	}
 	switch fault := body.faultOf(); {
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code

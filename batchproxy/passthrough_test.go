@@ -75,7 +75,7 @@ func TestPassWhole(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &writes{fails: tt.fails}
-			transport := newTransport()
+			transport := newTransport(nil)
 			transport.DialContext = w.dial
 			defer transport.CloseIdleConnections()
 			p, err := New(oneModel(Upstream{URL: upstream.URL}), Options{Transport: transport})

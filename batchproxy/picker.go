@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"math"
 	"net/http/httputil"
 	"net/url"
 	"time"
@@ -14,18 +15,35 @@ type replica struct {
 	forward *httputil.ReverseProxy
 
 	batches  int // in flight
+	rows     int // in them
 	calls    int // other requests in flight
 	draining bool
 	left     bool      // no longer in its list
 	bench    time.Time // not sent to before this time, because it could not be reached
 	refusals int       // without a success between them
 	idle     chan struct{}
+
+	picked  uint64 // when it was chosen last, by the picker's count
+	slow    peak
+	outlier outlier
+	checks  checks
+	listed  int       // the index of its upstream in the configuration
+	since   time.Time // new, or back after an ejection; zero if it was there from the start
+	credit  float64   // of choices while it starts slowly
 }
 
 // ready reports whether the replica can be sent to.
 func (r *replica) ready(now time.Time) bool {
-	return !r.draining && !r.left && !now.Before(r.bench)
+	return r.healthy(now) && !r.draining && (!r.outlier.halfOpen || r.outstanding() == 0)
 }
+
+// healthy reports whether nothing that was seen of the replica speaks against sending to it.
+func (r *replica) healthy(now time.Time) bool {
+	return !r.left && !now.Before(r.bench) && !now.Before(r.outlier.until) && !r.checks.failed
+}
+
+// outstanding is the rows and requests that are with the replica.
+func (r *replica) outstanding() int { return r.rows + r.calls }
 
 // A replica that cannot be reached is left alone for 50 ms, then twice as long each time, up to a second: a restart
 // takes longer than the first, and nobody waits long for one that is back.
@@ -48,64 +66,199 @@ func (r *replica) settle() {
 	}
 }
 
-// picker chooses among a model's replicas: the one with the least in flight, in turn where several are equal.
-type picker struct {
-	replicas []*replica
-	inflight int // batches at once per replica
-	turn     int
+// peak is how many times as long as the fitted S(n) a replica takes: a mean that forgets over peakTime, except that it
+// takes over what is larger at once, so that a replica that becomes slow is noticed with its first answer. Without
+// answers it goes back to 1, so that it is tried again. The zero value is 1.
+type peak struct {
+	over float64 // 1
+	at   time.Time
 }
+
+// peakTime is that of Finagle's peak EWMA.
+const peakTime = 10 * time.Second
+
+func (p *peak) value(now time.Time) float64 {
+	return 1 + p.over*math.Exp(-max(now.Sub(p.at), 0).Seconds()/peakTime.Seconds())
+}
+
+// add takes a measurement, as part of what was expected.
+func (p *peak) add(now time.Time, ratio float64) {
+	old := p.value(now) - 1
+	if ratio-1 > old {
+		p.over = ratio - 1
+	} else {
+		keep := math.Exp(-min(max(now.Sub(p.at).Seconds(), 0.01), 1) / peakTime.Seconds())
+		p.over = old*keep + (ratio-1)*(1-keep)
+	}
+	p.at = now
+}
+
+// picker chooses among a model's replicas, by the power of two choices: of two at random the one with the lower
+//
+//	(outstanding rows + 1) · peak of latency/S(n)
+//
+// Taking the best of all would send everything that comes between two answers to the same one. Scores within closeBy of
+// each other are equal, and the one that was chosen longer ago is taken.
+type picker struct {
+	replicas  []*replica
+	inflight  int           // batches at once per replica
+	slowStart time.Duration // 0 without
+	random    func(n int) int
+	turn      uint64
+}
+
+// closeBy is within what measurements of equal replicas differ.
+const closeBy = 1.25
 
 // forBatch is a ready replica with room for a batch, or nil. One other than avoid is chosen wherever there is another
-// that is ready, even if that one has no room yet.
+// that is ready, even if that one has no room yet; and one with nothing in flight before others.
 func (p *picker) forBatch(now time.Time, avoid *replica) *replica {
-	best := p.least(now, func(r *replica) bool { return r.batches < p.inflight && r != avoid })
-	if best != nil || avoid == nil {
+	room := func(r *replica) bool { return r.batches < p.inflight }
+	if best := p.choose(now, avoid, func(r *replica) bool { return room(r) && r.outstanding() == 0 }); best != nil {
 		return best
 	}
-	if p.least(now, func(r *replica) bool { return r != avoid }) != nil {
-		return nil
+	if best := p.choose(now, avoid, room); best != nil || avoid == nil {
+		return best
 	}
-	return p.least(now, func(r *replica) bool { return r.batches < p.inflight })
-}
-
-// forCall is a ready replica for a request that is not batched, or nil.
-func (p *picker) forCall(now time.Time) *replica {
-	return p.least(now, func(*replica) bool { return true })
-}
-
-func (p *picker) least(now time.Time, fits func(*replica) bool) *replica {
-	var best *replica
-	at := 0
-	for i := range p.replicas {
-		i = (p.turn + i) % len(p.replicas)
-		r := p.replicas[i]
-		if r.ready(now) && fits(r) && (best == nil || r.batches+r.calls < best.batches+best.calls) {
-			best, at = r, i
+	for _, r := range p.replicas {
+		if r != avoid && r.ready(now) {
+			return nil
 		}
 	}
-	if best != nil {
-		p.turn = at + 1
+	return p.choose(now, nil, room)
+}
+
+// forCall is a ready replica for a request that is not batched, or nil. One that has so many such requests already has no
+// room; 0 is without limit.
+func (p *picker) forCall(now time.Time, most int) *replica {
+	return p.choose(now, nil, func(r *replica) bool { return most == 0 || r.calls < most })
+}
+
+// choose is one of the replicas that fit other than avoid, nil where there is none.
+func (p *picker) choose(now time.Time, avoid *replica, fits func(*replica) bool) *replica {
+	n, established := 0, false
+	for _, r := range p.replicas {
+		if r == avoid || !r.ready(now) {
+			continue
+		}
+		established = established || !p.starting(now, r)
+		if fits(r) {
+			if r.outlier.halfOpen { // nobody knows of it before somebody tries
+				return p.take(now, r)
+			}
+			n++
+		}
 	}
-	return best
+	may := func(r *replica) bool {
+		return r != avoid && r.ready(now) && fits(r) && (!established || !p.starting(now, r) || r.credit >= 1)
+	}
+	if p.slowStart > 0 && established {
+		n = 0
+		for _, r := range p.replicas {
+			if may(r) {
+				n++
+			}
+		}
+	}
+	first, second := 0, 1
+	switch {
+	case n == 0:
+		return nil
+	case n > 2:
+		first = p.random(n)
+		if second = p.random(n - 1); second >= first {
+			second++
+		}
+	}
+	var a, b *replica
+	for i, at := 0, 0; i < len(p.replicas); i++ {
+		if r := p.replicas[i]; may(r) {
+			switch at {
+			case first:
+				a = r
+			case second:
+				b = r
+			}
+			at++
+		}
+	}
+	if b != nil && better(now, b, a) {
+		a = b
+	}
+	return p.take(now, a)
+}
+
+// better reports whether a is to be taken rather than b.
+func better(now time.Time, a, b *replica) bool {
+	x, y := a.score(now), b.score(now)
+	if x < y*closeBy && y < x*closeBy {
+		return a.picked < b.picked
+	}
+	return x < y
+}
+
+func (r *replica) score(now time.Time) float64 {
+	return float64(r.outstanding()+1) * r.slow.value(now)
+}
+
+// take notes a choice.
+func (p *picker) take(now time.Time, r *replica) *replica {
+	p.turn++
+	r.picked = p.turn
+	if p.slowStart == 0 {
+		return r
+	}
+	if p.starting(now, r) {
+		r.credit = max(r.credit-1, 0)
+		return r
+	}
+	established := 0
+	for _, other := range p.replicas {
+		if other.ready(now) && !p.starting(now, other) {
+			established++
+		}
+	}
+	for _, other := range p.replicas {
+		if p.starting(now, other) {
+			share := max(now.Sub(other.since).Seconds()/p.slowStart.Seconds(), firstShare)
+			other.credit = min(other.credit+share/float64(max(established, 1)), 2)
+		}
+	}
+	return r
+}
+
+// firstShare is what a replica that starts slowly has from the first, as part of what each of the others has.
+const firstShare = 0.1
+
+// starting reports whether a replica starts slowly: until it has been there for slowStart it is chosen less often than the
+// others, by a share that rises with time. Where there are no others, nothing is held back for it.
+func (p *picker) starting(now time.Time, r *replica) bool {
+	return p.slowStart > 0 && !r.since.IsZero() && now.Sub(r.since) < p.slowStart
 }
 
 // ready is the number of replicas that can be sent to.
 func (p *picker) ready(now time.Time) int {
 	n := 0
 	for _, r := range p.replicas {
-		if r.ready(now) {
+		if r.healthy(now) && !r.draining {
 			n++
 		}
 	}
 	return n
 }
 
-// wake is when the next replica leaves the bench, zero if none is on it.
+// wake is when the next replica leaves the bench, may be tried again or has started, zero if none will.
 func (p *picker) wake(now time.Time) time.Time {
 	var next time.Time
 	for _, r := range p.replicas {
-		if now.Before(r.bench) && (next.IsZero() || r.bench.Before(next)) {
-			next = r.bench
+		times := []time.Time{r.bench, r.outlier.until}
+		if p.starting(now, r) {
+			times = append(times, r.since.Add(p.slowStart))
+		}
+		for _, at := range times {
+			if now.Before(at) && (next.IsZero() || at.Before(next)) {
+				next = at
+			}
 		}
 	}
 	return next

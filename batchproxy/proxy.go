@@ -32,6 +32,7 @@ type Options struct {
 	Logger     *slog.Logger          // discarded if nil
 	Registerer prometheus.Registerer // not registered if nil
 	Endpoints  Endpoints             // needed where an upstream is a target
+	Resolver   *net.Resolver         // for upstreams by dns and srv; Go's default if nil
 	Services   Endpoints             // needed where an upstream is a Service; it is asked for namespace/name or namespace/name:port
 	Transport  http.RoundTripper     // to upstreams; one with connections kept for every batch if nil
 	Stdout     io.Writer             // where an access log to stdout goes; os.Stdout if nil
@@ -44,6 +45,7 @@ type Proxy struct {
 	logger    *slog.Logger
 	endpoints Endpoints
 	services  Endpoints
+	resolver  *net.Resolver
 	transport http.RoundTripper
 	metrics   *metrics
 	models    map[string]*model
@@ -91,6 +93,7 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		logger:    opts.Logger,
 		endpoints: opts.Endpoints,
 		services:  opts.Services,
+		resolver:  opts.Resolver,
 		transport: opts.Transport,
 		metrics:   m,
 		models:    make(map[string]*model, len(cfg.Models)),
@@ -103,8 +106,11 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 	if p.logger == nil {
 		p.logger = slog.New(slog.DiscardHandler)
 	}
+	if p.resolver == nil {
+		p.resolver = net.DefaultResolver
+	}
 	if p.transport == nil {
-		p.transport = newTransport()
+		p.transport = newTransport(p.resolver)
 	}
 	if cfg.AccessLog.Path != "" {
 		if p.access, err = newAccessLog(cfg.AccessLog, opts.Stdout, p.logger, m.undone); err != nil {
@@ -131,10 +137,10 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 }
 
 // newTransport keeps a connection for every batch or call in flight to a replica, and hands bodies on as they are.
-func newTransport() *http.Transport {
+func newTransport(resolver *net.Resolver) *http.Transport {
 	return &http.Transport{
 		Proxy:                 nil, // replicas are near; an HTTP_PROXY of the machine is not meant for them
-		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second, Resolver: resolver}).DialContext,
 		TLSHandshakeTimeout:   5 * time.Second,
 		MaxIdleConnsPerHost:   512,
 		IdleConnTimeout:       90 * time.Second,
@@ -146,7 +152,7 @@ func newTransport() *http.Transport {
 	}
 }
 
-// Run follows the replicas of targets and of Services until ctx ends. Then the proxy is not ready any more, and after the
+// Run follows the replicas of targets, of Services, of names in DNS and of files until ctx ends. Then the proxy is not ready any more, and after the
 // configured delay new requests are refused with 503, what is queued leaves at once, and Run returns when all that was admitted is
 // answered, or after the configured timeout, when it is given up. The error is that of one which cannot be followed.
 func (p *Proxy) Run(ctx context.Context) error {
@@ -158,6 +164,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	for _, from := range p.sources() {
 		found.Add(1)
 		group.Go(func() error { return p.follow(failed, from, sync.OnceFunc(found.Done)) })
+	}
+	for _, m := range p.models {
+		if m.config.Health.Path != "" {
+			group.Go(func() error { m.check(failed); return nil })
+		}
 	}
 	group.Go(func() error {
 		found.Wait()
@@ -176,8 +187,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	if last := p.last(); last != p {
 		for _, name := range p.names {
-			if last.models[name] == nil {
+			next := last.models[name]
+			if next == nil {
 				p.metrics.forget(name)
+				continue
+			}
+			for _, u := range p.models[name].config.Upstreams {
+				if !slices.ContainsFunc(next.config.Upstreams, func(n Upstream) bool { return n.label() == u.label() }) {
+					p.metrics.healthy.DeleteLabelValues(name, u.label())
+				}
 			}
 		}
 	}
@@ -187,20 +205,64 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return err
 }
 
-// source is where replicas come from: an actuator's target or, with a service, a Service. The zero value is a URL.
+// source is where replicas come from: an actuator's target, a Service, a name in DNS or files. The zero value is a URL.
 type source struct {
-	target  string
-	service string // namespace/name or namespace/name:port
+	kind string // as the key of an upstream: target, service, dns, srv or file
+	name string // of a service namespace/name or namespace/name:port
 }
 
-func (s source) String() string {
-	if s.service != "" {
-		return "service " + s.service
+func (s source) String() string { return s.kind + " " + s.name }
+
+func (u Upstream) source() source {
+	switch {
+	case u.Target != "":
+		return source{"target", u.Target}
+	case u.Service != "":
+		return source{"service", u.service()}
+	case u.DNS != "":
+		return source{"dns", u.DNS}
+	case u.SRV != "":
+		return source{"srv", u.SRV}
+	case u.File != "":
+		return source{"file", u.File}
 	}
-	return "target " + s.target
+	return source{}
 }
 
-func (u Upstream) source() source { return source{u.Target, u.service()} }
+// list is what says where the replicas of a source are.
+func (p *Proxy) list(from source) Endpoints {
+	l := &polled{every: p.interval(from), logger: p.logger}
+	switch from.kind {
+	case "service":
+		return p.services
+	case "dns":
+		l.read = byAddress(p.resolver)
+	case "srv":
+		l.read = byService(p.resolver)
+	case "file":
+		l.read = byFile()
+	default:
+		return p.endpoints
+	}
+	return l
+}
+
+// interval is how often a source is read: as often as the model wants it that wants it most often.
+func (p *Proxy) interval(from source) time.Duration {
+	every := time.Duration(0)
+	for _, m := range p.models {
+		for _, u := range m.config.Upstreams {
+			wanted := time.Duration(u.Interval)
+			if wanted == 0 {
+				wanted = listEvery
+			}
+			if u.source() == from && (every == 0 || wanted < every) {
+				every = wanted
+			}
+		}
+	}
+	return every
+}
 
 // sources are the lists of replicas to follow.
 func (p *Proxy) sources() []source {
@@ -218,11 +280,7 @@ func (p *Proxy) sources() []source {
 // follow keeps the models' replicas of one source true, and calls found when they are for the first time, or never will be.
 func (p *Proxy) follow(ctx context.Context, from source, found func()) error {
 	defer found()
-	list, name := p.endpoints, from.target
-	if from.service != "" {
-		list, name = p.services, from.service
-	}
-	current, changes, err := list.Endpoints(ctx, name)
+	current, changes, err := p.list(from).Endpoints(ctx, from.name)
 	if err != nil {
 		return fmt.Errorf("%s: find replicas: %w", from, err)
 	}

@@ -155,6 +155,9 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 	l.validateElection(d, dir)
 	for i, m := range l.Batchproxy.Models {
 		for j, u := range m.Upstreams {
+			if u.File != "" && !filepath.IsAbs(u.File) { // as Prometheus reads file_sd_configs
+				m.Upstreams[j].File = filepath.Join(dir, u.File)
+			}
 			if _, known := l.Actuators.Process[u.Target]; u.Target != "" && !known {
 				at := fmt.Sprintf("batchproxy.models[%d].upstreams[%d].target", i, j)
 				d.FaultAt(at, 0, "no target %q in actuators.process%s", u.Target, source.DidYouMean(u.Target, l.targets()))
