@@ -126,12 +126,10 @@ func (h *ranking[M]) down(m M, i int) {
 
 // tenant is what one tenant, or a bucket of them, has had. Tags are in rows for a weight of 1.
 type tenant struct {
-	name     string
 	weight   float64
 	start    float64 // tag of its next request
 	requests int     // waiting
 	rows     int     // waiting
-	bucket   bool    // stands for several, and is never forgotten
 }
 
 const (
@@ -175,10 +173,10 @@ func (t *tenants) of(now time.Time, name string) *tenant {
 			hash = (hash ^ uint32(name[i])) * 16777619
 		}
 		one := &t.buckets[hash%tenantBuckets]
-		one.bucket, one.weight = true, 1
+		one.weight = 1
 		return one
 	}
-	one := &tenant{name: name, weight: 1}
+	one := &tenant{weight: 1}
 	if w := t.weights[name]; w > 0 {
 		one.weight = w
 	}

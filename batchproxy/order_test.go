@@ -407,14 +407,13 @@ func conserves(t *testing.T, seed uint64) {
 				end(lost.Entry.Request, string(lost.Reason))
 			}
 			if ok {
-				lane, sum := out.Entries[0], 0
+				sum := 0
 				for _, e := range out.Entries {
 					sum += e.Items
 				}
 				if sum != out.Items || sum > rule.MaxSize && len(out.Entries) > 1 {
 					t.Fatalf("seed %d: a batch of %d rows that says %d", seed, sum, out.Items)
 				}
-				_ = lane
 				for _, e := range out.Entries {
 					end(e.Request, "sent")
 				}
