@@ -163,8 +163,9 @@ func TestCancel(t *testing.T) {
 					return true
 				}
 				var err error
+				more := ": " + strings.Repeat("x", 64<<10) + "\n\n" // in all, more than connections hold
 				for range 200 {
-					_, writing := io.WriteString(w, "data: "+hello+"\n\n")
+					_, writing := io.WriteString(w, more)
 					err = errors.Join(err, writing, control.Flush(), r.Context().Err())
 				}
 				ended <- err
