@@ -246,7 +246,7 @@ func (b *Batcher[R]) TooLarge(now time.Time, rows int) {
 // Forget drops what was learned of the replicas, when others take their place.
 func (b *Batcher[R]) Forget(now time.Time) {
 	b.service.reset()
-	b.tuning.forget(b.rule)
+	b.forget(b.rule)
 	b.tune(now)
 }
 

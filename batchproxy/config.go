@@ -322,7 +322,7 @@ func (c Config) Validate() error {
 		fault("drain.timeout: %s is negative: give 0s or more", c.Drain.Timeout)
 	}
 	if err := c.AccessLog.validate(); err != nil {
-		for _, err := range err.(interface{ Unwrap() []error }).Unwrap() { //nolint:errorlint // what errors.Join made
+		for _, err := range err.(interface{ Unwrap() []error }).Unwrap() {
 			fault("access_log.%w", err)
 		}
 	}

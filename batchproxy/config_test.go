@@ -162,9 +162,14 @@ func TestConfigFaults(t *testing.T) {
 		}},
 		{"lists", func(c *Config) {
 			c.Models[0].Upstreams = []Upstream{
-				{DNS: "llama.ml:8000", Interval: prom.Duration(time.Second)}, {SRV: "_http._tcp.llama.ml"}, {File: "sd/*.yml"},
-				{DNS: "llama.ml"}, {SRV: "llama.ml:8000"}, {File: "sd/[.yml"},
-				{DNS: "a:1", Interval: prom.Duration(-time.Second)}, {URL: "http://a", Interval: prom.Duration(time.Second)},
+				{DNS: "llama.ml:8000", Interval: prom.Duration(time.Second)},
+				{SRV: "_http._tcp.llama.ml"},
+				{File: "sd/*.yml"},
+				{DNS: "llama.ml"},
+				{SRV: "llama.ml:8000"},
+				{File: "sd/[.yml"},
+				{DNS: "a:1", Interval: prom.Duration(-time.Second)},
+				{URL: "http://a", Interval: prom.Duration(time.Second)},
 			}
 		}, []string{
 			`models[0].upstreams[3].dns: "llama.ml" is not host:port, as in llama.ml.svc:8000`,

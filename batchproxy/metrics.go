@@ -229,7 +229,7 @@ func (m *metrics) demand(model, protocol, class string) *demand {
 // ofChunk are the series of a chunk that is not the first of its request: only batches are counted, as the request is.
 func (d *demand) ofChunk() *demand {
 	quiet := *d
-	none := prometheus.NewGauge(prometheus.GaugeOpts{Name: "none"})
+	none := prometheus.NewGauge(prometheus.GaugeOpts{Name: "none", Help: "Nobody sees it."})
 	quiet.running, quiet.waiting, quiet.queueDuration = none, none, prometheus.ObserverFunc(func(float64) {})
 	return &quiet
 }

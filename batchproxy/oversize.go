@@ -20,7 +20,7 @@ func (m *model) inferChunks(w http.ResponseWriter, whole *request) int {
 		model: m, whole: whole, cut: whole.parsed.Chunks(m.config.Batch.MaxSize), join: protocol.NewJoin(whole.protocol, whole.parsed),
 		over: make(chan *request, maxChunks), later: whole.demand.ofChunk(),
 	}
-	failed, code := j.run(w)
+	code, failed := j.run(w)
 	if code != 0 {
 		whole.body.release()
 		return code
@@ -58,7 +58,7 @@ type joining struct {
 
 // run sends all chunks and joins their answers. It returns why they cannot be joined, or the status of the answer that it
 // wrote instead; neither where all went well.
-func (j *joining) run(w http.ResponseWriter) (failed error, code int) {
+func (j *joining) run(w http.ResponseWriter) (code int, failed error) {
 	m, d := j.model, j.whole.demand
 	j.ready = make(map[*request]bool, maxChunks)
 	defer j.abandon()
@@ -72,10 +72,10 @@ func (j *joining) run(w http.ResponseWriter) (failed error, code int) {
 	j.next = j.cut.Next()
 	for {
 		if refusal := j.send(); refusal != nil {
-			return nil, m.write(w, d.form, refusal)
+			return m.write(w, d.form, refusal), nil
 		}
 		if len(j.away) == 0 {
-			return nil, 0
+			return 0, nil
 		}
 		select {
 		case r := <-j.over:
@@ -83,7 +83,7 @@ func (j *joining) run(w http.ResponseWriter) (failed error, code int) {
 				defer r.answer.release()
 				j.drop(r)
 				r.answer.chunks = j.sent
-				return nil, m.write(w, d.form, r.answer)
+				return m.write(w, d.form, r.answer), nil
 			}
 			j.ready[r] = true
 		case <-j.whole.incoming.Context().Done():
@@ -96,7 +96,7 @@ func (j *joining) run(w http.ResponseWriter) (failed error, code int) {
 				stage = "in_batch"
 			}
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, stage).Inc()
-			return nil, d.form.writeGone(w)
+			return d.form.writeGone(w), nil
 		}
 		for len(j.away) > 0 && j.ready[j.away[0]] {
 			r := j.away[0]
@@ -107,10 +107,10 @@ func (j *joining) run(w http.ResponseWriter) (failed error, code int) {
 				d.running.Inc()
 			}
 			if err != nil {
-				return err, 0
+				return 0, err
 			}
 			if limit := int64(m.proxy.config.Limits.MaxResponse); int64(j.join.Size()) > limit {
-				return nil, d.form.writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: %s", m.config.Name, tooLarge("the answer", limit)))
+				return d.form.writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: %s", m.config.Name, tooLarge("the answer", limit))), nil
 			}
 		}
 	}

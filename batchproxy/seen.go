@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -58,7 +59,7 @@ func appendDuration(text []byte, d time.Duration) []byte {
 // addTiming adds to what the replica itself says of its time, in a list that may be another client's too.
 func addTiming(header http.Header, text string) {
 	theirs := header[timingHeader]
-	header[timingHeader] = append(theirs[:len(theirs):len(theirs)], text)
+	header[timingHeader] = append(slices.Clip(theirs), text)
 }
 
 // sampledTrace is the id of the trace that a request is part of, if that is recorded (traceparent, W3C), else empty.

@@ -128,8 +128,10 @@ func TestAccessLog(t *testing.T) {
 		delete(l, "bytes_out")
 	}
 	want := []map[string]any{
-		{"client": "127.0.0.1", "method": "POST", "path": "/v1/models/m:predict", "model": "m", "protocol": "v1", "status": 200.0, "bytes_in": 26.0,
-			"batch_id": "batch-1", "batch_size": 2.0, "class": "high", "tenant": "blue", "trace_id": trace, "request_id": "mine", "user_agent": "<t>"},
+		{
+			"client": "127.0.0.1", "method": "POST", "path": "/v1/models/m:predict", "model": "m", "protocol": "v1", "status": 200.0, "bytes_in": 26.0,
+			"batch_id": "batch-1", "batch_size": 2.0, "class": "high", "tenant": "blue", "trace_id": trace, "request_id": "mine", "user_agent": "<t>",
+		},
 		{"client": "127.0.0.1", "method": "POST", "path": "/v1/models/m:explain", "class": "normal", "model": "m", "protocol": "v1", "status": 200.0, "bytes_in": 7.0, "user_agent": "Go-http-client/1.1"},
 		{"client": "127.0.0.1", "method": "POST", "path": "/v1/models/mm:predict", "status": 404.0, "bytes_in": 0.0, "user_agent": "Go-http-client/1.1"},
 	}

@@ -59,31 +59,39 @@ func TestMeter(t *testing.T) {
 	}{
 		{name: "chat", pieces: events(role, hello, hello, last, "[DONE]"), want: measured{20 * ms, []time.Duration{10 * ms}, []string{"2 completion by chunks"}, "length"}},
 		{name: "usage", pieces: events(role, hello, hello, last, used, "[DONE]"), want: measured{20 * ms, []time.Duration{10 * ms}, []string{"7 prompt by usage", "20 completion by usage"}, "length"}},
-		{name: "usage in every event", pieces: events(
-			`{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}`,
-			`{"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}`),
-			want: measured{10 * ms, []time.Duration{10 * ms}, []string{"1 prompt by usage", "2 completion by usage"}, "stop"}},
+		{
+			name: "usage in every event", pieces: events(
+				`{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}`,
+				`{"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}`),
+			want: measured{10 * ms, []time.Duration{10 * ms}, []string{"1 prompt by usage", "2 completion by usage"}, "stop"},
+		},
 		{name: "carriage returns, comments, fields, several lines of data", pieces: []string{
 			": ping\r\n\r\n", "event: x\r\nid: 1\r", "\ndata: {\"choices\":\r\ndata:[{\"delta\":{\"content\"\r\ndata: : \"a\"}}]}\r\n", "\r", "data: " + hello + "\r\r", "datas: " + hello + "\n\n", "data\n\n",
 		}, want: measured{40 * ms, []time.Duration{10 * ms}, []string{"2 completion by chunks"}, "none"}},
 		{name: "two events in one piece", pieces: []string{"data: " + hello + "\n\ndata: " + hello + "\n\n"}, want: measured{10 * ms, []time.Duration{0}, []string{"2 completion by chunks"}, "none"}},
 		{name: "completions", pieces: events(`{"object":"text_completion","choices":[{"text":" a","finish_reason":"stop"}]}`), want: measured{10 * ms, nil, []string{"1 completion by chunks"}, "stop"}},
-		{name: "reasoning and tools", pieces: events(
-			`{"choices":[{"delta":{"content":null,"reasoning_content":"hm"}}]}`,
-			`{"choices":[{"delta":{"tool_calls":[{"index":0,"type":"function","function":{"name":"f","arguments":""}}]}}]}`,
-			`{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"usage\":{\"prompt_tokens\":9}}"}}]}}]}`,
-			`{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}`),
-			want: measured{10 * ms, []time.Duration{20 * ms}, []string{"2 completion by chunks"}, "tool_calls"}},
-		{name: "responses", pieces: events(
-			`{"type":"response.created","response":{"output":[]}}`,
-			`{"type":"response.output_text.delta","delta":"a"}`, `{"type":"response.output_text.delta","delta":"b"}`,
-			`{"type":"response.output_text.done","text":"ab"}`,
-			`{"type":"response.completed","response":{"output":[{"content":[{"text":"ab`+padding+`"}]}],"usage":{"input_tokens":3,"output_tokens":2}}}`),
-			want: measured{20 * ms, []time.Duration{10 * ms}, []string{"3 prompt by usage", "2 completion by usage"}, "stop"}},
-		{name: "TGI", pieces: events(
-			`{"index":1,"token":{"id":1,"text":" a","special":false},"generated_text":null,"details":null}`,
-			`{"index":2,"token":{"id":2,"text":" b"},"generated_text":" a b","details":{"finish_reason":"eos_token","generated_tokens":2,"input_length":5}}`),
-			want: measured{10 * ms, []time.Duration{10 * ms}, []string{"5 prompt by usage", "2 completion by usage"}, "stop"}},
+		{
+			name: "reasoning and tools", pieces: events(
+				`{"choices":[{"delta":{"content":null,"reasoning_content":"hm"}}]}`,
+				`{"choices":[{"delta":{"tool_calls":[{"index":0,"type":"function","function":{"name":"f","arguments":""}}]}}]}`,
+				`{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"usage\":{\"prompt_tokens\":9}}"}}]}}]}`,
+				`{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}`),
+			want: measured{10 * ms, []time.Duration{20 * ms}, []string{"2 completion by chunks"}, "tool_calls"},
+		},
+		{
+			name: "responses", pieces: events(
+				`{"type":"response.created","response":{"output":[]}}`,
+				`{"type":"response.output_text.delta","delta":"a"}`, `{"type":"response.output_text.delta","delta":"b"}`,
+				`{"type":"response.output_text.done","text":"ab"}`,
+				`{"type":"response.completed","response":{"output":[{"content":[{"text":"ab`+padding+`"}]}],"usage":{"input_tokens":3,"output_tokens":2}}}`),
+			want: measured{20 * ms, []time.Duration{10 * ms}, []string{"3 prompt by usage", "2 completion by usage"}, "stop"},
+		},
+		{
+			name: "TGI", pieces: events(
+				`{"index":1,"token":{"id":1,"text":" a","special":false},"generated_text":null,"details":null}`,
+				`{"index":2,"token":{"id":2,"text":" b"},"generated_text":" a b","details":{"finish_reason":"eos_token","generated_tokens":2,"input_length":5}}`),
+			want: measured{10 * ms, []time.Duration{10 * ms}, []string{"5 prompt by usage", "2 completion by usage"}, "stop"},
+		},
 		{name: "Triton", pieces: events(`{"model_name":"m","text_output":"a"}`, `{"model_name":"m","text_output":"b"}`), want: measured{10 * ms, []time.Duration{10 * ms}, []string{"2 completion by chunks"}, "none"}},
 		{name: "breaks off", pieces: events(hello)[:1], broken: true, want: measured{10 * ms, nil, []string{"1 completion by chunks"}, "error"}},
 		{name: "client gone", pieces: events(hello, hello), broken: true, gone: true, want: measured{10 * ms, []time.Duration{10 * ms}, []string{"2 completion by chunks"}, "cancelled"}},

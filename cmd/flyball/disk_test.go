@@ -128,7 +128,7 @@ func TestDiskFull(t *testing.T) {
 			return !strings.Contains(now, "cannot be recorded") && !strings.Contains(now, `"result":"unrecorded"`) && !strings.Contains(now, "the store writes nothing")
 		})
 	}
-	if n := strings.Count(i.out.String(), "the store writes nothing"); n > 10 {
+	if n := strings.Count(i.out.String(), "the store writes nothing"); n > 16 { // four rules, each a few times where room comes and goes, and not each second
 		t.Errorf("the log says %d times that the disk is full", n)
 	}
 

@@ -266,12 +266,12 @@ func TestModelFaults(t *testing.T) {
 
 func fuzzPorts() (inputs, outputs []port) {
 	return []port{
-		{name: "a", datatype: typeFloat32, dims: []int64{-1, 3}},
-		{name: "b", datatype: typeBool, dims: []int64{-1, -1}},
-	}, []port{
-		{name: "y", datatype: typeFloat32, dims: []int64{-1}},
-		{name: "z", datatype: typeInt64, dims: []int64{-1, 2}},
-	}
+			{name: "a", datatype: typeFloat32, dims: []int64{-1, 3}},
+			{name: "b", datatype: typeBool, dims: []int64{-1, -1}},
+		}, []port{
+			{name: "y", datatype: typeFloat32, dims: []int64{-1}},
+			{name: "z", datatype: typeInt64, dims: []int64{-1, 2}},
+		}
 }
 
 // checkInputs: what a decoder lets through is what ONNX Runtime will believe.
