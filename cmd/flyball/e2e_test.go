@@ -339,7 +339,7 @@ func TestClosedLoop(t *testing.T) {
 		t.Errorf("only %v served: the new replica did not", replicas)
 	}
 	d := ups[0]
-	if d.Reasons[0] != rules.AboveTarget || len(d.Signals) != 1 || *d.Signals[0].Value < 130 || d.Queries[0].AgeSeconds > 3 {
+	if d.Reasons[0] != rules.AboveTarget || len(d.Signals) != 2 || d.Signals[1].Reason != rules.LowConfidence || *d.Signals[0].Value < 130 || d.Queries[0].AgeSeconds > 3 {
 		t.Errorf("the first decision up: %+v", d)
 	}
 	if !strings.Contains(i.out.String(), fmt.Sprintf("digits  %d -> %d  applied", d.From, d.To)) {

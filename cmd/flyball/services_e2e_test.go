@@ -342,7 +342,7 @@ func TestServices(t *testing.T) {
 	})
 
 	golden(t, "metrics_services.golden", slices.DeleteFunc(metricNames(t, i.web), func(name string) bool {
-		return !strings.HasPrefix(name, "flyball_batchproxy_service_")
+		return !strings.HasPrefix(name, "flyball_batchproxy_service_") || strings.HasPrefix(name, "flyball_batchproxy_service_time_")
 	}))
 
 	t.Run("another Service", func(t *testing.T) {
