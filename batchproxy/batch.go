@@ -79,6 +79,8 @@ type batch struct {
 	cancel  context.CancelFunc
 	alive   int // members whose clients are there
 
+	answered bool // by the replica, which is free: the answer is being handed out
+
 	attempt int       // how often it may have reached a replica that did not answer
 	avoid   *replica  // the one that did not
 	failure *failure  // how
@@ -152,11 +154,11 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		if !first && resp.code >= 400 && !concernsAll(resp.code) {
 			m.poisonedBy(members[0])
 		}
-		m.answered(members, took)
+		m.answered(b, members, took, first)
 		m.deliverWhole(resp, members)
 		return nil, nil
 	case resp.code == http.StatusOK:
-		m.answered(members, took)
+		m.answered(b, members, took, first)
 		if err := m.deliverParts(resp, members); err != nil {
 			return m.aloneFromNow(b, members, err)
 		}
@@ -164,7 +166,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	case resp.code < 400:
 		return m.aloneFromNow(b, members, fmt.Errorf("the replica answered %d", resp.code))
 	case concernsAll(resp.code):
-		m.answered(members, 0)
+		m.answered(b, members, 0, first)
 		m.deliverWhole(resp, members)
 		return nil, nil
 	default:
@@ -242,6 +244,7 @@ func (m *model) aloneFromNow(b *batch, members []*request, why error) ([]*reques
 	m.mu.Lock()
 	m.batcher.Alone(members[0].key, time.Now().Add(aloneTime))
 	m.mu.Unlock()
+	m.unanswer(b)
 	parts := make([][]*request, len(members))
 	for i := range members {
 		parts[i] = members[i : i+1]

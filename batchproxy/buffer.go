@@ -58,9 +58,17 @@ func (b *buffer) reserve(bytes, limit int64) error {
 	return nil
 }
 
-// reader is the buffer as the body of a request to an upstream. It holds a reference until it is closed, which a
+// inOneWrite is up to how many bytes a body goes to a replica in one system call with the headers, which wakes the replica once, not twice:
+// net/http does that with what it knows to be in memory, and a copy that is nobody else's is. It is about what the buffers of a
+// connection take anyway, and more than most requests that are not tensors.
+const inOneWrite = 16 << 10
+
+// reader is the buffer as the body of a request to an upstream. Unless it is small, it holds a reference until it is closed, which a
 // transport may do after it has returned the answer.
 func (b *buffer) reader() io.ReadCloser {
+	if len(b.b) <= inOneWrite {
+		return io.NopCloser(bytes.NewReader(bytes.Clone(b.b)))
+	}
 	b.refs.Add(1)
 	r := &bufferReader{buffer: b}
 	r.Reset(b.b)

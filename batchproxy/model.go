@@ -265,13 +265,32 @@ func (m *model) start(b *batch, to *replica) {
 	})
 }
 
-// answered tells the batcher of a batch that a replica has answered, before its clients are. Took is 0 where the time says
-// nothing of how long such batches take.
-func (m *model) answered(members []*request, took time.Duration) {
+// answered tells the batcher of members of a batch that a replica has answered, before their clients are. Took is 0 where the time says
+// nothing of how long such batches take. Where they are the whole batch, the replica is free: it gets the next one before
+// the answer is split and handed out, which would keep it waiting.
+func (m *model) answered(b *batch, members []*request, took time.Duration, whole bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.batcher.Answered(time.Now(), members[0].key, itemsOf(members), took)
+	now := time.Now()
+	m.batcher.Answered(now, members[0].key, itemsOf(members), took)
 	m.note()
+	if whole {
+		b.answered = true
+		b.replica.answered++
+		b.replica.rows -= b.rows
+		m.pump(now)
+	}
+}
+
+// unanswer takes back that a batch is answered, whose members are to be sent once more by themselves.
+func (m *model) unanswer(b *batch) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b.answered {
+		b.answered = false
+		b.replica.answered--
+		b.replica.rows += b.rows
+	}
 }
 
 // tooLarge tells the batcher of a batch that a replica refused for its size.
@@ -332,7 +351,11 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 	defer m.mu.Unlock()
 	now := time.Now()
 	b.replica.batches--
-	b.replica.rows -= b.rows
+	if b.answered {
+		b.replica.answered--
+	} else {
+		b.replica.rows -= b.rows
+	}
 	m.settle(b.replica)
 	m.running -= count
 	m.rate.add(now, count-len(left))

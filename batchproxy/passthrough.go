@@ -25,7 +25,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		return d.form.writeError(w, http.StatusRequestEntityTooLarge, tooLarge("body", limit))
 	}
 	var body *clientBody // of a body that is sent on as it comes
-	if r.ContentLength > 0 && r.ContentLength <= passWhole && len(r.Header["Expect"]) == 0 {
+	if r.ContentLength > 0 && r.ContentLength <= inOneWrite && len(r.Header["Expect"]) == 0 {
 		if err := whole(r); err != nil {
 			return m.proxy.unread(w, r, err, m.config.Name, d.form)
 		}
@@ -100,13 +100,8 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 }
 
-// passWhole is the largest body, in bytes, that is read before it is sent on. Its client may then be slow without holding a
-// replica, and net/http sends it in one system call with the headers: a body that it does not know to be in memory has one of its
-// own. This is about what the buffers of a connection take anyway, and more than most requests that are not tensors.
-const passWhole = 16 << 10
-
-// whole reads the body of a request whose length is known, and makes it one that can be sent again where a kept connection
-// turns out to be closed. What is sent is GetBody's: see forwarder.
+// whole reads the body of a request whose length is known and small, and makes it one that can be sent again where a kept connection
+// turns out to be closed. Its client may then be slow without holding a replica. What is sent is GetBody's: see forwarder.
 func whole(r *http.Request) error {
 	text := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, text); err != nil {

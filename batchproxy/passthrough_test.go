@@ -69,8 +69,8 @@ func TestPassWhole(t *testing.T) {
 		one   bool // write a request
 	}{
 		{name: "small", body: strings.Repeat("x", 1024), conns: 1, one: true},
-		{name: "the largest", body: strings.Repeat("y", passWhole), conns: 1, one: true},
-		{name: "larger", body: strings.Repeat("z", passWhole+1), conns: 1},
+		{name: "the largest", body: strings.Repeat("y", inOneWrite), conns: 1, one: true},
+		{name: "larger", body: strings.Repeat("z", inOneWrite+1), conns: 1},
 		{name: "the connection was closed", body: "abc", fails: true, conns: 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -15,7 +15,8 @@ type replica struct {
 	forward *httputil.ReverseProxy
 
 	batches  int // in flight
-	rows     int // in them
+	answered int // of them, whose answers are here and are being handed out
+	rows     int // in those that are not answered
 	calls    int // other requests in flight
 	draining bool
 	left     bool      // no longer in its list
@@ -41,6 +42,9 @@ func (r *replica) ready(now time.Time) bool {
 func (r *replica) healthy(now time.Time) bool {
 	return !r.left && !now.Before(r.bench) && !now.Before(r.outlier.until) && !r.checks.failed
 }
+
+// working is the batches that it has and has not answered.
+func (r *replica) working() int { return r.batches - r.answered }
 
 // outstanding is the rows and requests that are with the replica.
 func (r *replica) outstanding() int { return r.rows + r.calls }
@@ -113,7 +117,7 @@ const closeBy = 1.25
 // forBatch is a ready replica with room for a batch, or nil. One other than avoid is chosen wherever there is another
 // that is ready, even if that one has no room yet; and one with nothing in flight before others.
 func (p *picker) forBatch(now time.Time, avoid *replica) *replica {
-	room := func(r *replica) bool { return r.batches < p.inflight }
+	room := func(r *replica) bool { return r.working() < p.inflight }
 	if best := p.choose(now, avoid, func(r *replica) bool { return room(r) && r.outstanding() == 0 }); best != nil {
 		return best
 	}

@@ -71,7 +71,7 @@ func (m *model) termsOf(came time.Time, header http.Header) (Terms, error) {
 // slots is how many batches the replicas that are ready take at once, and how many they have.
 func (m *model) slots(now time.Time) (slots, busy int) {
 	for _, r := range m.picker.replicas {
-		busy += r.batches
+		busy += r.working()
 	}
 	return m.picker.ready(now) * m.config.Inflight, busy
 }
