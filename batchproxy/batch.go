@@ -25,6 +25,7 @@ type request struct {
 	key      []byte // of its lane
 	demand   *demand
 	terms    Terms
+	unread   bool            // nothing is known of its body: it rides alone, with one row as far as anybody knows
 	chunk    bool            // of a request with more rows than a batch has; body is all of that one's
 	over     chan<- *request // is sent the request when it has its answer, if set; never blocks
 	timing                   // belongs to whoever has the request, as the body does
@@ -79,6 +80,7 @@ type batch struct {
 	cancel  context.CancelFunc
 	alive   int // members whose clients are there
 
+	crowded  bool // how long it takes says nothing of S(n): it shares the replica with others, or its rows are not known
 	answered bool // by the replica, which is free: the answer is being handed out
 
 	attempt int       // how often it may have reached a replica that did not answer

@@ -229,6 +229,7 @@ func (b *Batcher[R]) Alone(name []byte, until time.Time) {
 // that says nothing. It is to be told before the clients are, so that those who come back at once count as such.
 func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Duration) {
 	b.service.add(rows, took.Seconds())
+	b.tried(rows, took.Seconds())
 	b.tune(now)
 	if l := b.lanes[string(name)]; l != nil {
 		l.profile.next(now, rows, b.unit())
@@ -342,8 +343,8 @@ func (b *Batcher[R]) judge(now time.Time, l *lane[R], flush bool) (reason, bool)
 // take takes a batch out of a lane.
 func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 	most := b.most(l)
-	if most == 1 && why == solo && l.alone.IsZero() && b.probe(l.items) {
-		most = b.probed()
+	if b.off && why == solo && l.alone.IsZero() && !b.pass() {
+		most = b.probed(l.items)
 	}
 	d := b.record(now, l)
 	clear(b.out)

@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// maxPooled is the largest buffer that is kept for reuse: the bodies of ordinary requests and batches, not of images.
-const maxPooled = 1 << 20
+// maxPooled is the largest buffer that is kept for reuse: the bodies of ordinary requests and batches, and of an image in JSON.
+const maxPooled = 4 << 20
 
 // buffers is a pool of buffers, and the count of the bytes that clients' bodies take.
 type buffers struct {

@@ -17,7 +17,7 @@
 // say where their replicas are, for as long as Run runs: those of lists.go for names and files. One that leaves the list gets no more requests, and those that it has are finished.
 //
 // How a request goes through it, in the order of the files: route.go finds the model; infer.go reads the body and has
-// package protocol check it, in the request's own goroutine; oversize.go sends one with more rows than a batch in chunks, and
+// package protocol check it, in the request's own goroutine, but for what unread.go knows to ride alone; oversize.go sends one with more rows than a batch in chunks, and
 // joins their answers; openai.go finds the model in the body where the path does not name it; terms.go reads the client's priority, tenant and deadline; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
 // requests leave together and when, by what it has learned, in the order of order.go, and admission.go which are not taken; picker.go chooses the replica, of those that health.go and outlier.go leave; batch.go sends, splits and deals with failures;
@@ -76,6 +76,12 @@
 // rows in a full batch, and a timer does better. Neither rule waits for less than what the replica does without ever waiting:
 // c clients form two groups then, one of which comes back while the other is served, and a round of both takes 2·b + a·c.
 // So where b is 0, or clients take longer to come back than b, nothing is held.
+//
+// Where a full batch gains less than 10 %, batching is off (tune.go). Then nothing is to be slower than without a proxy (unread.go): a
+// replica is given as many requests at once as come, unless inflight, an SLO, priorities or tenants say otherwise, and one of more
+// than 64 KiB is sent on unread, with what the proxy would have found wrong in it for the replica to find. So is a large request of a
+// client that has had the model to itself for a while. After 1,000 requests, then twice as many each time, batches of 1 and of 8 rows
+// in turns try it again.
 //
 // The idea of holding a batch for as long as the total latency gains is that of delayed batching in Clipper (NSDI 2017) and
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and

@@ -58,6 +58,9 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 	var parsed *protocol.Request
 	err := protocol.ErrAlone
 	if m.config.batches(p) {
+		if code, served := m.inferUnread(w, r, p, d, body); served {
+			return code
+		}
 		parsed, err = parse(p, r, body.b)
 	}
 	var terms Terms
@@ -140,21 +143,30 @@ func (m *model) passBody(w http.ResponseWriter, r *http.Request, d *demand, body
 
 // inferOne queues a request and writes its answer.
 func (m *model) inferOne(w http.ResponseWriter, req *request) int {
+	a := m.result(req)
+	if a == nil {
+		return req.demand.form.writeGone(w)
+	}
+	defer a.release()
+	return m.write(w, req.demand.form, a)
+}
+
+// result queues a request and waits for its answer, which is the caller's to release; nil where the client went. The body is released.
+func (m *model) result(req *request) *answer {
 	if refusal := m.enqueue(req); refusal != nil {
 		req.body.release()
-		return m.write(w, req.demand.form, refusal)
+		return refusal
 	}
 	select {
 	case <-req.done:
 	case <-req.incoming.Context().Done():
 		if req.state.CompareAndSwap(waiting, gone) {
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, m.quit(req)).Inc()
-			return req.demand.form.writeGone(w)
+			return nil
 		}
 		<-req.done // the answer came at the same time
 	}
-	defer req.answer.release()
-	return m.write(w, req.demand.form, req.answer)
+	return req.answer
 }
 
 // write sends an answer that came out of the queue, and returns its status.

@@ -41,6 +41,8 @@ type model struct {
 	running  int
 	rate     rate
 	budget   budget               // of calls beyond the first for each batch
+	widens   bool                 // see mayWiden
+	lonely   int                  // requests, one after the other, that found no other
 	wholes   map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned  learned
 	solos    soloLanes
@@ -75,6 +77,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		}),
 		picker: picker{inflight: c.Inflight, slowStart: time.Duration(c.SlowStart), random: rand.IntN},
 		budget: newBudget(),
+		widens: c.mayWiden(),
 		demand: p.metrics.demands(c),
 
 		classes: c.classes(), normal: normalOf(c.classes()),
@@ -136,8 +139,12 @@ func (m *model) enqueue(r *request) *answer {
 	if m.closed {
 		return &answer{code: http.StatusServiceUnavailable, message: "the proxy is shutting down", retryAfter: time.Second}
 	}
+	m.meet()
 	m.batcher.Replicas(m.slots(now))
 	var why Refusal
+	if r.unread {
+		m.batcher.Alone(r.key, now.Add(aloneTime))
+	}
 	if r.entry, why = m.batcher.Admit(now, r.key, r.parsed.Items, r, r.terms); why != "" {
 		return m.refusal(now, why)
 	}
@@ -184,6 +191,7 @@ func (m *model) pump(now time.Time) {
 		m.lose(now, e)
 	}
 	m.serveCallers(now)
+	m.picker.inflight = m.inflight()
 	m.pumpAgain(now)
 	free := false
 	for {
@@ -254,6 +262,7 @@ func (m *model) start(b *batch, to *replica) {
 		}
 	}
 	b.rows = itemsOf(b.members)
+	b.crowded = m.picker.inflight == math.MaxInt || b.members[0].unread
 	to.batches++
 	to.rows += b.rows
 	m.running += len(b.members)
@@ -272,6 +281,9 @@ func (m *model) answered(b *batch, members []*request, took time.Duration, whole
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
+	if b.crowded {
+		took = 0
+	}
 	m.batcher.Answered(now, members[0].key, itemsOf(members), took)
 	m.note()
 	if whole {

@@ -73,7 +73,11 @@ func (m *model) slots(now time.Time) (slots, busy int) {
 	for _, r := range m.picker.replicas {
 		busy += r.working()
 	}
-	return m.picker.ready(now) * m.config.Inflight, busy
+	inflight := m.inflight()
+	if inflight == math.MaxInt {
+		return busy + m.picker.ready(now), busy
+	}
+	return m.picker.ready(now) * inflight, busy
 }
 
 // refusal is the answer to a request that is not taken.

@@ -11,8 +11,9 @@ type tuning struct {
 	off       bool      // batching does not pay
 	ceiling   int       // rows above which replicas have refused batches; 0 where they have not
 	raised    time.Time // when the ceiling was last moved
-	since     int       // batches since the last probes, up to probeEvery
-	probes    int       // since then
+	since     int       // requests and batches since the last probes, up to every
+	every     int       // of these are between probes
+	trial     trial     // since then
 	changes   []Change
 }
 
@@ -39,10 +40,11 @@ const (
 	// enough is the part of the rows a second at the largest size that a smaller one must reach to be taken, where short
 	// batches are asked for, by an SLO or the objective: what it loses is lost to clients that fill every batch.
 	enough = 0.95
-	// While batching is off, one batch in probeEvery carries what is queued together, probeRun times in a row: the first
-	// batches of a size are left out of the fit.
-	probeEvery = 500
-	probeRun   = 3
+	// While batching is off, it is tried again after probeEvery requests: one by one and together in turns, probeRun times each, so that both
+	// are of the same minute. A trial that finds nothing makes the next twice as rare, down to one in probeLeast.
+	probeEvery = 1000
+	probeLeast = 16000
+	probeRun   = 4
 	// maxProbe is the size of a probe: enough to see a gain, and not a surprise to those in it.
 	maxProbe = 8
 	// raiseEvery is how long the ceiling stands before one more row is tried.
@@ -52,7 +54,7 @@ const (
 )
 
 func newTuning(rule Rule) tuning {
-	t := tuning{effective: max(rule.MaxSize, 1)}
+	t := tuning{effective: max(rule.MaxSize, 1), every: probeEvery}
 	if rule.Mode == ModeOff {
 		t.effective = 1
 	}
@@ -61,7 +63,7 @@ func newTuning(rule Rule) tuning {
 
 // forget keeps what was told, not what was learned.
 func (t *tuning) forget(rule Rule) {
-	t.ceiling, t.since, t.probes = 0, 0, 0
+	t.ceiling, t.since, t.every, t.trial = 0, 0, probeEvery, trial{}
 	if rule.Mode != ModeOff {
 		t.set(batching, t.off, 0, 1)
 		t.off = false
@@ -111,14 +113,9 @@ func (b *Batcher[R]) tune(now time.Time) {
 		allowed = min(allowed, b.ceiling)
 	}
 	if b.rule.Mode == ModeAdaptive && b.service.known && b.rule.MaxSize > 1 {
-		gain := b.service.gain(b.rule.MaxSize)
-		switch {
-		case !b.off && b.service.sloped && gain < offBelow:
+		if !b.off && b.service.sloped && b.service.gain(b.rule.MaxSize) < offBelow {
 			b.off, b.since = true, 0
 			b.set(batching, true, 1, 0)
-		case b.off && gain >= offBelow*(1+atLeast):
-			b.off = false
-			b.set(batching, true, 0, 1)
 		}
 	}
 	want := allowed
@@ -161,28 +158,63 @@ func (b *Batcher[R]) wanted(allowed int) int {
 	return int(min(max(n, 1), float64(allowed)))
 }
 
-// probe reports whether the next batch, of so many rows queued, shall be a probe although batching is off.
-func (t *tuning) probe(queued int) bool {
-	if !t.off {
-		return false
-	}
-	if t.since < probeEvery {
-		t.since++
-		return false
-	}
-	if queued < 2 {
-		return false
-	}
-	if t.probes++; t.probes == probeRun {
-		t.since, t.probes = 0, 0
-	}
-	return true
+// trial is what a row took, at best, by itself and together with others: the least of a few is without the accidents, and
+// without what a server does once for a size that is new to it.
+type trial struct {
+	ones, many   int // batches
+	alone, share float64
 }
 
-// probed is the size of a probe.
-func (b *Batcher[R]) probed() int {
-	if b.ceiling > 0 {
-		return min(maxProbe, b.ceiling, b.rule.MaxSize)
+func (t *trial) add(rows int, took float64) {
+	n, least := &t.many, &t.share
+	if rows == 1 {
+		n, least = &t.ones, &t.alone
 	}
-	return min(maxProbe, b.rule.MaxSize)
+	if each := took / float64(rows); *n == 0 || each < *least {
+		*least = each
+	}
+	*n++
+}
+
+// over reports whether enough was tried.
+func (t *trial) over() bool { return t.ones >= probeRun && t.many >= probeRun }
+
+// probed is the rows of the next batch of a trial, of so many that are queued.
+func (b *Batcher[R]) probed(queued int) int {
+	most := min(maxProbe, b.rule.MaxSize)
+	if b.ceiling > 0 {
+		most = min(most, b.ceiling)
+	}
+	if queued < 2 || b.trial.many > b.trial.ones {
+		return 1
+	}
+	return most
+}
+
+// tried takes a batch into the trial, and decides by it whether batching is on again.
+func (b *Batcher[R]) tried(rows int, took float64) {
+	if !b.probing() || rows < 1 || !(took > 0) {
+		return
+	}
+	if b.trial.add(rows, took); !b.trial.over() {
+		return
+	}
+	if b.trial.alone >= offBelow*(1+atLeast)*b.trial.share {
+		b.off = false
+		b.set(batching, true, 0, 1)
+		b.service.reset() // what it has of long ago is not to be compared with what comes
+	}
+	b.trial, b.since, b.every = trial{}, 0, min(2*b.every, probeLeast)
+}
+
+// probing reports whether a trial of what batching would gain is under way.
+func (t *tuning) probing() bool { return t.off && t.since >= t.every }
+
+// pass reports whether a request that comes will leave by itself as batching is off, and counts it.
+func (t *tuning) pass() bool {
+	if !t.off || t.since >= t.every {
+		return false
+	}
+	t.since++
+	return true
 }

@@ -85,16 +85,36 @@ func TestOffAndOnAgain(t *testing.T) {
 			q.Answered(now, []byte("a"), out.Items, ms(b+a*float64(out.Items)))
 		}
 	}
-	send(0.1, 2, 3*(probeEvery+probeRun))
-	if diff := cmp.Diff(map[int]int{1: 3 * probeEvery, maxProbe: 3 * probeRun}, sizes); diff != "" {
+	send(0.1, 2, probeEvery+2*probeRun+2*probeEvery+2*probeRun)
+	if diff := cmp.Diff(map[int]int{1: 3*probeEvery + 2*probeRun, maxProbe: 2 * probeRun}, sizes); diff != "" {
 		t.Error(diff)
 	}
 	if changes := q.Changes(); len(changes) != 0 {
-		t.Errorf("changed by probes that gain nothing: %+v", changes)
+		t.Errorf("changed by trials that gain nothing: %+v", changes)
 	}
-	send(2, 0.1, 2*(probeEvery+probeRun)) // another version of the model
+	send(2, 0.1, 4*probeEvery+2*probeRun+probeEvery) // another version of the model
 	if q.off || q.effective < 16 {
 		t.Errorf("off: %v, batches of up to %d: a gain of %.1f was not noticed", q.off, q.effective, q.service.gain(32))
+	}
+}
+
+// TestTrialsAreOfOneMinute: a server that is faster or slower than it was when batching was found not to pay is no gain.
+func TestTrialsAreOfOneMinute(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute, MaxWait: ms(10)})
+	now := time.Unix(0, 0)
+	teach(q, now, 0, 2, 20, 1, 4, 16)
+	q.Changes()
+	for batch := range 20 * probeEvery {
+		for q.Len() < 12 {
+			q.Arrive(now, []byte("a"), 1, 0)
+		}
+		out, _ := q.Next(now, false)
+		took := ms((2 + float64(batch/3000%2)) * float64(out.Items)) // half as slow again, and back
+		now = now.Add(took)
+		q.Answered(now, []byte("a"), out.Items, took)
+	}
+	if changes := q.Changes(); len(changes) != 0 || !q.off {
+		t.Errorf("changed: %+v", changes)
 	}
 }
 
