@@ -42,11 +42,11 @@ const (
 	enough = 0.95
 	// While batching is off, it is tried again after probeEvery requests: one by one and together in turns, probeRun times each, so that both
 	// are of the same minute. A trial that finds nothing makes the next twice as rare, down to one in probeLeast.
-	probeEvery = 1000
+	probeEvery = 2000
 	probeLeast = 16000
-	probeRun   = 4
+	probeRun   = 3
 	// maxProbe is the size of a probe: enough to see a gain, and not a surprise to those in it.
-	maxProbe = 8
+	maxProbe = 4
 	// raiseEvery is how long the ceiling stands before one more row is tried.
 	raiseEvery = time.Minute
 	// maxChanges bounds those that nobody has asked for.
