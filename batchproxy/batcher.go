@@ -17,6 +17,7 @@ type Rule struct {
 	Objective    Objective          // empty is ObjectiveBalanced
 	MaxQueue     int                // requests waiting
 	Classes      []Class            // what Terms.Class is of; without any all requests are of one
+	Normal       int                // the class of Classes whose requests, and those of less urgent ones, are held for MinSize, a timer or the cost
 	Tenants      bool               // are told apart, and have fair shares
 	Weights      map[string]float64 // of tenants; 1 where none is given
 	TenantLimit  float64            // the part of MaxQueue that one tenant may have; 0 is all of it
@@ -37,7 +38,7 @@ type Batcher[R any] struct {
 	rule   Rule
 	lanes  map[string]*lane[R] // empty ones are kept for what they have learned, up to maxLanes
 	active ranking[*lane[R]]   // those with requests, by the first virtual deadline
-	full   []*lane[R]          // those with as many rows as a batch may have or more, in no order
+	full   []*lane[R]          // those that need not wait for rows or time, in no order
 	// alone has the lanes whose requests turned out not to share a batch well, and until when that is remembered.
 	alone  map[string]time.Time
 	all    chain[R]
@@ -86,6 +87,7 @@ type lane[R any] struct {
 	next   *Entry[R] // the one with the first virtual deadline
 	name   string
 	items  int
+	urgent int       // requests that are not held
 	alone  time.Time // each request leaves by itself until then; zero if not
 	full   int       // index in Batcher.full, -1 if not there
 	active int32     // place in Batcher.active, -1 if not there
@@ -130,6 +132,7 @@ const (
 	maxWait  reason = "max_wait" // the oldest request has waited for as long as it may
 	deadline reason = "deadline" // waiting longer would make the oldest request late
 	minSize  reason = "min_size" // the fewest rows that are wanted are there
+	priority reason = "priority" // one of the requests is of a class that is not held for more rows
 	shape    reason = "shape"    // cut down to one of the allowed sizes
 	solo     reason = "solo"     // not batched: it does not pay, or cannot be
 	oversize reason = "oversize" // a request with more rows than a batch may have
@@ -138,7 +141,7 @@ const (
 
 // Reasons are all that Batch.Reason can be.
 func Reasons() []string {
-	return []string{full, phase, greedy, maxWait, deadline, minSize, shape, solo, oversize, drain}
+	return []string{full, phase, greedy, maxWait, deadline, minSize, priority, shape, solo, oversize, drain}
 }
 
 const (
@@ -309,8 +312,10 @@ func (b *Batcher[R]) judge(now time.Time, l *lane[R], flush bool) (reason, bool)
 	switch {
 	case l.full >= 0 && b.most(l) == 1:
 		return solo, true
-	case l.full >= 0:
+	case l.full >= 0 && l.items >= b.most(l):
 		return full, true
+	case l.urgent > 0 && (b.rule.Mode.timed() || l.items < b.rule.MinSize || b.rule.Mode == ModeAdaptive && b.rule.Objective == ObjectiveCost):
+		return priority, true
 	}
 	// A timer runs from the arrival, whatever replicas do. Otherwise what counts is how long a free replica was kept.
 	from := l.first.Arrived
@@ -568,6 +573,9 @@ func (b *Batcher[R]) insert(l *lane[R], e *Entry[R]) {
 	b.queued++
 	l.items += e.Items
 	b.items += e.Items
+	if b.urgent(e) {
+		l.urgent++
+	}
 	b.classes[e.class].requests++
 	b.classes[e.class].rows += e.Items
 	b.tenants.join(e.tenant, e.Items)
@@ -597,6 +605,9 @@ func (b *Batcher[R]) takeOut(e *Entry[R]) {
 	b.queued--
 	l.items -= e.Items
 	b.items -= e.Items
+	if b.urgent(e) {
+		l.urgent--
+	}
 	b.classes[e.class].requests--
 	b.classes[e.class].rows -= e.Items
 	b.tenants.leave(e.tenant, e.Items)
@@ -661,10 +672,15 @@ func (l *chain[R]) join(at links[R], newer, older *Entry[R]) {
 	}
 }
 
-// mark keeps the lists of active and of full lanes true.
+// urgent reports whether a request is of a class above the normal one, for which more rows are not worth a wait.
+func (b *Batcher[R]) urgent(e *Entry[R]) bool {
+	return b.class(e.class).Budget < b.class(b.rule.Normal).Budget
+}
+
+// mark keeps the lists of active and of full lanes true. One with a request that no timer holds is as good as full.
 func (b *Batcher[R]) mark(l *lane[R]) {
 	b.active.fix(l, l.first != nil)
-	place(&b.full, l, func(l *lane[R]) *int { return &l.full }, l.first != nil && l.items >= b.most(l))
+	place(&b.full, l, func(l *lane[R]) *int { return &l.full }, l.first != nil && (l.items >= b.most(l) || l.urgent > 0 && b.rule.Mode.timed()))
 }
 
 // place has a lane in a list or not. At says where a lane keeps its index in the list, -1 while it is not there.

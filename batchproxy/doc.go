@@ -91,7 +91,8 @@
 //
 // Requests leave by their virtual deadline: the arrival plus the budget of the class that X-Flyball-Priority names
 // (critical 25 ms, high 50 ms, normal 100 ms, low 400 ms), or the client's own deadline less S(1) if that is sooner. So a class
-// is ahead of another by the difference of their budgets, and nobody starves; without classes and deadlines it is the order
+// is ahead of another by the difference of their budgets, and nobody starves; one above normal is held by no timer, for no min_size and not
+// for cost, and takes along those that are; without classes and deadlines it is the order
 // of arrival. A client's deadline is the least of X-Flyball-Deadline-Ms, X-Request-Timeout-Ms and
 // X-Envoy-Expected-Rq-Timeout-Ms, and counts where it is before the model's timeout. Where queue.tenant_header is set,
 // tenants share the rows that leave by their weights while there are more than a batch has, and the deadlines order the requests of

@@ -71,6 +71,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 			Objective:    c.Batch.Objective,
 			MaxQueue:     p.config.Limits.MaxQueue,
 			Classes:      c.classes(),
+			Normal:       normalOf(c.classes()),
 			Tenants:      c.Queue.TenantHeader != "",
 			Weights:      c.Queue.Weights,
 			TenantLimit:  c.Queue.TenantLimit,

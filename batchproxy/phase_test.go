@@ -106,6 +106,44 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// TestUrgentIsNotHeld: a request above the normal class takes those that wait with it along, whatever they were held for. Where its lane is
+// not ready for it, another's is not held up; and those below the normal class are held.
+func TestUrgentIsNotHeld(t *testing.T) {
+	const high, normal, low = 0, 1, 2
+	classes := []Class{{"high", ms(50)}, {"normal", ms(100)}, {"low", ms(400)}}
+	for name, rule := range map[string]Rule{
+		"timeout":  {Mode: ModeTimeout, MaxWait: ms(10)},
+		"min_size": {Mode: ModeAdaptive, MinSize: 8, MaxWait: ms(10)},
+		"greedy":   {Mode: ModeGreedy, MinSize: 8, MaxWait: ms(10)},
+		"cost":     {Mode: ModeAdaptive, Objective: ObjectiveCost, MaxWait: ms(10)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rule.Classes, rule.Normal = classes, normal
+			b, now := taught(rule)
+			for _, class := range []int{normal, low} {
+				b.Admit(now, []byte("a"), 1, 0, Terms{Class: class})
+				b.Admit(now, []byte("other"), 1, 0, Terms{Class: class})
+			}
+			if out, ok := b.Next(now.Add(ms(1)), false); ok {
+				t.Fatalf("%d rows left for %s, want them held", out.Items, out.Reason)
+			}
+			e, _ := b.Admit(now.Add(ms(2)), []byte("a"), 1, 0, Terms{Class: high})
+			out, ok := b.Next(now.Add(ms(2)), false)
+			if !ok || out.Items != 3 || out.Reason != priority || !slices.Contains(out.Entries, e) {
+				t.Errorf("%d rows left for %q, want all 3 of the lane for priority", out.Items, out.Reason)
+			}
+			if out, ok := b.Next(now.Add(ms(2)), false); ok {
+				t.Errorf("%d rows of another lane left for %s", out.Items, out.Reason)
+			}
+			e, _ = b.Admit(now.Add(ms(3)), []byte("other"), 1, 0, Terms{Class: high})
+			b.Gone(e)
+			if out, ok := b.Next(now.Add(ms(3)), false); ok {
+				t.Errorf("%d rows left for %s although the urgent one had gone", out.Items, out.Reason)
+			}
+		})
+	}
+}
+
 // TestMinSizeReleases: the row that makes it enough sends the batch.
 func TestMinSizeReleases(t *testing.T) {
 	for _, mode := range []Mode{ModeAdaptive, ModeGreedy} {
