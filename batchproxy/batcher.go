@@ -231,8 +231,12 @@ func (b *Batcher[R]) Alone(name []byte, until time.Time) {
 // Answered tells of a batch of a lane that a replica answered: how many rows it had and how long it took, 0 or less where
 // that says nothing. It is to be told before the clients are, so that those who come back at once count as such.
 func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Duration) {
-	b.service.add(rows, took.Seconds())
-	b.tried(rows, took.Seconds())
+	if b.service.add(rows, took.Seconds()) && b.trying {
+		b.tried(now, rows, took.Seconds())
+	}
+	if !b.off {
+		b.since++
+	}
 	b.tune(now)
 	if l := b.lanes[string(name)]; l != nil {
 		l.profile.next(now, rows, b.unit())
@@ -348,8 +352,10 @@ func (b *Batcher[R]) judge(now time.Time, l *lane[R], flush bool) (reason, bool)
 // take takes a batch out of a lane.
 func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 	most := b.most(l)
-	if b.off && why == solo && l.alone.IsZero() && !b.pass() {
-		most = b.probed(l.items)
+	if b.trying && l.alone.IsZero() || b.off && why == solo && l.alone.IsZero() && !b.pass(now) {
+		if most = b.tries(l.items, most); most == 1 {
+			why = solo
+		}
 	}
 	d := b.record(now, l)
 	clear(b.out)

@@ -52,20 +52,21 @@ func (s *serviceTime) reset() {
 	*s = serviceTime{warm: s.warm}
 }
 
-// add takes a batch of n rows that took t seconds. What cannot be is left out.
-func (s *serviceTime) add(n int, t float64) {
+// add takes a batch of n rows that took t seconds, and reports whether that says anything: what cannot be and what warms the server up
+// is left out.
+func (s *serviceTime) add(n int, t float64) bool {
 	if n < 1 || !(t > 0 && t < longest) {
-		return
+		return false
 	}
 	if size := min(n, len(s.warm)-1); s.warm[size] < warmUps {
 		s.warm[size]++
-		return
+		return false
 	}
 	if s.known {
 		switch fitted := s.at(n); {
 		case t > farOff*fitted:
 			if s.odd += 2; s.odd < maxOdd {
-				return
+				return true
 			}
 			*s = serviceTime{warm: s.warm}
 		case s.odd > 0:
@@ -84,6 +85,7 @@ func (s *serviceTime) add(n int, t float64) {
 	s.cnn += dn * (x - s.meanN)
 	s.cnt += dn * (t - s.meanT)
 	s.fit()
+	return true
 }
 
 // fit makes b and a from the sums. Until sizes differ the whole time is taken for b, which is right where they were 1

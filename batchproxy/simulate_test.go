@@ -396,3 +396,42 @@ func TestAdaptiveOfOtherModels(t *testing.T) {
 		}
 	}
 }
+
+// TestNoiseIsNoReasonToStop: where batches are small, the fit makes much of a machine that is busy at times. Batching is not given up for that, without which
+// a model with more requests than it can do one by one would have an endless queue.
+func TestNoiseIsNoReasonToStop(t *testing.T) {
+	var suspected int
+	for seed := range uint64(40) {
+		run := func(p policy) (float64, *simulation) {
+			s := newSimulation(p, 8, 0.25, seed)
+			s.service = func(n int) time.Duration {
+				took := (8 + 0.25*float64(n)) * (1 + 0.2*s.random.ExpFloat64())
+				if s.random.IntN(20) == 0 {
+					took += 30 * s.random.Float64()
+				}
+				return ms(took)
+			}
+			s.poisson(60).run(20 * time.Second)
+			s.answered, s.waited, s.events = 0, 0, nil
+			s.busy = false
+			_, mean := s.poisson(300).run(20 * time.Second)
+			return mean, s
+		}
+		best, _ := run(greedyPolicy)
+		got, s := run(adaptive)
+		for _, c := range s.batcher.Changes() {
+			if c.Parameter == batching {
+				t.Errorf("seed %d: batching went from %v to %v", seed, c.Before, c.After)
+			}
+		}
+		if got > 1.1*best {
+			t.Errorf("seed %d: %.1f ms, greedy %.1f", seed, got, best)
+		}
+		if s.batcher.every > probeEvery {
+			suspected++
+		}
+	}
+	if suspected == 0 {
+		t.Error("the fit never made it doubtful, so that this test shows nothing")
+	}
+}

@@ -11,9 +11,10 @@ type tuning struct {
 	off       bool      // batching does not pay
 	ceiling   int       // rows above which replicas have refused batches; 0 where they have not
 	raised    time.Time // when the ceiling was last moved
-	since     int       // requests and batches since the last probes, up to every
-	every     int       // of these are between probes
-	trial     trial     // since then
+	trying    bool      // whether it does
+	trial     trial     // with trying
+	since     int       // requests or batches since the last trial
+	every     int       // of these are between trials
 	changes   []Change
 }
 
@@ -40,12 +41,14 @@ const (
 	// enough is the part of the rows a second at the largest size that a smaller one must reach to be taken, where short
 	// batches are asked for, by an SLO or the objective: what it loses is lost to clients that fill every batch.
 	enough = 0.95
-	// While batching is off, it is tried again after probeEvery requests: one by one and together in turns, probeRun times each, so that both
-	// are of the same minute. A trial that finds nothing makes the next twice as rare, down to one in probeLeast.
+	// Whether batching pays is tried: one by one and together in turns, until there are probeRun batches of each, so that both are of the same
+	// minute. While it is off, that is after probeEvery requests; while it is on, where the fit says that it gains too little, of which
+	// little noise can persuade it while batches are small. A trial that changes nothing makes the next twice as rare, down
+	// to one in probeLeast.
 	probeEvery = 2000
 	probeLeast = 16000
 	probeRun   = 3
-	// maxProbe is the size of a probe: enough to see a gain, and not a surprise to those in it.
+	// maxProbe is the rows of a batch of a trial while batching is off: enough to see a gain, and not a surprise to those in it.
 	maxProbe = 4
 	// raiseEvery is how long the ceiling stands before one more row is tried.
 	raiseEvery = time.Minute
@@ -54,7 +57,7 @@ const (
 )
 
 func newTuning(rule Rule) tuning {
-	t := tuning{effective: max(rule.MaxSize, 1), every: probeEvery}
+	t := tuning{effective: max(rule.MaxSize, 1), since: probeEvery, every: probeEvery}
 	if rule.Mode == ModeOff {
 		t.effective = 1
 	}
@@ -63,7 +66,7 @@ func newTuning(rule Rule) tuning {
 
 // forget keeps what was told, not what was learned.
 func (t *tuning) forget(rule Rule) {
-	t.ceiling, t.since, t.every, t.trial = 0, 0, probeEvery, trial{}
+	t.ceiling, t.trying, t.since, t.every = 0, false, probeEvery, probeEvery
 	if rule.Mode != ModeOff {
 		t.set(batching, t.off, 0, 1)
 		t.off = false
@@ -112,11 +115,8 @@ func (b *Batcher[R]) tune(now time.Time) {
 	if b.ceiling > 0 {
 		allowed = min(allowed, b.ceiling)
 	}
-	if b.rule.Mode == ModeAdaptive && b.service.known && b.rule.MaxSize > 1 {
-		if !b.off && b.service.sloped && b.service.gain(b.rule.MaxSize) < offBelow {
-			b.off, b.since = true, 0
-			b.set(batching, true, 1, 0)
-		}
+	if b.rule.Mode == ModeAdaptive && !b.off && b.rule.MaxSize > 1 && b.service.sloped && b.service.gain(b.rule.MaxSize) < offBelow {
+		b.try(now)
 	}
 	want := allowed
 	switch {
@@ -161,6 +161,7 @@ func (b *Batcher[R]) wanted(allowed int) int {
 // trial is what a row took, at best, by itself and together with others: the least of a few is without the accidents, and
 // without what a server does once for a size that is new to it.
 type trial struct {
+	began        time.Time
 	ones, many   int // batches
 	alone, share float64
 }
@@ -179,42 +180,59 @@ func (t *trial) add(rows int, took float64) {
 // over reports whether enough was tried.
 func (t *trial) over() bool { return t.ones >= probeRun && t.many >= probeRun }
 
-// probed is the rows of the next batch of a trial, of so many that are queued.
-func (b *Batcher[R]) probed(queued int) int {
-	most := min(maxProbe, b.rule.MaxSize)
-	if b.ceiling > 0 {
-		most = min(most, b.ceiling)
-	}
-	if queued < 2 || b.trial.many > b.trial.ones {
-		return 1
-	}
-	return most
-}
+// trialTime is how long what a trial has is of use; longer where a few batches take longer.
+const trialTime = time.Minute
 
-// tried takes a batch into the trial, and decides by it whether batching is on again.
-func (b *Batcher[R]) tried(rows int, took float64) {
-	if !b.probing() || rows < 1 || !(took > 0) {
-		return
+// tried takes a batch into the trial that is under way, and decides by it.
+func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
+	if old := now.Sub(b.trial.began); old > trialTime && old.Seconds() > 20*took {
+		b.trial = trial{began: now}
 	}
 	if b.trial.add(rows, took); !b.trial.over() {
 		return
 	}
-	if b.trial.alone >= offBelow*(1+atLeast)*b.trial.share {
+	gain := b.trial.alone / b.trial.share
+	switch {
+	case b.off && gain >= offBelow*(1+atLeast):
 		b.off = false
 		b.set(batching, true, 0, 1)
 		b.service.reset() // what it has of long ago is not to be compared with what comes
+	case !b.off && gain < offBelow:
+		b.off = true
+		b.set(batching, true, 1, 0)
+	default:
+		b.every = min(2*b.every, probeLeast)
 	}
-	b.trial, b.since, b.every = trial{}, 0, min(2*b.every, probeLeast)
+	b.trying, b.since = false, 0
 }
 
-// probing reports whether a trial of what batching would gain is under way.
-func (t *tuning) probing() bool { return t.off && t.since >= t.every }
+// try begins a trial, where enough has passed since the last one.
+func (b *Batcher[R]) try(now time.Time) {
+	if !b.trying && b.since >= b.every {
+		b.trying, b.trial = true, trial{began: now}
+	}
+}
 
-// pass reports whether a request that comes will leave by itself as batching is off, and counts it.
-func (t *tuning) pass() bool {
-	if !t.off || t.since >= t.every {
+// tries is the rows of the next batch of a trial, of so many queued and of at most so many as a batch may have else.
+func (b *Batcher[R]) tries(queued, most int) int {
+	if queued < 2 || b.trial.many > b.trial.ones {
+		return 1
+	}
+	if b.off {
+		most = min(maxProbe, b.rule.MaxSize)
+		if b.ceiling > 0 {
+			most = min(most, b.ceiling)
+		}
+	}
+	return most
+}
+
+// pass reports whether a request that comes, or the next batch, leaves by itself as batching is off, and counts it.
+func (b *Batcher[R]) pass(now time.Time) bool {
+	if !b.off {
 		return false
 	}
-	t.since++
-	return true
+	b.try(now)
+	b.since++
+	return !b.trying
 }

@@ -30,7 +30,7 @@ func (c ModelConfig) mayWiden() bool {
 
 // inflight is how many batches a replica may have at once; the model's mutex is held.
 func (m *model) inflight() int {
-	if m.widens && m.batcher.off && !m.batcher.probing() {
+	if m.widens && m.batcher.off && !m.batcher.trying {
 		return math.MaxInt
 	}
 	return m.config.Inflight
@@ -68,7 +68,7 @@ func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.P
 func (m *model) ridesAlone() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.batcher.pass() || m.batcher.service.known && m.lonely >= solitary && m.nobody()
+	return m.batcher.pass(time.Now()) || m.batcher.service.known && m.lonely >= solitary && m.nobody()
 }
 
 // nobody reports whether no request of the model waits for its answer.
