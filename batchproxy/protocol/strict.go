@@ -199,7 +199,7 @@ func plainNumbers(b []byte) int {
 		afterMinus := isMinus<<8&highBits | minus
 		isLeading := (fromZero ^ from(word, '1')) & (afterSeparator | afterMinus) & highBits
 		bad := (isMinus | space) ^ afterSeparator | isJoint<<8 | joint // if it is no digit
-		bad = bad &^ digit
+		bad &^= digit
 		bad |= digit & (isLeading<<8 | leading)
 		// A one goes from after each dot through the digits, whose bytes are all ones, to the byte after them.
 		carried, out := bits.Add64(digit<<1-digit>>7, dot<<1, fraction)
