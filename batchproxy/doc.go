@@ -20,7 +20,7 @@
 // package protocol check it, in the request's own goroutine, but for what unread.go knows to ride alone; oversize.go sends one with more rows than a batch in chunks, and
 // joins their answers; openai.go finds the model in the body where the path does not name it; terms.go reads the client's priority, tenant and deadline; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
-// requests leave together and when, by what it has learned, in the order of order.go, and admission.go which are not taken; picker.go chooses the replica, of those that health.go and outlier.go leave; batch.go sends, splits and deals with failures;
+// requests leave together and when, by what it has learned, in the order of order.go, and admission.go which are not taken; picker.go chooses the replica, of those that health.go and outlier.go leave; batch.go sends, by wire.go, splits and deals with failures;
 // answer.go writes. budget.go bounds retries, callers.go what is passed on at once. Requests that cannot share a batch, and everything else below a model's path, take passthrough.go.
 //
 // # What shares a batch

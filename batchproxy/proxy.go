@@ -110,7 +110,7 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		p.resolver = net.DefaultResolver
 	}
 	if p.transport == nil {
-		p.transport = newTransport(p.resolver)
+		p.transport = newWire(newTransport(p.resolver))
 	}
 	if cfg.AccessLog.Path != "" {
 		if p.access, err = newAccessLog(cfg.AccessLog, opts.Stdout, p.logger, m.undone); err != nil {

@@ -3,7 +3,7 @@
 //
 // One file holds one protocol: v1.go the KServe and TensorFlow Serving predict protocol, oip.go the Open Inference
 // Protocol (KServe v2), whose tensors in binary are in binary.go, openai.go OpenAI's embeddings. scan.go is the small JSON
-// scanner that all cut with, answer.go a divided answer, and chunk.go cuts a request that is too large and joins the answers
+// scanner that all cut with, strict.go what it checks of requests as it walks, answer.go a divided answer, and chunk.go cuts a request that is too large and joins the answers
 // to its parts. A [Protocol] has no state and is safe for concurrent use:
 //
 //	request, err := protocol.V1{}.Parse(message)            // *Fault: the client's mistake; ErrAlone: not for merging

@@ -39,21 +39,23 @@ type tensor struct {
 // or that is part of a sequence is ErrAlone.
 func (OIP) Parse(m Message) (*Request, error) {
 	body := m.text()
-	if err := check(body); err != nil {
-		return nil, err
-	}
+	return strictly(body, func(strict bool) (*Request, error) { return walkInfer(m, body, strict) })
+}
+
+func walkInfer(m Message, body []byte, strict bool) (*Request, error) {
 	r := new(Request)
 	var others [][]byte
 	var tensors []tensor
 	alone := false
 	o := walkObject(body, space(body, 0), MaxDepth)
+	o.strict = strict
 	for o.nextName() {
 		if is(o.name, "inputs") {
 			if c := body[o.start]; c != '[' {
 				return nil, &Fault{Where: "inputs", Reason: "an array of tensors is wanted, this is " + kind(c)}
 			}
 			var err error
-			if tensors, o.end, err = parseTensors(body, o.start, o.depth); err != nil {
+			if tensors, o.end, err = parseTensors(body, o.start, o.depth, strict); err != nil {
 				return nil, err
 			}
 			continue
@@ -77,8 +79,8 @@ func (OIP) Parse(m Message) (*Request, error) {
 			others = append(others, body[o.nameStart:o.end])
 		}
 	}
-	if o.err != nil {
-		return nil, &Fault{Reason: o.err.Error()}
+	if err := o.ended(); err != nil {
+		return nil, err
 	}
 	if len(tensors) == 0 {
 		return nil, &Fault{Where: "inputs", Reason: "missing: give an array with one tensor or more"}
@@ -184,17 +186,20 @@ func takeBinary(m Message, tensors []tensor) error {
 
 // parseTensors reads the inputs, checks that each one's data has as many elements as its shape says, and returns where they
 // end.
-func parseTensors(body []byte, start, depth int) ([]tensor, int, error) {
+func parseTensors(body []byte, start, depth int, strict bool) ([]tensor, int, error) {
 	tensors := make([]tensor, 0, 2)
 	a := walkArray(body, start, depth)
 	for a.nextStart() {
-		where := "inputs[" + strconv.Itoa(len(tensors)) + "]"
+		var t tensor
+		var fault *Fault
 		if c := body[a.start]; c != '{' {
-			return nil, 0, &Fault{Where: where, Reason: "a tensor (an object) is wanted, this is " + kind(c)}
+			fault = &Fault{Reason: "a tensor (an object) is wanted, this is " + kind(c)}
+		} else {
+			t, fault = parseTensor(body, a.start, a.depth, strict)
 		}
-		t, err := parseTensor(body, where, a.start, a.depth)
-		if err != nil {
-			return nil, 0, err
+		if fault != nil {
+			fault.Where = "inputs[" + strconv.Itoa(len(tensors)) + "]" + fault.Where
+			return nil, 0, fault
 		}
 		a.end = t.after
 		tensors = append(tensors, t)
@@ -205,16 +210,18 @@ func parseTensors(body []byte, start, depth int) ([]tensor, int, error) {
 	return tensors, a.after, nil
 }
 
-func parseTensor(body []byte, where string, start, depth int) (tensor, error) {
+// parseTensor reads an input. The fault says where in the tensor it is.
+func parseTensor(body []byte, start, depth int, strict bool) (tensor, *Fault) {
 	var t tensor
 	var shaped, flat bool
 	o := walkObject(body, start, depth)
+	o.strict = strict
 	for o.next() {
 		value := body[o.start:o.end]
 		switch {
 		case is(o.name, "name"), is(o.name, "datatype"):
 			if value[0] != '"' {
-				return t, &Fault{Where: where + "." + unquote(o.name), Reason: "a string is wanted, this is " + kind(value[0])}
+				return t, &Fault{Where: "." + unquote(o.name), Reason: "a string is wanted, this is " + kind(value[0])}
 			}
 			if is(o.name, "name") {
 				t.name = appendCanonical(nil, value)
@@ -224,18 +231,18 @@ func parseTensor(body []byte, where string, start, depth int) (tensor, error) {
 		case is(o.name, "shape"):
 			var err error
 			if t.shape, err = parseShape(body, o.start, o.depth); err != nil {
-				return t, &Fault{Where: where + ".shape", Reason: err.Error()}
+				return t, &Fault{Where: ".shape", Reason: err.Error()}
 			}
 			shaped = true
 		case is(o.name, "data"):
 			if value[0] != '[' {
-				return t, &Fault{Where: where + ".data", Reason: "an array is wanted, this is " + kind(value[0])}
+				return t, &Fault{Where: ".data", Reason: "an array is wanted, this is " + kind(value[0])}
 			}
 			t.start, t.end, flat = o.start, o.end, o.flat
 		default:
 			if is(o.name, "parameters") && value[0] == '{' {
 				if err := t.parameters(body, o.start); err != nil {
-					return t, &Fault{Where: where + ".parameters.binary_data_size", Reason: err.Error()}
+					return t, &Fault{Where: ".parameters.binary_data_size", Reason: err.Error()}
 				}
 				if t.binary {
 					continue
@@ -247,23 +254,23 @@ func parseTensor(body []byte, where string, start, depth int) (tensor, error) {
 	t.after = o.after
 	switch {
 	case o.err != nil:
-		return t, &Fault{Where: where, Reason: o.err.Error()}
+		return t, &Fault{Reason: o.err.Error()}
 	case t.name == nil:
-		return t, &Fault{Where: where + ".name", Reason: "missing: give the tensor's name"}
+		return t, &Fault{Where: ".name", Reason: "missing: give the tensor's name"}
 	case t.datatype == nil:
-		return t, &Fault{Where: where + ".datatype", Reason: "missing: give the tensor's datatype, such as \"FP32\""}
+		return t, &Fault{Where: ".datatype", Reason: "missing: give the tensor's datatype, such as \"FP32\""}
 	case !shaped:
-		return t, &Fault{Where: where + ".shape", Reason: "missing: give the tensor's dimensions, such as [1, 64]"}
+		return t, &Fault{Where: ".shape", Reason: "missing: give the tensor's dimensions, such as [1, 64]"}
 	case t.start != 0 && t.binary:
-		return t, &Fault{Where: where, Reason: fmt.Sprintf("tensor %s has both data and parameters.binary_data_size: give one of them", t.name)}
+		return t, &Fault{Reason: fmt.Sprintf("tensor %s has both data and parameters.binary_data_size: give one of them", t.name)}
 	case t.start == 0 && !t.shared && !t.binary:
-		return t, &Fault{Where: where + ".data", Reason: "missing: give the tensor's elements"}
+		return t, &Fault{Where: ".data", Reason: "missing: give the tensor's elements"}
 	case t.start == 0:
 		return t, nil
 	}
 	var err error
 	if t.nested, err = checkData(body, t.start, t.end, flat, t.shape); err != nil {
-		return t, &Fault{Where: where + ".data", Reason: err.Error()}
+		return t, &Fault{Where: ".data", Reason: err.Error()}
 	}
 	return t, nil
 }
@@ -332,10 +339,7 @@ func checkData(body []byte, start, end int, flat bool, shape []int) (nested bool
 	if nested = body[first] == '[' && len(shape) > 1; nested {
 		return true, checkNested(body, start, end, shape)
 	}
-	elements := 1
-	for _, n := range shape {
-		elements *= n
-	}
+	elements := product(shape)
 	have, err := countScalars(body, start, end, flat)
 	if err == nil && have != elements {
 		err = fmt.Errorf("%d elements, the shape %s wants %d", have, text(shape), elements)
@@ -370,11 +374,8 @@ func checkNested(body []byte, start, end int, shape []int) error {
 
 // countScalars is the number of elements of an array in which none is an array or object; flat says that none is a string.
 func countScalars(body []byte, start, end int, flat bool) (int, error) {
-	if inner := body[start+1 : end-1]; flat {
-		if blank(inner) {
-			return 0, nil
-		}
-		return bytes.Count(inner, comma) + 1, nil
+	if flat {
+		return scalars(body, start, end), nil
 	}
 	n := 0
 	a := walkArray(body, start, MaxDepth)
@@ -658,6 +659,7 @@ type output struct {
 	shape          []int
 	dimension      span // the first one
 	data           span
+	flat           int  // where data ends that is numbers and literals alone, else 0
 	size           span // the number of bytes, of one in binary
 	bytes          int
 	after          int // just after the output
@@ -687,7 +689,7 @@ func (a *Answer) cutOutput(body []byte, out output, rows, at int) (int, error) {
 	}
 	a.cut(hole{start: out.dimension.start, end: out.dimension.end, kind: countHole})
 	if !binary {
-		bounds, err := cutRows(body, out.data.start, out.data.end, each, a.requests)
+		bounds, _, err := cutRows(body, out.data.start, out.flat, each, a.requests)
 		if err != nil {
 			return 0, fmt.Errorf("data: %w", err)
 		}
@@ -741,7 +743,9 @@ func readOutput(body []byte, start, depth int) (output, error) {
 			if value[0] != '[' {
 				return out, fmt.Errorf("data is %s", kind(value[0]))
 			}
-			out.data = span{o.start, o.end}
+			if out.data = (span{o.start, o.end}); o.flat {
+				out.flat = o.end
+			}
 		case is(o.name, "parameters") && value[0] == '{':
 			p := walkObject(body, o.start, o.depth)
 			for p.next() {

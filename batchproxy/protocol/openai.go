@@ -19,14 +19,15 @@ func (OpenAI) Name() string { return "openai" }
 
 // Parse implements [Protocol]. A request whose input is none of OpenAI's is ErrAlone: servers have their own.
 func (OpenAI) Parse(m Message) (*Request, error) {
-	body := m.Body
-	if err := check(body); err != nil {
-		return nil, err
-	}
+	return strictly(m.Body, func(strict bool) (*Request, error) { return walkEmbeddings(m.Body, strict) })
+}
+
+func walkEmbeddings(body []byte, strict bool) (*Request, error) {
 	r := new(Request)
 	var others [][]byte
 	alone := true
 	o := walkObject(body, space(body, 0), MaxDepth)
+	o.strict = strict
 	for o.next() {
 		if !is(o.name, "input") {
 			if is(o.name, "model") && body[o.start] != '"' {
@@ -40,10 +41,10 @@ func (OpenAI) Parse(m Message) (*Request, error) {
 			return nil, err
 		}
 	}
-	switch {
-	case o.err != nil:
-		return nil, &Fault{Reason: o.err.Error()}
-	case alone:
+	if err := o.ended(); err != nil {
+		return nil, err
+	}
+	if alone {
 		return nil, ErrAlone
 	}
 	form := byte('s')

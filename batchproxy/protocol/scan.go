@@ -17,8 +17,8 @@ var (
 )
 
 // The scanner finds where values begin and end. It checks brackets, strings and commas between the values that it
-// walks, and trusts the rest: requests have been checked before, and what an upstream writes inside a row is the
-// client's to judge (some write NaN, which is no JSON).
+// walks, and trusts the rest, unless the walk is a strict one (strict.go), as that through a request is: what an upstream writes
+// inside a row is the client's to judge (some write NaN, which is no JSON).
 
 // space is the index of the first byte from i on that is not white space.
 func space(b []byte, i int) int {
@@ -146,9 +146,10 @@ func plain(text []byte) bool {
 // array walks the elements of an array: while next() { element start:end }.
 type array struct {
 	b          []byte
-	depth      int // levels that an element may open
-	start, end int // the element
-	after      int // just after the array, once next has returned false without an error
+	depth      int  // levels that an element may open
+	strict     bool // elements are checked: see strict.go
+	start, end int  // the element
+	after      int  // just after the array, once next has returned false without an error
 	err        error
 }
 
@@ -161,7 +162,11 @@ func (a *array) next() bool {
 	if !a.nextStart() {
 		return false
 	}
-	a.end, a.err = skip(a.b, a.start, a.depth)
+	if !a.strict {
+		a.end, a.err = skip(a.b, a.start, a.depth)
+	} else if a.end, _ = value(a.b, a.start, a.depth); a.end == 0 {
+		a.err = errUnusual
+	}
 	return a.err == nil
 }
 
@@ -205,7 +210,9 @@ type object struct {
 	nameStart  int
 	start, end int  // the value
 	flat       bool // it is an array of numbers and literals alone
-	after      int  // just after the object, once next has returned false without an error
+	strict     bool // names and values are checked: see strict.go
+	seen       names
+	after      int // just after the object, once next has returned false without an error
 	err        error
 }
 
@@ -219,6 +226,12 @@ func (o *object) next() bool { return o.nextName() && o.skip() }
 // skip finds the end of the value.
 func (o *object) skip() bool {
 	o.flat = false
+	if o.strict {
+		if o.end, o.flat = value(o.b, o.start, o.depth); o.end == 0 {
+			o.err = errUnusual
+		}
+		return o.err == nil
+	}
 	if o.start < len(o.b) && o.b[o.start] == '[' && o.depth > 0 {
 		if end := leaf(o.b, o.start); end > 0 {
 			o.end, o.flat = end, true
@@ -227,6 +240,33 @@ func (o *object) skip() bool {
 	}
 	o.end, o.err = skip(o.b, o.start, o.depth)
 	return o.err == nil
+}
+
+// count is skip for a value that is an array, and returns the number of its elements.
+func (o *object) count() (n int) {
+	a := walkArray(o.b, o.start, o.depth)
+	if a.strict = o.strict; a.strict {
+		if end := numbers(o.b, o.start); end > 0 {
+			o.end = end
+			return scalars(o.b, o.start, end)
+		}
+	}
+	for a.next() {
+		n++
+	}
+	o.end, o.err = a.after, a.err
+	return n
+}
+
+// ended is what is wrong with a body whose outermost object was walked to its end, or as far as that was possible.
+func (o *object) ended() error {
+	switch {
+	case o.err != nil:
+		return &Fault{Reason: o.err.Error()}
+	case !blank(o.b[o.after:]):
+		return errUnusual
+	}
+	return nil
 }
 
 // nextName is next for a caller that finds the value's end by itself, and sets it, or calls skip.
@@ -256,7 +296,12 @@ func (o *object) nextName() bool {
 		return false
 	}
 	o.nameStart = i
-	if i, o.err = skipString(o.b, i); o.err != nil {
+	if !o.strict {
+		i, o.err = skipString(o.b, i)
+	} else if i = quoted(o.b, i); i == 0 || !o.seen.add(o.b, o.nameStart, i) {
+		o.err = errUnusual
+	}
+	if o.err != nil {
 		return false
 	}
 	o.name = o.b[o.nameStart:i]
@@ -278,11 +323,8 @@ func count(b []byte, start, end, depth int) (int, error) {
 
 // countKnown is count for a caller that knows whether the array is of numbers and literals alone.
 func countKnown(b []byte, start, end, depth int, flat bool) (int, error) {
-	if inner := b[start+1 : end-1]; flat {
-		if blank(inner) {
-			return 0, nil
-		}
-		return bytes.Count(inner, comma) + 1, nil
+	if flat {
+		return scalars(b, start, end), nil
 	}
 	n := 0
 	a := walkArray(b, start, depth)
@@ -290,6 +332,15 @@ func countKnown(b []byte, start, end, depth int, flat bool) (int, error) {
 		n++
 	}
 	return n, a.err
+}
+
+// scalars is the number of elements of the array b[start:end], which are numbers and literals alone.
+func scalars(b []byte, start, end int) int {
+	inner := b[start+1 : end-1]
+	if blank(inner) {
+		return 0
+	}
+	return bytes.Count(inner, comma) + 1
 }
 
 var comma = []byte{','}
@@ -301,46 +352,73 @@ func trim(b []byte, start, end int) []byte {
 	return bytes.Trim(b[start+1:end-1], " \n\t\r")
 }
 
-// cutRows divides the array b[start:end] of `each` elements a row among the requests, in order. The array must hold
-// exactly the rows of all of them.
-func cutRows(b []byte, start, end, each int, requests []*Request) ([]span, error) {
-	flat := plain(b[start+1 : end-1])
-	have, err := countKnown(b, start, end, MaxDepth, flat)
-	if err != nil {
-		return nil, err
-	}
-	if rows := items(requests); have != rows*each {
-		return nil, fmt.Errorf("%d elements for %d rows of %d", have, rows, each)
-	}
-	bounds := make([]span, len(requests))
-	if flat {
-		at := start + 1
+// cutRows divides the array that starts at start, of `each` elements a row, among the requests, in order, and returns where it
+// ends, too. The array must hold exactly the rows of all of them. Where it is known to be one of numbers and literals alone flat is
+// where it ends, else 0.
+func cutRows(b []byte, start, flat, each int, requests []*Request) (bounds []span, end int, err error) {
+	bounds = make([]span, len(requests))
+	if flat > 0 {
+		at, missing := start+1, 0
 		for i, r := range requests {
-			stop := at
-			for n := r.Items * each; n > 0; n-- {
-				next := bytes.IndexByte(b[stop:end-1], ',')
-				if next < 0 {
-					stop = end
-					break
-				}
-				stop += next + 1
-			}
-			bounds[i] = span{at, stop - 1}
-			at = stop
-		}
-		return bounds, nil
-	}
-	a := walkArray(b, start, MaxDepth)
-	for i, r := range requests {
-		for n := range r.Items * each {
-			if !a.next() {
-				return nil, errors.Join(errTruncated, a.err)
-			}
-			if n == 0 {
-				bounds[i].start = a.start
+			from := at
+			at, missing = pastCommas(b[:flat-1], at, r.Items*each)
+			bounds[i] = span{from, at - 1}
+			if missing > 0 != (i == len(requests)-1) {
+				missing = 2
+				break
 			}
 		}
-		bounds[i].end = a.end
+		if missing != 1 || blank(b[start+1:flat-1]) {
+			return nil, 0, notRows(scalars(b, start, flat), each, requests)
+		}
+		bounds[len(bounds)-1].end = flat - 1
+		return bounds, flat, nil
 	}
-	return bounds, nil
+	a := walkArray(b, start, MaxDepth-1)
+	have, want, next := 0, 0, 0
+	for a.next() {
+		if have == want && next < len(requests) {
+			bounds[next].start = a.start
+			want += requests[next].Items * each
+			next++
+		}
+		if have++; have == want {
+			bounds[next-1].end = a.end
+		}
+	}
+	switch {
+	case a.err != nil:
+		return nil, 0, a.err
+	case have != items(requests)*each:
+		return nil, 0, notRows(have, each, requests)
+	}
+	return bounds, a.after, nil
+}
+
+func notRows(have, each int, requests []*Request) error {
+	return fmt.Errorf("%d elements for %d rows of %d", have, items(requests), each)
+}
+
+// pastCommas is the index just after the n-th comma from i on. Where there are fewer it is that of the end, plus one as if there
+// were one more, and missing is how many there are too few.
+func pastCommas(b []byte, i, n int) (after, missing int) {
+	for stride := 8 * n; n > 0; {
+		if stride = min(stride, len(b)-i); stride >= 64 {
+			if some := bytes.Count(b[i:i+stride], comma); some < n {
+				i += stride
+				n -= some
+				stride = 8 * n
+			} else {
+				stride /= 2
+			}
+			continue
+		}
+		next := bytes.IndexByte(b[i:], ',')
+		if next < 0 {
+			return len(b) + 1, n
+		}
+		i += next + 1
+		n--
+	}
+	return i, 0
 }

@@ -47,34 +47,40 @@ func (Examples) Split(m Message, requests []*Request) (*Answer, error) {
 }
 
 func parseRows(body []byte, member, row string) (*Request, error) {
-	if err := check(body); err != nil {
-		return nil, err
-	}
+	return strictly(body, func(strict bool) (*Request, error) { return walkRows(body, strict, member, row) })
+}
+
+func walkRows(body []byte, strict bool, member, row string) (*Request, error) {
 	r := new(Request)
 	var others [][]byte
 	var rows, columns bool
 	o := walkObject(body, space(body, 0), MaxDepth)
-	for o.next() {
-		switch {
-		case is(o.name, member):
+	o.strict = strict
+	for o.nextName() {
+		if is(o.name, member) {
 			if c := body[o.start]; c != '[' {
 				return nil, &Fault{Where: member, Reason: "an array with one element per " + row + " is wanted, this is " + kind(c)}
 			}
-			n, err := count(body, o.start, o.end, o.depth)
-			if err != nil {
-				return nil, &Fault{Where: member, Reason: err.Error()}
+			if rows, r.Items = true, o.count(); o.err != nil {
+				break
 			}
-			rows, r.Items = true, n
 			r.parts = []part{{raw: trim(body, o.start, o.end), each: 1}}
+			continue
+		}
+		if !o.skip() {
+			break
+		}
+		switch {
 		case is(o.name, "inputs"):
 			columns = true
 		default:
 			others = append(others, body[o.nameStart:o.end])
 		}
 	}
+	if err := o.ended(); err != nil {
+		return nil, err
+	}
 	switch {
-	case o.err != nil:
-		return nil, &Fault{Reason: o.err.Error()}
 	case rows && columns:
 		return nil, &Fault{Reason: "has both " + member + " (rows) and inputs (columns): give one of them"}
 	case columns || rows && r.Items == 0:
@@ -108,8 +114,11 @@ func splitRows(body []byte, requests []*Request, member, other string) (*Answer,
 	a := &Answer{body: body, text: len(body), requests: requests}
 	rows := items(requests)
 	o := walkObject(body, space(body, 0), MaxDepth)
-	for o.next() {
+	for o.nextName() {
 		if !is(o.name, member) && !is(o.name, other) {
+			if !o.skip() {
+				break
+			}
 			if err := shareable(body, &o, rows); err != nil {
 				return nil, err
 			}
@@ -121,10 +130,11 @@ func splitRows(body []byte, requests []*Request, member, other string) (*Answer,
 		if body[o.start] != '[' {
 			return nil, fmt.Errorf("%s is %s", member, kind(body[o.start]))
 		}
-		bounds, err := cutRows(body, o.start, o.end, 1, requests)
+		bounds, end, err := cutRows(body, o.start, leaf(body, o.start), 1, requests)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", member, err)
 		}
+		o.end = end
 		a.holes = []hole{{start: o.start + 1, end: o.end - 1, kind: rowsHole, bounds: bounds}}
 	}
 	if o.err != nil {

@@ -1,0 +1,392 @@
+package batchproxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// wire is the transport to replicas. A small request whose body is in memory it sends, and takes the answer of, in its caller's own
+// goroutine: http.Transport hands each to a goroutine that writes and one that reads, which costs as much as the sending. It
+// reads and writes by net/http's own code, and to its caller it is as http.Transport is, which gets all other requests: those whose
+// body comes from a client or is so large that a replica may answer before it has read it, those to replicas by TLS, and those that
+// ask for another protocol.
+type wire struct {
+	*http.Transport
+	frames sync.Pool
+
+	mu    sync.Mutex
+	idle  map[string][]*wireConn // by host:port, in the order of their last use
+	sweep *time.Timer            // closes those that were not used for long; nil where there is none
+}
+
+func newWire(t *http.Transport) *wire {
+	return &wire{Transport: t, idle: make(map[string][]*wireConn)}
+}
+
+// wireConn is a connection to a replica. One goroutine at a time has it.
+type wireConn struct {
+	net.Conn
+	wire    *wire
+	address string
+	raw     syscall.RawConn
+	reader  *bufio.Reader
+	left    int64     // bytes that may be read until it is too much for headers
+	read    int64     // bytes that were, of this answer
+	reused  bool      // it has had a request before
+	used    time.Time // last
+	stop    func() bool
+}
+
+// Read implements io.Reader, within the limit.
+func (c *wireConn) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errors.New("the headers of the answer are too large")
+	}
+	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	c.read += int64(n)
+	return n, err
+}
+
+const (
+	// mostHeader is how many bytes an answer's headers may have, as http.Transport has it.
+	mostHeader = 10 << 20
+	wireBuffer = 16 << 10
+)
+
+// takes reports whether a request is one to send here. Its body is no larger than what a connection's buffers take, so that writing
+// it does not wait for the replica to read it.
+func (w *wire) takes(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+	default:
+		return false
+	}
+	inMemory := r.ContentLength > 0 && r.ContentLength <= passWhole && r.GetBody != nil
+	if !inMemory && (r.ContentLength != 0 || r.Body != nil && r.Body != http.NoBody) {
+		return false
+	}
+	if r.URL.Scheme != "http" || r.Close || len(r.TransferEncoding) > 0 || len(r.Trailer) > 0 || !withPort(r.URL.Host) {
+		return false
+	}
+	for _, name := range []string{"Upgrade", "Expect", "Connection"} {
+		if _, ok := r.Header[name]; ok {
+			return false
+		}
+	}
+	return canTellQuiet
+}
+
+// withPort reports whether a host has a port and is plain ASCII.
+func withPort(host string) bool {
+	colon := strings.LastIndexByte(host, ':')
+	if colon < 0 || colon == len(host)-1 || host[len(host)-1] == ']' {
+		return false
+	}
+	for i := range len(host) {
+		if host[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// RoundTrip implements http.RoundTripper.
+func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !w.takes(r) {
+		return w.Transport.RoundTrip(r)
+	}
+	for ctx := r.Context(); ; {
+		c, err := w.take(ctx, r.URL.Host)
+		if err != nil {
+			closeBody(r)
+			return nil, err
+		}
+		resp, sent, err := c.roundTrip(ctx, r)
+		// A replica may close a connection at any time that it has nothing to do. What it cannot have seen is sent again, and what
+		// it may have seen only if that makes no difference.
+		if err == nil || !c.reused || ctx.Err() != nil || c.read > 0 || sent && !repeatable(r) {
+			return resp, err
+		}
+		if r.GetBody != nil {
+			again := *r
+			if again.Body, err = r.GetBody(); err != nil {
+				return nil, err
+			}
+			r = &again
+		}
+	}
+}
+
+// repeatable reports whether a request may be sent twice, as http.Transport has it.
+func repeatable(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return true
+	}
+	_, keyed := r.Header["Idempotency-Key"]
+	return keyed
+}
+
+func closeBody(r *http.Request) {
+	if r.Body != nil {
+		_ = r.Body.Close()
+	}
+}
+
+// take is a connection that was kept and has nothing to be read, or a new one.
+func (w *wire) take(ctx context.Context, address string) (*wireConn, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		c := w.kept(address)
+		if c == nil {
+			break
+		}
+		if c.quiet() {
+			c.reused = true
+			return c, nil
+		}
+		_ = c.Close()
+	}
+	conn, err := w.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	c := &wireConn{Conn: conn, wire: w, address: address}
+	if s, ok := conn.(syscall.Conn); ok {
+		if c.raw, err = s.SyscallConn(); err != nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("connection: %w", err)
+		}
+	}
+	c.reader = bufio.NewReaderSize(c, wireBuffer)
+	return c, nil
+}
+
+// kept takes the connection out that was used last, nil where there is none.
+func (w *wire) kept(address string) *wireConn {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.idle[address]
+	if len(all) == 0 {
+		return nil
+	}
+	c := all[len(all)-1]
+	all[len(all)-1] = nil
+	w.idle[address] = all[:len(all)-1]
+	return c
+}
+
+// keep keeps a connection for the next request.
+func (w *wire) keep(c *wireConn) {
+	c.used = time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.idle[c.address]
+	if len(all) >= w.MaxIdleConnsPerHost {
+		_ = c.Close()
+		return
+	}
+	w.idle[c.address] = append(all, c)
+	if w.sweep == nil {
+		w.sweep = time.AfterFunc(w.IdleConnTimeout, w.closeUnused)
+	}
+}
+
+// closeUnused closes the connections that were not used for as long as they are kept.
+func (w *wire) closeUnused() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.sweep == nil {
+		return
+	}
+	oldest, now := time.Time{}, time.Now()
+	for address, all := range w.idle {
+		n := 0
+		for n < len(all) && now.Sub(all[n].used) >= w.IdleConnTimeout {
+			_ = all[n].Close()
+			n++
+		}
+		if n == len(all) {
+			delete(w.idle, address)
+			continue
+		}
+		if all = append(all[:0:0], all[n:]...); oldest.IsZero() || all[0].used.Before(oldest) {
+			oldest = all[0].used
+		}
+		w.idle[address] = all
+	}
+	if w.sweep = nil; !oldest.IsZero() {
+		w.sweep = time.AfterFunc(oldest.Add(w.IdleConnTimeout).Sub(now), w.closeUnused)
+	}
+}
+
+// CloseIdleConnections closes the connections that have no request.
+func (w *wire) CloseIdleConnections() {
+	w.Transport.CloseIdleConnections()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, all := range w.idle {
+		for _, c := range all {
+			_ = c.Close()
+		}
+	}
+	clear(w.idle)
+	if w.sweep != nil {
+		w.sweep.Stop()
+		w.sweep = nil
+	}
+}
+
+// frame is a request as it is sent.
+type frame struct{ b []byte }
+
+// Write implements io.Writer, and never fails.
+func (f *frame) Write(p []byte) (int, error) {
+	f.b = append(f.b, p...)
+	return len(p), nil
+}
+
+// WriteString implements io.StringWriter.
+func (f *frame) WriteString(s string) (int, error) {
+	f.b = append(f.b, s...)
+	return len(s), nil
+}
+
+// WriteByte implements io.ByteWriter, without which net/http puts a buffer of its own before it.
+func (f *frame) WriteByte(c byte) error {
+	f.b = append(f.b, c)
+	return nil
+}
+
+// roundTrip sends a request and returns the answer, whose body gives the connection back. The connection is closed where there
+// is an error; sent says that the replica may have seen of the request.
+func (c *wireConn) roundTrip(ctx context.Context, r *http.Request) (resp *http.Response, sent bool, err error) {
+	c.read, c.left = 0, mostHeader
+	c.stop = context.AfterFunc(ctx, func() { _ = c.Close() })
+	if sent, err = c.send(r); err == nil {
+		resp, err = c.receive(ctx, r)
+	}
+	if err != nil {
+		c.stop()
+		_ = c.Close()
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return nil, sent, err
+	}
+	body := &wireBody{ctx: ctx, conn: c, from: resp.Body, keep: !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols}
+	if resp.Body == http.NoBody {
+		body.end(true)
+	} else {
+		resp.Body = body
+	}
+	return resp, true, nil
+}
+
+// send writes the request in one system call, and reports whether any of it was.
+func (c *wireConn) send(r *http.Request) (bool, error) {
+	f, ok := c.wire.frames.Get().(*frame)
+	if !ok {
+		f = &frame{b: make([]byte, 0, passWhole/4)}
+	}
+	defer c.wire.frames.Put(f)
+	f.b = f.b[:0]
+	if err := r.Write(f); err != nil {
+		return false, err
+	}
+	n, err := c.Write(f.b)
+	return n > 0, err
+}
+
+// receive reads the answer up to its body. What comes before it (1xx) is passed on as http.Transport does.
+func (c *wireConn) receive(ctx context.Context, r *http.Request) (*http.Response, error) {
+	for {
+		resp, err := http.ReadResponse(c.reader, r)
+		switch {
+		case err != nil && c.read == 0:
+			return nil, noAnswer(err)
+		case err != nil:
+			return nil, err
+		case resp.StatusCode >= http.StatusOK || resp.StatusCode == http.StatusSwitchingProtocols:
+			c.left = math.MaxInt64
+			return resp, nil
+		}
+		if trace := httptrace.ContextClientTrace(ctx); trace != nil && trace.Got1xxResponse != nil {
+			if err := trace.Got1xxResponse(resp.StatusCode, textproto.MIMEHeader(resp.Header)); err != nil {
+				return nil, err
+			}
+			c.left = mostHeader
+		}
+	}
+}
+
+// noAnswer is the error where the replica closed the connection instead: not of an answer that broke off.
+func noAnswer(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.EOF
+	}
+	return err
+}
+
+// wireBody is the body of an answer. One goroutine reads and closes it.
+type wireBody struct {
+	ctx  context.Context
+	conn *wireConn // nil once it was given back
+	from io.ReadCloser
+	keep bool  // the replica does
+	err  error // of reading on once the connection was given back
+}
+
+// Read implements io.Reader.
+func (b *wireBody) Read(p []byte) (int, error) {
+	if b.conn == nil {
+		return 0, b.err
+	}
+	n, err := b.from.Read(p)
+	switch {
+	case errors.Is(err, io.EOF):
+		b.err = io.EOF
+		b.end(true)
+	case err != nil:
+		if cause := context.Cause(b.ctx); cause != nil {
+			err = cause
+		}
+	}
+	return n, err
+}
+
+// Close implements io.Closer. A connection whose answer was not read to its end is closed.
+func (b *wireBody) Close() error {
+	if b.conn != nil {
+		b.err = http.ErrBodyReadAfterClose
+		b.end(false)
+	}
+	return nil
+}
+
+// end gives the connection back. It is kept where the answer was read to its end, the request was not given up, and nothing came
+// after the answer, which would be taken for a part of the next.
+func (b *wireBody) end(whole bool) {
+	c := b.conn
+	b.conn = nil
+	if alive := c.stop(); !alive || !whole || !b.keep || c.reader.Buffered() > 0 {
+		_ = c.Close()
+		return
+	}
+	c.wire.keep(c)
+}
