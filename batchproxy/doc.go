@@ -87,7 +87,11 @@
 // (critical 25 ms, high 50 ms, normal 100 ms, low 400 ms), or the client's own deadline less S(1) if that is sooner. So a class
 // is ahead of another by the difference of their budgets, and nobody starves; without classes and deadlines it is the order
 // of arrival. A client's deadline is the least of X-Flyball-Deadline-Ms, X-Request-Timeout-Ms and
-// X-Envoy-Expected-Rq-Timeout-Ms, and counts where it is before the model's timeout. Where queue.tenant_header is set,
+// X-Envoy-Expected-Rq-Timeout-Ms, and counts where it is before the model's timeout. Triton's schedule policy says both in the
+// parameters of an Open Inference request: a priority, of which 1 is the class with the least budget, 2 the next and all above their
+// number the last, where no header names a class; and a timeout in microseconds, one more deadline. 0 is none. The replica is sent
+// those of a request that goes alone; of several the most urgent priority and the longest timeout, where each has one: it would
+// give up all of them with the first. Where queue.tenant_header is set,
 // tenants share the rows that leave by their weights while there are more than a batch has, and the deadlines order the requests of
 // each.
 //

@@ -27,6 +27,7 @@ type model struct {
 	// classes are those of priority, of which normal is the index of the one for requests that name none.
 	classes      []Class
 	normal       int
+	urgent       []int         // indexes of classes, the most urgent first
 	tenantHeader string        // in its canonical form, empty where tenants are not told apart
 	number       atomic.Uint64 // of batches, for their ids
 	wg           sync.WaitGroup
@@ -77,7 +78,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		budget: newBudget(),
 		demand: p.metrics.demands(c),
 
-		classes: c.classes(), normal: normalOf(c.classes()),
+		classes: c.classes(), normal: normalOf(c.classes()), urgent: byUrgency(c.classes()),
 	}
 	if h := c.Queue.TenantHeader; h != "" {
 		m.tenantHeader = http.CanonicalHeaderKey(h)

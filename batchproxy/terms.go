@@ -1,9 +1,11 @@
 package batchproxy
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -44,28 +46,66 @@ func (m *model) tenantOf(header http.Header) string {
 	return ""
 }
 
+// classBy is the index of the class of a request whose body was read. A class that the header names goes before the priority in
+// the parameters of the Open Inference Protocol: 1 is the class with the least budget, 2 the next, and so on to the last, and 0
+// says nothing.
+func (m *model) classBy(header http.Header, parsed *protocol.Request) int {
+	class := m.classOf(header)
+	if parsed.Priority == 0 || !m.config.Queue.TrustHeaders || m.named(header) {
+		return class
+	}
+	return m.urgent[min(parsed.Priority, uint64(len(m.urgent)))-1]
+}
+
+// named reports whether the header names one of the classes.
+func (m *model) named(header http.Header) bool {
+	name := header[priorityHeader]
+	return len(name) > 0 && slices.ContainsFunc(m.classes, func(c Class) bool { return c.Name == name[0] })
+}
+
+// byUrgency are the indexes of classes, that with the least budget first.
+func byUrgency(classes []Class) []int {
+	out := make([]int, len(classes))
+	for i := range out {
+		out[i] = i
+	}
+	slices.SortStableFunc(out, func(a, b int) int { return cmp.Compare(classes[a].Budget, classes[b].Budget) })
+	return out
+}
+
 // termsOf is what a request that came at a time is queued with. The error is a *protocol.Fault.
-func (m *model) termsOf(came time.Time, header http.Header) (Terms, error) {
-	t := Terms{Class: m.classOf(header), Tenant: m.tenantOf(header)}
-	least := int64(math.MaxInt64)
+func (m *model) termsOf(came time.Time, header http.Header, parsed *protocol.Request) (Terms, error) {
+	t := Terms{Class: m.classBy(header, parsed), Tenant: m.tenantOf(header)}
+	least := int64(math.MaxInt64) // microseconds
+	if parsed.Timeout > 0 {
+		least = int64(min(parsed.Timeout, math.MaxInt64))
+	}
 	if given := header[deadlineHeader]; len(given) > 0 {
 		n, err := strconv.ParseInt(given[0], 10, 64)
 		if err != nil || n < 0 {
 			return t, &protocol.Fault{Where: deadlineHeader, Reason: fmt.Sprintf("%.40q is not a number of milliseconds from now: give 0 or more", given[0])}
 		}
-		least = n
+		least = min(least, inMicroseconds(n))
 	}
 	for _, name := range timeoutHeaders {
 		if given := header[name]; len(given) > 0 {
 			if n, err := strconv.ParseInt(given[0], 10, 64); err == nil && n > 0 { // 0 is none to Envoy
-				least = min(least, n)
+				least = min(least, inMicroseconds(n))
 			}
 		}
 	}
-	if least < time.Duration(m.config.Timeout).Milliseconds() {
-		t.Deadline = came.Add(time.Duration(least) * time.Millisecond)
+	if least < time.Duration(m.config.Timeout).Microseconds() {
+		t.Deadline = came.Add(time.Duration(least) * time.Microsecond)
 	}
 	return t, nil
+}
+
+// inMicroseconds is so many milliseconds, or as many as there can be.
+func inMicroseconds(milliseconds int64) int64 {
+	if milliseconds > math.MaxInt64/1000 {
+		return math.MaxInt64
+	}
+	return milliseconds * 1000
 }
 
 // slots is how many batches the replicas that are ready take at once, and how many they have.
