@@ -63,7 +63,7 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 	}
 	var terms Terms
 	if err == nil {
-		terms, err = m.termsOf(time.Now(), r.Header, parsed)
+		terms, err = m.termsOf(time.Now(), r, parsed)
 	}
 	if errors.Is(err, protocol.ErrAlone) {
 		defer body.release()

@@ -29,6 +29,7 @@ type model struct {
 	normal       int
 	urgent       []int         // indexes of classes, the most urgent first
 	tenantHeader string        // in its canonical form, empty where tenants are not told apart
+	trust        trust         // in what clients say of priority and tenant
 	number       atomic.Uint64 // of batches, for their ids
 	wg           sync.WaitGroup
 
@@ -78,7 +79,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		budget: newBudget(),
 		demand: p.metrics.demands(c),
 
-		classes: c.classes(), normal: normalOf(c.classes()), urgent: byUrgency(c.classes()),
+		classes: c.classes(), normal: normalOf(c.classes()), urgent: byUrgency(c.classes()), trust: c.Queue.TrustHeaders.read(),
 	}
 	if h := c.Queue.TenantHeader; h != "" {
 		m.tenantHeader = http.CanonicalHeaderKey(h)

@@ -512,12 +512,12 @@ func unknownModel(name string, known []string) string {
 // comes by the class that its header names, and afterwards by that of the series which serving it returned. One that came when the
 // proxy was draining already is refused.
 func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, start time.Time, entered bool, serve func(d *demand, counted bool) (int, *demand)) {
-	class := m.classOf(r.Header)
+	class := m.classOf(r)
 	d := m.demand(protocol, class)
 	counted := r.Method == http.MethodPost
 	code := 0
 	if a := accountOf(w); a != nil {
-		a.model, a.protocol, a.class, a.tenant = m.config.Name, protocol, m.classes[class].Name, m.tenantOf(r.Header)
+		a.model, a.protocol, a.class, a.tenant = m.config.Name, protocol, m.classes[class].Name, m.tenantOf(r)
 		a.broke = true
 		defer func() { a.code, a.broke = code, code == 0 }()
 	}

@@ -22,24 +22,30 @@ const (
 // timeoutHeaders say in milliseconds when a client, or the Envoy before it, gives up.
 var timeoutHeaders = [...]string{"X-Request-Timeout-Ms", "X-Envoy-Expected-Rq-Timeout-Ms"}
 
-// classOf is the index of a request's class.
-func (m *model) classOf(header http.Header) int {
-	if m.config.Queue.TrustHeaders {
-		if name := header[priorityHeader]; len(name) > 0 {
-			for i, c := range m.classes {
-				if c.Name == name[0] {
-					return i
-				}
-			}
-		}
+// classOf is the index of a request's class, by its header.
+func (m *model) classOf(r *http.Request) int {
+	if i := m.named(r.Header); i >= 0 && m.trust.believes(r) {
+		return i
 	}
 	return m.normal
 }
 
+// named is the index of the class that a header names, -1 where it names none.
+func (m *model) named(header http.Header) int {
+	if name := header[priorityHeader]; len(name) > 0 {
+		for i, c := range m.classes {
+			if c.Name == name[0] {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
 // tenantOf is who a request is from, empty where it does not say so or is not believed.
-func (m *model) tenantOf(header http.Header) string {
-	if m.tenantHeader != "" && m.config.Queue.TrustHeaders {
-		if name := header[m.tenantHeader]; len(name) > 0 {
+func (m *model) tenantOf(r *http.Request) string {
+	if m.tenantHeader != "" {
+		if name := r.Header[m.tenantHeader]; len(name) > 0 && m.trust.believes(r) {
 			return name[0]
 		}
 	}
@@ -49,18 +55,11 @@ func (m *model) tenantOf(header http.Header) string {
 // classBy is the index of the class of a request whose body was read. A class that the header names goes before the priority in
 // the parameters of the Open Inference Protocol: 1 is the class with the least budget, 2 the next, and so on to the last, and 0
 // says nothing.
-func (m *model) classBy(header http.Header, parsed *protocol.Request) int {
-	class := m.classOf(header)
-	if parsed.Priority == 0 || !m.config.Queue.TrustHeaders || m.named(header) {
-		return class
+func (m *model) classBy(r *http.Request, parsed *protocol.Request) int {
+	if parsed.Priority == 0 || m.named(r.Header) >= 0 || !m.trust.believes(r) {
+		return m.classOf(r)
 	}
 	return m.urgent[min(parsed.Priority, uint64(len(m.urgent)))-1]
-}
-
-// named reports whether the header names one of the classes.
-func (m *model) named(header http.Header) bool {
-	name := header[priorityHeader]
-	return len(name) > 0 && slices.ContainsFunc(m.classes, func(c Class) bool { return c.Name == name[0] })
 }
 
 // byUrgency are the indexes of classes, that with the least budget first.
@@ -74,8 +73,9 @@ func byUrgency(classes []Class) []int {
 }
 
 // termsOf is what a request that came at a time is queued with. The error is a *protocol.Fault.
-func (m *model) termsOf(came time.Time, header http.Header, parsed *protocol.Request) (Terms, error) {
-	t := Terms{Class: m.classBy(header, parsed), Tenant: m.tenantOf(header)}
+func (m *model) termsOf(came time.Time, r *http.Request, parsed *protocol.Request) (Terms, error) {
+	t := Terms{Class: m.classBy(r, parsed), Tenant: m.tenantOf(r)}
+	header := r.Header
 	least := int64(math.MaxInt64) // microseconds
 	if parsed.Timeout > 0 {
 		least = int64(min(parsed.Timeout, math.MaxInt64))

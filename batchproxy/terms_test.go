@@ -67,7 +67,7 @@ func TestHeadersOrder(t *testing.T) {
 			},
 		},
 		{
-			name: "priority that is not trusted", change: func(m *ModelConfig) { m.Queue.TrustHeaders = false },
+			name: "priority that is not trusted", change: func(m *ModelConfig) { m.Queue.TrustHeaders = Trust{} },
 			sent:  []sent{first, {1, "X-Flyball-Priority: low", ""}, {2, "X-Flyball-Priority: critical", ""}},
 			order: []int{0, 1, 2}, codes: []int{200, 200, 200},
 		},
@@ -106,12 +106,30 @@ func TestHeadersOrder(t *testing.T) {
 			series: []string{`flyball_batchproxy_requests_total{class="live",code="200",model="m",protocol="oip"}`},
 		},
 		{
-			name: "priority of the protocol that is not trusted", change: func(m *ModelConfig) { m.Queue.TrustHeaders = false },
+			name: "priority of the protocol that is not trusted", change: func(m *ModelConfig) { m.Queue.TrustHeaders = Trust{} },
 			sent:  []sent{first, {1, "", `{"priority":4}`}, {2, "", `{"priority":1}`}},
 			order: []int{0, 1, 2}, codes: []int{200, 200, 200},
 		},
 		{
-			name: "timeouts of the protocol, in microseconds", change: func(m *ModelConfig) { m.Queue.TrustHeaders = false },
+			name: "priority of connections that are trusted", change: func(m *ModelConfig) {
+				m.Queue.TrustHeaders = Trust{From: []string{"2001:db8::/32", "10.1.2.3/8"}}
+			},
+			sent: []sent{
+				first,
+				{1, "X-Flyball-Priority: critical; Address: 192.0.2.7:1", ""},
+				{2, "X-Flyball-Priority: critical; Address: 192.0.2.7:1; X-Forwarded-For: 10.0.0.1; Forwarded: for=10.0.0.1; X-Real-Ip: 10.0.0.1", ""},
+				{3, "X-Flyball-Priority: critical; Address: [2001:db9::1]:1", ""},
+				{4, "X-Flyball-Priority: critical; Address: @", ""},
+				{5, "X-Flyball-Priority: high; Address: 10.200.0.1:1", ""},
+				{6, "X-Flyball-Priority: critical; Address: [::ffff:10.0.0.9]:1", ""},
+				{7, "X-Flyball-Priority: critical; Address: [2001:db8::1]:1", ""},
+				{8, "Address: 10.200.0.1:1", `{"priority":1}`},
+				{9, "Address: 192.0.2.7:1", `{"priority":1}`},
+			},
+			order: []int{0, 6, 7, 8, 5, 1, 2, 3, 4, 9}, codes: []int{200, 200, 200, 200, 200, 200, 200, 200, 200, 200},
+		},
+		{
+			name: "timeouts of the protocol, in microseconds", change: func(m *ModelConfig) { m.Queue.TrustHeaders = Trust{} },
 			sent: []sent{
 				first,
 				{1, "", `{"timeout":5000}`},
@@ -173,7 +191,10 @@ func TestHeadersOrder(t *testing.T) {
 						}
 						r := httptest.NewRequest("POST", path, strings.NewReader(body))
 						for line := range strings.SplitSeq(s.header, "; ") {
-							if name, value, ok := strings.Cut(line, ": "); ok {
+							switch name, value, ok := strings.Cut(line, ": "); {
+							case name == "Address": // of the connection
+								r.RemoteAddr = value
+							case ok:
 								r.Header.Set(name, value)
 							}
 						}
