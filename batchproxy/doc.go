@@ -129,7 +129,8 @@
 //   - A tenant that has its share of the queue: 429. A request that would be answered too late: 503. One whose client's
 //     deadline no replica can meet any more: 504. None of these costs a replica anything.
 //   - What is not batched has no queue, unless the model has a limit: then a request waits here while every replica has as many
-//     as it may, goes to the first that has room, and is refused where too many wait (callers.go).
+//     as it may, goes to the first that has room, and is refused where too many wait (callers.go). X-Slo-Ttft-Ms says within what time
+//     the answer is to begin: it waits for no longer, and is refused where the calls ahead of it take longer than that.
 //   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone, and a stream with its
 //     client, unless the model's cancel is drain.
 //

@@ -39,6 +39,7 @@ type model struct {
 	leaving  []*replica // left the list with something in flight
 	callers  callers    // wait for room, where the model has a limit
 	callRate rate       // of requests that are not batched
+	callTime callTime   // of these
 	again    []*batch   // to be sent once more, as they are
 	running  int
 	rate     rate

@@ -19,6 +19,9 @@ const (
 	deadlineHeader = "X-Flyball-Deadline-Ms"
 )
 
+// firstTokenHeader is in how many milliseconds a client wants the first token of its answer, as gateways for language models have it.
+const firstTokenHeader = "X-Slo-Ttft-Ms"
+
 // timeoutHeaders say in milliseconds when a client, or the Envoy before it, gives up.
 var timeoutHeaders = [...]string{"X-Request-Timeout-Ms", "X-Envoy-Expected-Rq-Timeout-Ms"}
 
@@ -98,6 +101,20 @@ func (m *model) termsOf(came time.Time, r *http.Request, parsed *protocol.Reques
 		t.Deadline = came.Add(time.Duration(least) * time.Microsecond)
 	}
 	return t, nil
+}
+
+// beginWithin is within what time of its arrival a client wants the answer to a request that is not batched to begin, 0 where it
+// does not say.
+func beginWithin(header http.Header) time.Duration {
+	given := header[firstTokenHeader]
+	if len(given) == 0 {
+		return 0
+	}
+	ms, err := strconv.ParseFloat(given[0], 64)
+	if err != nil || !(ms > 0) || ms > math.MaxInt64/1e6 {
+		return 0
+	}
+	return max(time.Duration(ms*float64(time.Millisecond)), 1)
 }
 
 // inMicroseconds is so many milliseconds, or as many as there can be.

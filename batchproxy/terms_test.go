@@ -239,7 +239,7 @@ func TestDeadlineKeepsNobodyApart(t *testing.T) {
 	key := func(name, value string) []byte {
 		return appendHeaders(nil, http.Header{name: {value}}, nil)
 	}
-	for _, name := range append([]string{priorityHeader, deadlineHeader}, timeoutHeaders[:]...) {
+	for _, name := range append([]string{priorityHeader, deadlineHeader, firstTokenHeader}, timeoutHeaders[:]...) {
 		if !slices.Equal(key(name, "1"), key(name, "2")) {
 			t.Errorf("%s keeps requests apart", name)
 		}
