@@ -126,6 +126,8 @@
 //   - An answer that cannot be split with certainty is not delivered: each request is sent again alone.
 //   - A tenant whose requests spoil batches again and again goes alone for a while: solo.go.
 //   - A full queue, or too many bytes held: 429 with Retry-After.
+//   - A client whose deadline passes while a replica has its batch is answered 504 then, and the others get their answers. The call is
+//     given up at the last deadline, where each of the batch has one, unless the model's cancel is drain.
 //   - A tenant that has its share of the queue: 429. A request that would be answered too late: 503. One whose client's
 //     deadline no replica can meet any more: 504. None of these costs a replica anything.
 //   - What is not batched has no queue, unless the model has a limit: then a request waits here while every replica has as many

@@ -151,8 +151,16 @@ func (m *model) inferOne(w http.ResponseWriter, req *request) int {
 		req.body.release()
 		return m.write(w, req.demand.form, refusal)
 	}
+	deadline, stop := m.untilDeadline(req.terms)
+	defer stop()
 	select {
 	case <-req.done:
+	case <-deadline:
+		if req.state.CompareAndSwap(waiting, gone) { // for the batch it is as if the client had gone
+			m.quit(req)
+			return m.write(w, req.demand.form, m.pastDeadline())
+		}
+		<-req.done
 	case <-req.incoming.Context().Done():
 		if req.state.CompareAndSwap(waiting, gone) {
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, m.quit(req)).Inc()

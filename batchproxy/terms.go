@@ -145,12 +145,48 @@ func (m *model) refusal(now time.Time, why Refusal) *answer {
 		a.code = http.StatusServiceUnavailable
 		a.message = fmt.Sprintf("model %q: the answer would come too late: %d requests are waiting", m.config.Name, m.batcher.Len())
 	case PastDeadline:
-		a.code, a.retryAfter = http.StatusGatewayTimeout, 0
-		a.message = fmt.Sprintf("model %q: no replica can answer before the client's deadline", m.config.Name)
+		return m.pastDeadline()
 	case TimedOut:
 		a.code, a.message = http.StatusServiceUnavailable, m.whyWaited(now)
 	}
 	return a
+}
+
+// pastDeadline is the answer to a request whose client's deadline no replica has met, or can meet any more.
+func (m *model) pastDeadline() *answer {
+	return &answer{shed: string(PastDeadline), code: http.StatusGatewayTimeout, message: fmt.Sprintf("model %q: no replica can answer before the client's deadline", m.config.Name)}
+}
+
+// untilDeadline is a channel that is sent to at a request's deadline, nil where it has none, and what ends that.
+func (m *model) untilDeadline(t Terms) (passed <-chan time.Time, stop func()) {
+	if t.Deadline.IsZero() {
+		return nil, func() {}
+	}
+	timer := time.NewTimer(time.Until(t.Deadline))
+	return timer.C, func() { timer.Stop() }
+}
+
+// callUntil is when a call for these members is given up: at the last of their deadlines, if each has one and that comes before
+// the model's timeout. patient says that it does not: the replica had all the time that it may take. Where cancel is drain a replica
+// is left to finish what its clients no longer want.
+func (m *model) callUntil(now time.Time, members []*request) (until time.Time, patient bool) {
+	until = now.Add(time.Duration(m.config.Timeout))
+	if m.config.Cancel == cancelDrain {
+		return until, true
+	}
+	var last time.Time
+	for _, r := range members {
+		switch at := r.terms.Deadline; {
+		case at.IsZero():
+			return until, true
+		case at.After(last):
+			last = at
+		}
+	}
+	if last.Before(until) {
+		return last, false
+	}
+	return until, true
 }
 
 // lose answers a request that was taken out of the queue.
