@@ -81,6 +81,9 @@
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and
 // the two formulas, are of this package, derived beside them in phase.go and held to account in simulate_test.go.
 //
+// A new configuration begins with what was learned of each model that has a replica in common with the one before (inherit.go); where
+// all replicas are others, it is forgotten.
+//
 // # Who is first
 //
 // Requests leave by their virtual deadline: the arrival plus the budget of the class that X-Flyball-Priority names

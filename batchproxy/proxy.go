@@ -393,9 +393,14 @@ func (p *Proxy) Refusing() <-chan struct{} { return p.refusing }
 func (p *Proxy) Following() <-chan struct{} { return p.following }
 
 // Replace has every request from now on served by another proxy, that of a new configuration, which must be [Proxy.Following];
-// those admitted before are finished here. No request is refused between the two. Run is ended as ever, and drains. It may be called
-// once.
+// those admitted before are finished here. No request is refused between the two. What was learned of models is taken along, where
+// they have replicas in common. Run is ended as ever, and drains. It may be called once.
 func (p *Proxy) Replace(next *Proxy) {
+	for name, m := range next.models {
+		if before := p.models[name]; before != nil {
+			m.inherit(before)
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.successor.Store(next)
