@@ -119,7 +119,8 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		return nil, nil
 	}
 	started := time.Now()
-	within, cancel := context.WithTimeout(ctx, time.Duration(m.config.Timeout))
+	until, patient := m.callUntil(started, members)
+	within, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	number := m.number.Add(1)
 	resp, err := m.call(within, to, members, number)
@@ -128,8 +129,15 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		r.call, r.upstream = number, took
 	}
 	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
-	m.saw(to, resp, err, sighting{first: first, rows: itemsOf(members), began: started, took: took, late: within.Err() != nil && ctx.Err() == nil, gone: ctx.Err() != nil})
+	over, gone := err != nil && within.Err() != nil && ctx.Err() == nil, ctx.Err() != nil
+	m.saw(to, resp, err, sighting{first: first, rows: itemsOf(members), began: started, took: took, late: over && patient, gone: gone || over && !patient})
 	if err != nil {
+		if over && !patient { // which the clients' own goroutines tell them too
+			for _, r := range members {
+				r.deliver(m.pastDeadline())
+			}
+			return nil, nil
+		}
 		return m.unanswered(ctx, within, to, members, err)
 	}
 	defer resp.body.release()

@@ -18,12 +18,17 @@ import (
 
 // CalibrateOptions say which model is measured, and how thoroughly.
 type CalibrateOptions struct {
-	URL      string      // of the server, http or https, without a path of the protocol's
-	Model    string      // its name
-	Protocol string      // v1, oip or openai
-	Request  []byte      // a body of the protocol, in JSON, with one row or more; batches repeat its rows
-	Sizes    []int       // of the batches in rows, ascending
-	Header   http.Header // sent with each; may be nil
+	URL      string // of the server, http or https, without a path of the protocol's
+	Model    string // its name
+	Protocol string // v1, oip or openai
+	// Request is a body of the protocol, in JSON, with one row or more, whose rows batches repeat. Without one it is made up: of the
+	// Open Inference Protocol by what the server says of the model's inputs, of OpenAI's a text.
+	Request []byte
+	// OpenDimension is what a dimension is taken for that the model leaves open, other than that of the rows, where the request is
+	// made up: 1 or more.
+	OpenDimension int
+	Sizes         []int       // of the batches in rows, ascending
+	Header        http.Header // sent with each; may be nil
 	// Rounds is how often each size is measured, 3 or more. Within MaxDuration, that is: it ends the rounds.
 	Rounds      int
 	MaxDuration time.Duration
@@ -43,9 +48,10 @@ type CalibrateStep struct {
 // DefaultCalibrateOptions measure sizes up to 64 in at most a minute.
 func DefaultCalibrateOptions() CalibrateOptions {
 	return CalibrateOptions{
-		Protocol: "oip",
-		Sizes:    []int{1, 2, 4, 8, 16, 32, 64},
-		Rounds:   15, // a median that three accidents do not move
+		Protocol:      "oip",
+		OpenDimension: 16, // the words of a short text, or an image that says how the batch grows and not how large images are
+		Sizes:         []int{1, 2, 4, 8, 16, 32, 64},
+		Rounds:        15, // a median that three accidents do not move
 		// The answer is wanted while somebody waits for it, and the server does little else meanwhile.
 		MaxDuration: time.Minute,
 		Timeout:     30 * time.Second,
@@ -54,9 +60,11 @@ func DefaultCalibrateOptions() CalibrateOptions {
 
 // Calibration is how long a server takes for batches, and what follows from it.
 type Calibration struct {
-	Model    string             `json:"model"`
-	Protocol string             `json:"protocol"`
-	Sizes    []CalibrationPoint `json:"sizes"`
+	Model    string `json:"model"`
+	Protocol string `json:"protocol"`
+	// Inputs are those of the request that was made up, with the shapes that were sent; empty where one was given.
+	Inputs []string           `json:"made_up_inputs,omitempty"`
+	Sizes  []CalibrationPoint `json:"sizes"`
 	// The fitted time of a batch of n rows is Intercept + Slope*n seconds; Error is the mean of how far off that is, as
 	// a part of what was measured.
 	Intercept float64 `json:"service_time_intercept_seconds"`
@@ -103,6 +111,7 @@ type calibrator struct {
 	protocol protocol.Protocol
 	url      string
 	sample   *protocol.Request
+	madeUp   []string    // of what, if it was
 	took     [][]float64 // by size, seconds
 }
 
@@ -110,15 +119,17 @@ type calibrator struct {
 // that what else the machine does falls on all of them alike. Sizes above one that the server refuses as too large are left out.
 // The error is that of ctx, of the options, or says what the server answered.
 func Calibrate(ctx context.Context, opts CalibrateOptions) (*Calibration, error) {
-	c, err := newCalibrator(opts)
-	if err != nil {
+	c := &calibrator{opts: opts}
+	if opts.Transport == nil {
+		t := newTransport(nil)
+		defer t.CloseIdleConnections()
+		c.opts.Transport = t
+	}
+	if err := c.prepare(ctx); err != nil {
 		return nil, err
 	}
-	if t, ok := c.opts.Transport.(*http.Transport); ok && opts.Transport == nil {
-		defer t.CloseIdleConnections()
-	}
 	began := time.Now()
-	out := &Calibration{Model: opts.Model, Protocol: opts.Protocol}
+	out := &Calibration{Model: opts.Model, Protocol: opts.Protocol, Inputs: c.madeUp}
 	for i, size := range c.opts.Sizes {
 		if err := c.warm(ctx, size); err != nil {
 			refused, ok := errors.AsType[*refusedSize](err)
@@ -147,11 +158,12 @@ func Calibrate(ctx context.Context, opts CalibrateOptions) (*Calibration, error)
 	return out, nil
 }
 
-func newCalibrator(opts CalibrateOptions) (*calibrator, error) {
-	c := &calibrator{opts: opts}
+// prepare checks the options and makes the request that batches are made of.
+func (c *calibrator) prepare(ctx context.Context) error {
+	opts := c.opts
 	at, err := parseUpstream(opts.URL)
 	if err != nil {
-		return nil, fmt.Errorf("url: %w", err)
+		return fmt.Errorf("url: %w", err)
 	}
 	name := url.PathEscape(opts.Model)
 	switch opts.Protocol {
@@ -162,15 +174,24 @@ func newCalibrator(opts CalibrateOptions) (*calibrator, error) {
 	case "openai":
 		c.protocol, c.url = protocol.OpenAI{}, at.JoinPath("/v1/embeddings").String()
 	default:
-		return nil, fmt.Errorf("protocol: %q is not one whose requests are batched: give v1, oip or openai", opts.Protocol)
+		return fmt.Errorf("protocol: %q is not one whose requests are batched: give v1, oip or openai", opts.Protocol)
 	}
-	if c.sample, err = c.protocol.Parse(protocol.Message{Body: opts.Request}); err != nil {
-		return nil, fmt.Errorf("request: %w", err)
+	body := protocol.Message{Body: opts.Request}
+	if len(opts.Request) == 0 {
+		if opts.OpenDimension < 1 {
+			return fmt.Errorf("open dimension: %d is not the length of one: give 1 or more", opts.OpenDimension)
+		}
+		if body, c.madeUp, err = c.makeSample(ctx); err != nil {
+			return err
+		}
+	}
+	if c.sample, err = c.protocol.Parse(body); err != nil {
+		return fmt.Errorf("request: %w", err)
 	}
 	var sizes []int
 	for _, size := range opts.Sizes {
 		if size < 1 {
-			return nil, fmt.Errorf("sizes: %d is not a number of rows: give 1 or more", size)
+			return fmt.Errorf("sizes: %d is not a number of rows: give 1 or more", size)
 		}
 		if n := max(size/c.sample.Items, 1) * c.sample.Items; !slices.Contains(sizes, n) { // whole samples
 			sizes = append(sizes, n)
@@ -178,13 +199,10 @@ func newCalibrator(opts CalibrateOptions) (*calibrator, error) {
 	}
 	slices.Sort(sizes)
 	if len(sizes) < 2 {
-		return nil, fmt.Errorf("sizes: a slope takes two or more, and with %d rows in the request there is %d: give larger ones", c.sample.Items, len(sizes))
+		return fmt.Errorf("sizes: a slope takes two or more, and with %d rows in the request there is %d: give larger ones", c.sample.Items, len(sizes))
 	}
 	c.opts.Sizes = sizes
-	if c.opts.Transport == nil {
-		c.opts.Transport = newTransport(nil)
-	}
-	return c, nil
+	return nil
 }
 
 // refusedSize is the answer of a server to a batch that is too large for it.
@@ -213,17 +231,17 @@ func (c *calibrator) send(ctx context.Context, round, size int) (time.Duration, 
 	for i := range copies {
 		copies[i] = c.sample
 	}
-	body := c.protocol.Merge(nil, "calibrate-"+strconv.Itoa(size), copies).Body
+	batch := c.protocol.Merge(nil, "calibrate-"+strconv.Itoa(size), copies)
 	within, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(within, http.MethodPost, c.url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(within, http.MethodPost, c.url, bytes.NewReader(batch.Body))
 	if err != nil {
 		return 0, fmt.Errorf("url: %w", err)
 	}
 	if c.opts.Header != nil {
 		req.Header = c.opts.Header.Clone()
 	}
-	req.Header.Set("Content-Type", "application/json")
+	setFormat(req.Header, batch.Header)
 	began := time.Now()
 	resp, err := c.opts.Transport.RoundTrip(req)
 	if err != nil {
@@ -236,11 +254,10 @@ func (c *calibrator) send(ctx context.Context, round, size int) (time.Duration, 
 		return 0, c.unanswered(ctx, within, size, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		said := strings.TrimSpace(strings.ToValidUTF8(string(text[:min(len(text), 300)]), ""))
 		if (&response{code: resp.StatusCode, body: &buffer{b: text}}).tooLarge() {
-			return 0, &refusedSize{size, resp.StatusCode, said}
+			return 0, &refusedSize{size, resp.StatusCode, said(text)}
 		}
-		return 0, fmt.Errorf("a batch of %d rows: the server answered %d: %s", size, resp.StatusCode, said)
+		return 0, fmt.Errorf("a batch of %d rows: the server answered %d: %s", size, resp.StatusCode, said(text))
 	}
 	if c.opts.Progress != nil {
 		c.opts.Progress(CalibrateStep{Round: round, Size: size, Took: took})
@@ -302,6 +319,9 @@ func (c *Calibration) WriteText(w io.Writer) error {
 	for _, p := range c.Sizes {
 		bar := strings.Repeat("█", max(1, int(p.Gain/most*30+0.5)))
 		fmt.Fprintf(&text, "%6d %8d %12s %12s %12.1f %6.2fx %s\n", p.Size, p.Batches, milliseconds(p.Seconds), milliseconds(p.Fitted), p.Rate, p.Gain, bar)
+	}
+	if len(c.Inputs) > 0 {
+		fmt.Fprintf(&text, "\nThe request was made up: %s; values may matter, and open dimensions do: give one of your own.\n", strings.Join(c.Inputs, "; "))
 	}
 	fmt.Fprintf(&text, "\nS(n) = %s + n * %s, %.1f %% off on average\n", milliseconds(c.Intercept), milliseconds(c.Slope), 100*c.Error)
 	if c.Refused > 0 {

@@ -60,9 +60,38 @@ func (m *model) serveCallers(now time.Time) {
 	}
 }
 
-// turn is takeForCall within the model's limit: while every replica has as many requests as it may, the request waits. It returns
-// the answer where there is no replica for it; one with the code clientGone says that the client went.
-func (m *model) turn(ctx context.Context, d *demand, class int) (*replica, *answer) {
+// callTime is how long calls that were not batched took, in seconds: a mean in which each weighs a tenth less with every one that
+// follows. The zero value knows nothing.
+type callTime struct {
+	mean  float64
+	calls int
+}
+
+func (c *callTime) add(took time.Duration) {
+	c.calls++
+	c.mean += (took.Seconds() - c.mean) * max(0.1, 1/float64(c.calls))
+}
+
+// tooLate reports whether a request that is due so soon would wait for longer than it may: for those ahead of it, of which the
+// replicas finish one after the other.
+func (m *model) tooLate(now, due time.Time, within time.Duration) bool {
+	slots := m.picker.ready(now) * m.config.Limit.Concurrent
+	if within <= 0 || m.callTime.calls == 0 || slots == 0 {
+		return false
+	}
+	ahead := 1
+	for _, other := range m.callers {
+		if !other.due.After(due) {
+			ahead++
+		}
+	}
+	return float64(ahead)*m.callTime.mean/float64(slots) > within.Seconds()
+}
+
+// turn is takeForCall within the model's limit: while every replica has as many requests as it may, the request waits, for no longer
+// than its client's answer must begin within, where that is not 0. It returns the answer where there is no replica for it; one
+// with the code clientGone says that the client went.
+func (m *model) turn(ctx context.Context, d *demand, class int, within time.Duration) (*replica, *answer) {
 	m.mu.Lock()
 	now := time.Now()
 	if len(m.callers) == 0 {
@@ -72,6 +101,14 @@ func (m *model) turn(ctx context.Context, d *demand, class int) (*replica, *answ
 			m.mu.Unlock()
 			d.queueDuration.Observe(0)
 			return to, nil
+		}
+	}
+	due, limit := now.Add(m.classes[class].Budget), time.Duration(m.config.Timeout)
+	hurry := within > 0 && within < limit
+	if hurry {
+		limit = within
+		if by := now.Add(within); by.Before(due) {
+			due = by
 		}
 	}
 	switch {
@@ -85,11 +122,18 @@ func (m *model) turn(ctx context.Context, d *demand, class int) (*replica, *answ
 			message: fmt.Sprintf("model %q: every replica has %d requests, and %d are waiting, which is the limit", m.config.Name, m.config.Limit.Concurrent, len(m.callers)),
 		}
 	}
-	one := m.callers.add(now.Add(m.classes[class].Budget)) // as in a lane: none waits for ever
+	if hurry && m.tooLate(now, due, within) {
+		defer m.mu.Unlock()
+		return nil, &answer{
+			shed: string(PredictedLate), code: http.StatusServiceUnavailable, retryAfter: m.callRate.wait(now, len(m.callers)),
+			message: fmt.Sprintf("model %q: the answer would begin too late: %d requests are waiting", m.config.Name, len(m.callers)),
+		}
+	}
+	one := m.callers.add(due) // as in a lane: none waits for ever
 	m.mu.Unlock()
 	d.waiting.Inc()
 	defer d.waiting.Dec()
-	timeout := time.NewTimer(time.Duration(m.config.Timeout))
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	var refusal *answer
 	select {
@@ -100,6 +144,12 @@ func (m *model) turn(ctx context.Context, d *demand, class int) (*replica, *answ
 		refusal = &answer{code: clientGone}
 	case <-timeout.C:
 		refusal = &answer{shed: "timeout", code: http.StatusServiceUnavailable}
+		if hurry {
+			refusal = &answer{
+				shed: string(PastDeadline), code: http.StatusGatewayTimeout,
+				message: fmt.Sprintf("model %q: no replica had room within the %s in which the client wants its answer to begin", m.config.Name, within),
+			}
+		}
 	case <-m.proxy.base.Done():
 		refusal = &answer{shed: "draining", code: http.StatusServiceUnavailable, message: "the proxy is shutting down", retryAfter: time.Second}
 	}

@@ -132,6 +132,65 @@ func TestLimitTimeout(t *testing.T) {
 	})
 }
 
+// TestLimitFirstToken: a request waits for no longer than its client wants the answer to begin within, is ahead of others by that, and
+// is refused at once where it would wait for longer. One that finds room is always taken.
+func TestLimitFirstToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowly{busy: map[string]int{}}
+		cfg := oneModel(Upstream{URL: "http://a"})
+		cfg.Models[0].Limit = LimitConfig{Concurrent: 1, Queue: 10}
+		cfg.Models[0].Priorities = []Priority{{"normal", prom.Duration(10 * time.Second)}}
+		registry := prometheus.NewRegistry()
+		p, err := New(cfg, Options{Transport: s, Registerer: registry})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		var mu sync.Mutex
+		var got []string
+		var clients sync.WaitGroup
+		send := func(n, ms int, within string) {
+			time.Sleep(time.Until(began.Add(time.Duration(ms) * time.Millisecond))) // of the bubble's time
+			clients.Go(func() {
+				w := httptest.NewRecorder()
+				r := httptest.NewRequest("POST", fmt.Sprintf("/v2/models/m/generate?n=%d", n), strings.NewReader("{}"))
+				if within != "" {
+					r.Header.Set("X-SLO-TTFT-MS", within)
+				}
+				p.ServeHTTP(w, r)
+				mu.Lock()
+				defer mu.Unlock()
+				got = append(got, strings.TrimSpace(fmt.Sprintf("%d: %s %d %s", n, time.Since(began), w.Code, w.Header().Get("Retry-After"))))
+			})
+			synctest.Wait()
+		}
+		send(0, 0, "1")       // room: taken
+		send(1, 0, "300.5")   // how long calls take is not known yet
+		send(2, 500, "60000") // more than the timeout: none
+		send(3, 600, "")
+		send(4, 700, "soon")   // none
+		send(5, 1100, "900")   // one that takes a second is on its way
+		send(6, 1100, "1050")  // taken, and ahead of those that may wait for longer
+		send(7, 1150, "1500")  // 6 is ahead of it, and takes a second too
+		send(8, 1150, "10000") // behind all
+		clients.Wait()
+		slices.Sort(got)
+		if diff := cmp.Diff([]string{
+			"0: 1s 200", "1: 300.5ms 504", "2: 2s 200", "3: 4s 200", "4: 5s 200", "5: 1.1s 503 21", "6: 3s 200", "7: 1.15s 503 31", "8: 6s 200",
+		}, got); diff != "" {
+			t.Error(diff)
+		}
+		for name, want := range map[string]float64{
+			`flyball_batchproxy_shed_total{model="m",reason="deadline"}`:       1,
+			`flyball_batchproxy_shed_total{model="m",reason="predicted_late"}`: 2,
+		} {
+			if got, ok := value(t, registry, name); !ok || got != want {
+				t.Errorf("%s is %v, want %v", name, got, want)
+			}
+		}
+	})
+}
+
 // TestCallers: the one that is due first, and of equal ones the first that came.
 func TestCallers(t *testing.T) {
 	var all callers

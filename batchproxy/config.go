@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -177,9 +178,9 @@ type QueueConfig struct {
 	Weights map[string]float64 `yaml:"weights,omitempty"`
 	// TenantLimit is the part of limits.max_queue that one tenant may have waiting, such as 0.5; 0 is all of it.
 	TenantLimit float64 `yaml:"tenant_limit"`
-	// TrustHeaders is whether clients may say their priority and tenant. Without it all requests are of class normal and of one
-	// tenant. Deadlines are always heeded: they can only make a client's own answer an error.
-	TrustHeaders bool `yaml:"trust_headers"`
+	// TrustHeaders is whether clients may say their priority and tenant, or which of them. Requests of others are of class
+	// normal and of one tenant. Deadlines are always heeded: they can only make a client's own answer an error.
+	TrustHeaders Trust `yaml:"trust_headers"`
 }
 
 // Priority is a class of requests.
@@ -266,7 +267,7 @@ func DefaultModelConfig() ModelConfig {
 			Objective: ObjectiveBalanced,
 		},
 		Queue: QueueConfig{
-			TrustHeaders: true, // what a client can win by a lie is some 75 ms before others, not a place before all of them
+			TrustHeaders: Trust{Everyone: true}, // what a client can win by a lie is some 75 ms before others, not a place before all of them
 		},
 		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
 		Inflight: 1,
@@ -541,6 +542,11 @@ func (c ModelConfig) validateQueue(path string) []error {
 		fault(".queue.tenant_limit", "%v is not a part of the queue: give more than 0 to 1, such as 0.5, or 0 for no limit", c.Queue.TenantLimit)
 	case c.Queue.TenantLimit > 0 && c.Queue.TenantHeader == "":
 		fault(".queue.tenant_limit", "there is no tenant_header to tell tenants by: give it, or leave out tenant_limit")
+	}
+	for i, text := range c.Queue.TrustHeaders.From {
+		if _, err := netip.ParsePrefix(text); err != nil {
+			fault(fmt.Sprintf(".queue.trust_headers[%d]", i), "%q is not a CIDR: give one such as 10.0.0.0/8, or 10.0.0.7/32 for one address", text)
+		}
 	}
 	if len(c.Priorities) > maxPriorities {
 		fault(".priorities", "%d classes: give %d or fewer", len(c.Priorities), maxPriorities)

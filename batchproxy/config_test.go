@@ -24,7 +24,7 @@ func TestConfigYAML(t *testing.T) {
 	var m ModelConfig
 	m.SetDefaults()
 	decode("name: digits\nupstreams: [{url: \"http://10.0.0.1:8000\"}, {target: digits}, {service: ml/digits, port: 8000}]\nprotocol: openai\nlimit: {concurrent: 64, queue: 100}\ncancel: drain\nserved_model_names: [org/digits]\nhealth: {path: /health, unhealthy: 2}\noutlier: {consecutive_5xx: 3}\nslow_start: 10s\nbatch: {max_size: 8, oversize: reject, min_size: 2, allowed_sizes: [2, 8], slo: 100ms, objective: latency, ignore_headers: [x-mine]}\n"+
-		"queue: {tenant_header: x-tenant, weights: {a: 2}, tenant_limit: 0.5, trust_headers: false}\npriorities: [{name: normal, budget: 1s}, {name: now, budget: 5ms}]", &m)
+		"queue: {tenant_header: x-tenant, weights: {a: 2}, tenant_limit: 0.5, trust_headers: [10.0.0.0/8]}\npriorities: [{name: normal, budget: 1s}, {name: now, budget: 5ms}]", &m)
 	cfg.Models = append(cfg.Models, m)
 
 	want := DefaultConfig()
@@ -39,7 +39,7 @@ func TestConfigYAML(t *testing.T) {
 		},
 		Limit: LimitConfig{Concurrent: 64, Queue: 100}, Cancel: "drain",
 		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
-		Queue:      QueueConfig{TenantHeader: "x-tenant", Weights: map[string]float64{"a": 2}, TenantLimit: 0.5},
+		Queue:      QueueConfig{TenantHeader: "x-tenant", Weights: map[string]float64{"a": 2}, TenantLimit: 0.5, TrustHeaders: Trust{From: []string{"10.0.0.0/8"}}},
 		Priorities: []Priority{{"normal", prom.Duration(time.Second)}, {"now", prom.Duration(5 * time.Millisecond)}},
 		Health:     HealthConfig{Path: "/health", Interval: prom.Duration(5 * time.Second), Timeout: prom.Duration(time.Second), Unhealthy: 2, Healthy: 1},
 		Outlier:    OutlierConfig{Consecutive5xx: 3, LatencyFactor: 3, BaseEject: prom.Duration(30 * time.Second), MaxPercent: 50},
@@ -50,6 +50,31 @@ func TestConfigYAML(t *testing.T) {
 	}
 	if err := cfg.Validate(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestTrustYAML: who is believed is written as true, false or a list.
+func TestTrustYAML(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want Trust
+		err  string
+	}{
+		{"true", Trust{Everyone: true}, ""},
+		{"false", Trust{}, ""},
+		{"[]", Trust{From: []string{}}, ""},
+		{"[10.0.0.0/8, 'fd00::/8']", Trust{From: []string{"10.0.0.0/8", "fd00::/8"}}, ""},
+		{"10.0.0.0/8", Trust{Everyone: true}, "expected true, false or a list of CIDRs such as [10.0.0.0/8]"},
+		{"{a: 1}", Trust{Everyone: true}, "expected true, false or a list of CIDRs such as [10.0.0.0/8]"},
+	} {
+		got := Trust{Everyone: true}
+		err := yaml.Unmarshal([]byte(tt.text), &got)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s: %s", tt.text, diff)
+		}
+		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: %v, want %s", tt.text, err, tt.err)
+		}
 	}
 }
 
@@ -218,6 +243,12 @@ func TestConfigFaults(t *testing.T) {
 			"models[0].batch.ignore_headers[1]: authorization always matters: clients of different rights must not share a batch",
 			"models[0].inflight: 0 is not a number of batches: give 1 or more",
 			"models[0].timeout: 0s is not a timeout: give more than 0s, such as 30s",
+		}},
+		{"trust", func(c *Config) {
+			c.Models[0].Queue.TrustHeaders = Trust{From: []string{"10.0.0.0/8", "10.0.0.1", "10.0.0.0/33"}}
+		}, []string{
+			`models[0].queue.trust_headers[1]: "10.0.0.1" is not a CIDR: give one such as 10.0.0.0/8, or 10.0.0.7/32 for one address`,
+			`models[0].queue.trust_headers[2]: "10.0.0.0/33" is not a CIDR: give one such as 10.0.0.0/8, or 10.0.0.7/32 for one address`,
 		}},
 		{"access log", func(c *Config) { c.AccessLog.Format = "common" }, []string{
 			`access_log.format: "common" is not a format of the access log: give json`,

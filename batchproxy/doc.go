@@ -87,6 +87,9 @@
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and
 // the two formulas, are of this package, derived beside them in phase.go and held to account in simulate_test.go.
 //
+// A new configuration begins with what was learned of each model that has a replica in common with the one before (inherit.go); where
+// all replicas are others, it is forgotten.
+//
 // # Who is first
 //
 // Requests leave by their virtual deadline: the arrival plus the budget of the class that X-Flyball-Priority names
@@ -94,7 +97,11 @@
 // is ahead of another by the difference of their budgets, and nobody starves; one above normal is held by no timer, for no min_size and not
 // for cost, and takes along those that are; without classes and deadlines it is the order
 // of arrival. A client's deadline is the least of X-Flyball-Deadline-Ms, X-Request-Timeout-Ms and
-// X-Envoy-Expected-Rq-Timeout-Ms, and counts where it is before the model's timeout. Where queue.tenant_header is set,
+// X-Envoy-Expected-Rq-Timeout-Ms, and counts where it is before the model's timeout. Triton's schedule policy says both in the
+// parameters of an Open Inference request: a priority, of which 1 is the class with the least budget, 2 the next and all above their
+// number the last, where no header names a class; and a timeout in microseconds, one more deadline. 0 is none. The replica is sent
+// those of a request that goes alone; of several the most urgent priority and the longest timeout, where each has one: it would
+// give up all of them with the first. Where queue.tenant_header is set,
 // tenants share the rows that leave by their weights while there are more than a batch has, and the deadlines order the requests of
 // each.
 //
@@ -129,10 +136,13 @@
 //   - An answer that cannot be split with certainty is not delivered: each request is sent again alone.
 //   - A tenant whose requests spoil batches again and again goes alone for a while: solo.go.
 //   - A full queue, or too many bytes held: 429 with Retry-After.
+//   - A client whose deadline passes while a replica has its batch is answered 504 then, and the others get their answers. The call is
+//     given up at the last deadline, where each of the batch has one, unless the model's cancel is drain.
 //   - A tenant that has its share of the queue: 429. A request that would be answered too late: 503. One whose client's
 //     deadline no replica can meet any more: 504. None of these costs a replica anything.
 //   - What is not batched has no queue, unless the model has a limit: then a request waits here while every replica has as many
-//     as it may, goes to the first that has room, and is refused where too many wait (callers.go).
+//     as it may, goes to the first that has room, and is refused where too many wait (callers.go). X-Slo-Ttft-Ms says within what time
+//     the answer is to begin: it waits for no longer, and is refused where the calls ahead of it take longer than that.
 //   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone, and a stream with its
 //     client, unless the model's cancel is drain.
 //

@@ -17,7 +17,7 @@ func matters(name string) bool {
 		"Date", "Dnt", "Expect", "Forwarded", "Inference-Header-Content-Length", "Keep-Alive", "Origin", "Pragma", "Priority", "Proxy-Authorization",
 		"Proxy-Connection", "Referer", "Te", "Trailer", "Transfer-Encoding", "Traceparent", "Tracestate", "Uber-Trace-Id",
 		"Upgrade", "User-Agent", "Via", "X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "X-Correlation-Id", "X-Real-Ip",
-		"X-Request-Id", "X-Request-Timeout-Ms":
+		"X-Request-Id", "X-Request-Timeout-Ms", "X-Slo-Ttft-Ms":
 		return false
 	}
 	for _, prefix := range []string{"Sec-", "X-B3-", "X-Envoy-", "X-Flyball-", "X-Forwarded-", "X-Stainless-"} { // the last: OpenAI's clients about themselves

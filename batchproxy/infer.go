@@ -14,15 +14,16 @@ import (
 	"flyball/batchproxy/protocol"
 )
 
-// infer serves a request that may be batched, and returns the status of its answer, clientGone where the client went first. It
-// reads and checks the request before it queues it, so that a slow client or a wrong body holds up nobody.
-func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand) int {
+// infer serves a request that may be batched, and returns the status of its answer, clientGone where the client went first, and
+// the series of its class, which the body may say. It reads and checks the request before it queues it, so that a slow client or
+// a wrong body holds up nobody.
+func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand) (int, *demand) {
 	if code := refuseEncoded(w, r, d.form); code != 0 {
-		return code
+		return code, d
 	}
 	body, err := m.proxy.read(w, r)
 	if err != nil {
-		return m.proxy.unread(w, r, err, m.config.Name, d.form)
+		return m.proxy.unread(w, r, err, m.config.Name, d.form), d
 	}
 	return m.inferBody(w, r, p, d, body)
 }
@@ -54,7 +55,7 @@ func (p *Proxy) read(w http.ResponseWriter, r *http.Request) (*buffer, error) {
 }
 
 // inferBody is infer for a request whose body was read. The body is released.
-func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer) int {
+func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer) (int, *demand) {
 	var parsed *protocol.Request
 	err := protocol.ErrAlone
 	if m.config.batches(p) {
@@ -65,18 +66,24 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 	}
 	var terms Terms
 	if err == nil {
-		terms, err = m.termsOf(time.Now(), r.Header)
+		terms, err = m.termsOf(time.Now(), r, parsed)
 	}
 	if errors.Is(err, protocol.ErrAlone) {
 		defer body.release()
-		return m.passBody(w, r, d, body.b)
+		return m.passBody(w, r, d, body.b), d
 	}
 	if err != nil {
 		body.release()
 		if fault, ok := errors.AsType[*protocol.Fault](err); ok {
-			return d.form.writeFault(w, http.StatusBadRequest, fault.Error(), fault.Where, "")
+			return d.form.writeFault(w, http.StatusBadRequest, fault.Error(), fault.Where, ""), d
 		}
-		return d.form.writeError(w, http.StatusBadRequest, err.Error())
+		return d.form.writeError(w, http.StatusBadRequest, err.Error()), d
+	}
+	if parsed.Priority != 0 {
+		d = m.demand(p.Name(), terms.Class)
+		if a := accountOf(w); a != nil {
+			a.class = m.classes[terms.Class].Name
+		}
 	}
 	req := &request{
 		protocol: p, parsed: parsed, body: body, incoming: r, demand: d, terms: terms,
@@ -87,14 +94,14 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 		switch m.config.Batch.Oversize {
 		case oversizeReject:
 			body.release()
-			return d.form.writeError(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("model %q: %d rows, %d is the limit of one request", m.config.Name, parsed.Items, most))
+			return d.form.writeError(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("model %q: %d rows, %d is the limit of one request", m.config.Name, parsed.Items, most)), d
 		case oversizeSplit, "":
 			if most > 1 && !m.isWhole(req.key) {
-				return m.inferChunks(w, req)
+				return m.inferChunks(w, req), d
 			}
 		}
 	}
-	return m.inferOne(w, req)
+	return m.inferOne(w, req), d
 }
 
 // parse reads a request in a protocol.
@@ -157,8 +164,16 @@ func (m *model) result(req *request) *answer {
 		req.body.release()
 		return refusal
 	}
+	deadline, stop := m.untilDeadline(req.terms)
+	defer stop()
 	select {
 	case <-req.done:
+	case <-deadline:
+		if req.state.CompareAndSwap(waiting, gone) { // for the batch it is as if the client had gone
+			m.quit(req)
+			return m.write(w, req.demand.form, m.pastDeadline())
+		}
+		<-req.done
 	case <-req.incoming.Context().Done():
 		if req.state.CompareAndSwap(waiting, gone) {
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, m.quit(req)).Inc()

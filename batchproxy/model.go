@@ -27,7 +27,9 @@ type model struct {
 	// classes are those of priority, of which normal is the index of the one for requests that name none.
 	classes      []Class
 	normal       int
+	urgent       []int         // indexes of classes, the most urgent first
 	tenantHeader string        // in its canonical form, empty where tenants are not told apart
+	trust        trust         // in what clients say of priority and tenant
 	number       atomic.Uint64 // of batches, for their ids
 	wg           sync.WaitGroup
 
@@ -37,6 +39,7 @@ type model struct {
 	leaving  []*replica // left the list with something in flight
 	callers  callers    // wait for room, where the model has a limit
 	callRate rate       // of requests that are not batched
+	callTime callTime   // of these
 	again    []*batch   // to be sent once more, as they are
 	running  int
 	rate     rate
@@ -81,7 +84,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		widens: c.mayWiden(),
 		demand: p.metrics.demands(c),
 
-		classes: c.classes(), normal: normalOf(c.classes()),
+		classes: c.classes(), normal: normalOf(c.classes()), urgent: byUrgency(c.classes()), trust: c.Queue.TrustHeaders.read(),
 	}
 	if h := c.Queue.TenantHeader; h != "" {
 		m.tenantHeader = http.CanonicalHeaderKey(h)

@@ -36,11 +36,11 @@ func (p *Proxy) serveByBody(w http.ResponseWriter, r *http.Request, to route, st
 		m := p.only()
 		switch {
 		case m != nil:
-			m.serve(w, r, to.label, start, true, func(d *demand, counted bool) int {
+			m.serve(w, r, to.label, start, true, func(d *demand, counted bool) (int, *demand) {
 				if to.protocol != nil && counted {
-					return refuseEncoded(w, r, f)
+					return refuseEncoded(w, r, f), d
 				}
-				return m.pass(w, r, d, counted)
+				return m.pass(w, r, d, counted), d
 			})
 		case encoded(r):
 			refuseEncoded(w, r, f)
@@ -61,7 +61,7 @@ func (p *Proxy) serveByBody(w http.ResponseWriter, r *http.Request, to route, st
 			body.release()
 			return
 		}
-		m.serve(w, r, to.label, start, true, func(d *demand, _ bool) int {
+		m.serve(w, r, to.label, start, true, func(d *demand, _ bool) (int, *demand) {
 			return m.inferBody(w, r, to.protocol, d, body)
 		})
 		return
@@ -84,7 +84,7 @@ func (p *Proxy) serveByBody(w http.ResponseWriter, r *http.Request, to route, st
 	if m == nil {
 		return
 	}
-	m.serve(w, r, to.label, start, true, func(d *demand, counted bool) int { return m.pass(w, r, d, counted) })
+	m.serve(w, r, to.label, start, true, func(d *demand, counted bool) (int, *demand) { return m.pass(w, r, d, counted), d })
 }
 
 // firstPeek is how much of a body is read at first for the model's name, which most clients send before all else.

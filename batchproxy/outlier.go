@@ -199,6 +199,9 @@ func (m *model) sawCall(r *replica, rec *recorder, began time.Time, gone bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now, tried := time.Now(), r.outlier.halfOpen
+	if how == worked {
+		m.callTime.add(now.Sub(began))
+	}
 	m.judge(now, r, how, 0, began)
 	if tried != r.outlier.halfOpen || how != worked {
 		m.pump(now)

@@ -70,6 +70,8 @@ func (j *joining) run(w http.ResponseWriter) (code int, failed error) {
 		}
 	}()
 	j.next = j.cut.Next()
+	deadline, stop := m.untilDeadline(j.whole.terms)
+	defer stop()
 	for {
 		if refusal := j.send(); refusal != nil {
 			return m.write(w, d.form, refusal), nil
@@ -86,6 +88,8 @@ func (j *joining) run(w http.ResponseWriter) (code int, failed error) {
 				return m.write(w, d.form, r.answer), nil
 			}
 			j.ready[r] = true
+		case <-deadline:
+			return m.write(w, d.form, m.pastDeadline()), nil // abandon takes the chunks back
 		case <-j.whole.incoming.Context().Done():
 			for _, r := range j.away {
 				if r.state.CompareAndSwap(waiting, gone) && m.quit(r) == "in_batch" {

@@ -36,7 +36,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	var to *replica
 	if counted && m.config.Limit.Concurrent > 0 {
 		var refusal *answer
-		switch to, refusal = m.turn(r.Context(), d, m.classOf(r.Header)); {
+		switch to, refusal = m.turn(r.Context(), d, m.classOf(r), beginWithin(r.Header)); {
 		case refusal == nil:
 		case refusal.code == clientGone:
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "queued").Inc()

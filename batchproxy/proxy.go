@@ -393,9 +393,14 @@ func (p *Proxy) Refusing() <-chan struct{} { return p.refusing }
 func (p *Proxy) Following() <-chan struct{} { return p.following }
 
 // Replace has every request from now on served by another proxy, that of a new configuration, which must be [Proxy.Following];
-// those admitted before are finished here. No request is refused between the two. Run is ended as ever, and drains. It may be called
-// once.
+// those admitted before are finished here. No request is refused between the two. What was learned of models is taken along, where
+// they have replicas in common. Run is ended as ever, and drains. It may be called once.
 func (p *Proxy) Replace(next *Proxy) {
+	for name, m := range next.models {
+		if before := p.models[name]; before != nil {
+			m.inherit(before)
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.successor.Store(next)
@@ -476,7 +481,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			plainForm.writeError(w, http.StatusNotFound, fmt.Sprintf("%s: names no model, and there are several: %s", r.URL.Path, strings.Join(p.names, ", ")))
 			return
 		}
-		m.serve(w, r, to.label, start, entered, func(d *demand, counted bool) int { return m.pass(w, r, d, counted) })
+		m.serve(w, r, to.label, start, entered, func(d *demand, counted bool) (int, *demand) { return m.pass(w, r, d, counted), d })
 		return
 	}
 	if to.model == "" {
@@ -491,10 +496,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		plainForm.writeError(w, http.StatusNotFound, unknownModel(to.model, p.names))
 		return
 	}
-	m.serve(w, r, to.label, start, entered, func(d *demand, counted bool) int {
+	m.serve(w, r, to.label, start, entered, func(d *demand, counted bool) (int, *demand) {
 		_, binary := r.Header[protocol.HeaderLength]
 		if !counted || !m.config.batches(to.protocol) || binary && to.label != "oip" {
-			return m.pass(w, r, d, counted)
+			return m.pass(w, r, d, counted), d
 		}
 		return m.infer(w, r, to.protocol, d)
 	})
@@ -508,15 +513,16 @@ func unknownModel(name string, known []string) string {
 	return message
 }
 
-// serve serves a request to the model, and counts it if it is a POST: readiness and metadata are not demand. One that came
-// when the proxy was draining already is refused.
-func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, start time.Time, entered bool, serve func(d *demand, counted bool) int) {
-	class := m.classOf(r.Header)
+// serve serves a request to the model, and counts it if it is a POST: readiness and metadata are not demand. It is counted as it
+// comes by the class that its header names, and afterwards by that of the series which serving it returned. One that came when the
+// proxy was draining already is refused.
+func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, start time.Time, entered bool, serve func(d *demand, counted bool) (int, *demand)) {
+	class := m.classOf(r)
 	d := m.demand(protocol, class)
 	counted := r.Method == http.MethodPost
 	code := 0
 	if a := accountOf(w); a != nil {
-		a.model, a.protocol, a.class, a.tenant = m.config.Name, protocol, m.classes[class].Name, m.tenantOf(r.Header)
+		a.model, a.protocol, a.class, a.tenant = m.config.Name, protocol, m.classes[class].Name, m.tenantOf(r)
 		a.broke = true
 		defer func() { a.code, a.broke = code, code == 0 }()
 	}
@@ -536,7 +542,7 @@ func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, s
 		return
 	}
 	m.proxy.sendElsewhere(w)
-	code = serve(d, counted)
+	code, d = serve(d, counted)
 }
 
 // sendElsewhere has the client's next request come on another connection, where this proxy ends.

@@ -93,7 +93,7 @@ func (b *lockedBuffer) lines(t *testing.T) (out []map[string]any) {
 func TestAccessLog(t *testing.T) {
 	s := newModelServer(t)
 	cfg := oneModel(Upstream{URL: s.URL})
-	cfg.AccessLog.Path, cfg.Models[0].Queue.TrustHeaders, cfg.Models[0].Queue.TenantHeader = accessStdout, true, "x-flyball-tenant"
+	cfg.AccessLog.Path, cfg.Models[0].Queue.TrustHeaders, cfg.Models[0].Queue.TenantHeader = accessStdout, Trust{Everyone: true}, "x-flyball-tenant"
 	var out lockedBuffer
 	f := start(t, cfg, Options{Stdout: &out})
 	const trace = "0af7651916cd43dd8448eb211c80319c"

@@ -3,14 +3,18 @@ package batchproxy
 import (
 	"crypto/sha256"
 	"maps"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
 )
 
 // A request that a replica refuses costs its batch up to 2·log2(n) calls until it is found. A tenant whose requests do that
-// again and again rides alone for a while, so that it costs the others nothing. A tenant is told by x-flyball-tenant or, without
-// it, by its Authorization; one that has neither cannot be told from the others, and is not set apart: all of them would be.
+// again and again rides alone for a while, so that it costs the others nothing. A tenant is told by the model's tenant header
+// (X-Flyball-Tenant where there is none), if it is believed, or else by its Authorization, and in both cases by the address that it
+// connects from: so nobody is set apart for what others send in his name. Only addresses that are listed as trusted are taken to
+// speak for many, and to tell who they are. A request that says nothing is told by its address alone where trusted ones are
+// listed, and this is not one of them; else it cannot be told from the others, and is not set apart: all of them would be.
 
 const (
 	// poisonings within poisonTime set a tenant apart, for soloTime.
@@ -24,14 +28,37 @@ const (
 // poisonerID is a part of the hash of what a tenant is told by.
 type poisonerID [16]byte
 
-func tenantOf(header http.Header) (poisonerID, bool) {
-	for _, name := range []string{"X-Flyball-Tenant", "Authorization"} {
-		if value := header.Get(name); value != "" {
-			sum := sha256.Sum256([]byte(name + ":" + value))
-			return poisonerID(sum[:16]), true
-		}
+// poisonerOf is who a request is from, and false where that cannot be told.
+func (m *model) poisonerOf(r *http.Request) (poisonerID, bool) {
+	name, who := m.soloHeader(r), ""
+	if value := r.Header.Get(name); value != "" {
+		who = name + ":" + value
 	}
-	return poisonerID{}, false
+	vouched := m.trust.listed(r)
+	if who == "" && (vouched || len(m.trust.from) == 0) {
+		return poisonerID{}, false
+	}
+	if !vouched {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			host = r.RemoteAddr
+		}
+		who += "\x00" + host
+	}
+	sum := sha256.Sum256([]byte(who))
+	return poisonerID(sum[:16]), true
+}
+
+// soloHeader is the header that tells who a request is from.
+func (m *model) soloHeader(r *http.Request) string {
+	name := m.tenantHeader
+	if name == "" {
+		name = "X-Flyball-Tenant"
+	}
+	if r.Header.Get(name) != "" && m.trust.believes(r) {
+		return name
+	}
+	return "Authorization"
 }
 
 // soloLanes are the tenants whose requests were refused in batches of late. The model's mutex guards it, except for some.
@@ -118,7 +145,7 @@ func (m *model) rideAlone(r *request) {
 	if !m.solos.some.Load() {
 		return
 	}
-	who, ok := tenantOf(r.incoming.Header)
+	who, ok := m.poisonerOf(r.incoming)
 	if !ok {
 		return
 	}
@@ -133,7 +160,7 @@ func (m *model) rideAlone(r *request) {
 // poisonedBy takes note of a request that failed alone, and that its batch was cut for.
 func (m *model) poisonedBy(r *request) {
 	m.proxy.metrics.poisoned.WithLabelValues(m.config.Name).Inc()
-	who, ok := tenantOf(r.incoming.Header)
+	who, ok := m.poisonerOf(r.incoming)
 	if !ok {
 		return
 	}
@@ -142,7 +169,7 @@ func (m *model) poisonedBy(r *request) {
 	now := time.Now()
 	if m.solos.poisoned(now, who) {
 		m.proxy.logger.Warn("a tenant's requests go alone for a while: the replicas refused three within a minute", "model", m.config.Name,
-			"x-flyball-tenant", r.incoming.Header.Get("X-Flyball-Tenant"), "for", soloTime)
+			"tenant", m.tenantOf(r.incoming), "client", r.incoming.RemoteAddr, "for", soloTime)
 	}
 	m.showSolo(now)
 	m.arm(now, false)

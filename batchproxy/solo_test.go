@@ -2,6 +2,8 @@ package batchproxy
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -49,6 +51,77 @@ func TestSoloLanes(t *testing.T) {
 	}
 	if len(s.tenants) != maxPoisoners {
 		t.Errorf("%d tenants are remembered, want %d", len(s.tenants), maxPoisoners)
+	}
+}
+
+// from is who sends a request.
+type from struct{ address, tenant, authorization string }
+
+func (f from) request() *http.Request {
+	r := httptest.NewRequest("POST", "/v1/models/m:predict", nil)
+	r.RemoteAddr = f.address
+	if f.tenant != "" {
+		r.Header.Set("X-Flyball-Tenant", f.tenant)
+	}
+	if f.authorization != "" {
+		r.Header.Set("Authorization", f.authorization)
+	}
+	r.Header.Set("X-Forwarded-For", "10.0.0.1") // anybody may say so
+	return r
+}
+
+// TestNobodyIsSetApartForAnother: whoever sends requests that are refused in the name of somebody else sets himself apart, if anybody.
+func TestNobodyIsSetApartForAnother(t *testing.T) {
+	gateway := []string{"10.0.0.0/8"}
+	for _, tt := range []struct {
+		name             string
+		trust            Trust
+		header           string // of tenants
+		attacker, victim from
+		attackerAlone    bool
+		victimAlone      bool // where the two cannot be told apart, or are one
+	}{
+		{"a name from another address", Trust{Everyone: true}, "", from{"192.0.2.1:1", "a", ""}, from{"192.0.2.2:1", "a", ""}, true, false},
+		{"one's own name, another connection", Trust{Everyone: true}, "", from{"192.0.2.1:1", "a", ""}, from{"192.0.2.1:2", "a", ""}, true, true},
+		{"another name from one address", Trust{Everyone: true}, "", from{"192.0.2.1:1", "a", ""}, from{"192.0.2.1:1", "b", ""}, true, false},
+		{"a name that is not believed", Trust{}, "", from{"192.0.2.1:1", "a", ""}, from{"192.0.2.2:1", "a", ""}, false, false},
+		{"a name that is not believed, with credentials", Trust{}, "", from{"192.0.2.1:1", "a", "x"}, from{"192.0.2.1:1", "a", "y"}, true, false},
+		{"a key that everybody has", Trust{}, "", from{"192.0.2.1:1", "", "Bearer EMPTY"}, from{"192.0.2.2:1", "", "Bearer EMPTY"}, true, false},
+		{"past the gateway", Trust{From: gateway}, "", from{"192.0.2.1:1", "a", ""}, from{"10.0.0.1:1", "a", ""}, true, false},
+		{"past the gateway, by the address", Trust{From: gateway}, "", from{"192.0.2.1:1", "a", ""}, from{"192.0.2.1:2", "b", ""}, true, true},
+		{"through the gateway", Trust{From: gateway}, "", from{"10.0.0.1:1", "b", ""}, from{"10.0.0.1:1", "a", ""}, true, false},
+		{"through one of the gateways", Trust{From: gateway}, "", from{"10.0.0.1:1", "a", ""}, from{"10.0.0.2:1", "a", ""}, true, true},
+		{"through the gateway, without a name", Trust{From: gateway}, "", from{"10.0.0.1:1", "", ""}, from{"10.0.0.1:1", "a", ""}, false, false},
+		{"nobody says anything", Trust{Everyone: true}, "", from{"192.0.2.1:1", "", ""}, from{"192.0.2.1:1", "", ""}, false, false},
+		{"a header that is not that of tenants", Trust{From: gateway}, "x-team", from{"10.0.0.1:1", "a", ""}, from{"10.0.0.1:1", "a", ""}, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := oneModel(Upstream{URL: "http://replica"})
+			cfg.Models[0].Queue.TrustHeaders, cfg.Models[0].Queue.TenantHeader = tt.trust, tt.header
+			p, err := New(cfg, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := p.models["m"]
+			defer m.timer.Stop()
+			alone := func(f from) bool {
+				r := &request{incoming: f.request(), key: []byte("lane")}
+				m.rideAlone(r)
+				return string(r.key) != "lane"
+			}
+			for range poisonings {
+				if alone(tt.attacker) {
+					t.Fatal("apart already")
+				}
+				m.poisonedBy(&request{incoming: tt.attacker.request()})
+			}
+			if got := alone(tt.attacker); got != tt.attackerAlone {
+				t.Errorf("the attacker rides alone: %t", got)
+			}
+			if got := alone(tt.victim); got != tt.victimAlone {
+				t.Errorf("the victim rides alone: %t", got)
+			}
+		})
 	}
 }
 

@@ -163,7 +163,8 @@ func TestBinaryAnswersThatDoNotAddUp(t *testing.T) {
 	}
 }
 
-// TestUrgencyKeepsNobodyApart: how urgent a request is does not change its answer, and the batch is as urgent as any of it.
+// TestUrgencyKeepsNobodyApart: how urgent a request is does not change its answer. The batch has the priority of the most urgent
+// one, and the time of the most patient one.
 func TestUrgencyKeepsNobodyApart(t *testing.T) {
 	body := func(parameters string) Message {
 		return Message{Body: []byte(`{"zone":1,` + parameters + `"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}`)}
@@ -171,11 +172,14 @@ func TestUrgencyKeepsNobodyApart(t *testing.T) {
 	for _, tt := range []struct {
 		name, a, b, want string
 	}{
-		{"timeouts", `"parameters":{"timeout":500},`, `"parameters":{"timeout":200},`, `,"parameters":{"timeout":200}`},
-		{"one has a timeout", `"parameters":{"timeout":500},`, ``, `,"parameters":{"timeout":500}`},
+		{"timeouts", `"parameters":{"timeout":500},`, `"parameters":{"timeout":200},`, `,"parameters":{"timeout":500}`},
+		{"one has a timeout", `"parameters":{"timeout":500},`, ``, ``},
+		{"one has none that bounds it", `"parameters":{"timeout":500},`, `"parameters":{"timeout":0},`, ``},
 		{"priorities", `"parameters":{"priority":2},`, `"parameters":{"priority":1},`, `,"parameters":{"priority":1}`},
 		{"one has a priority", ``, `"parameters":{"priority":1},`, ``},
-		{"with others", `"parameters":{"timeout":500,"b":1,"a":2},`, `"parameters":{"a":2,"priority":3,"b":1},`, `,"parameters":{"a":2,"b":1,"timeout":500}`},
+		{"one has the default priority", `"parameters":{"priority":0},`, `"parameters":{"priority":1},`, ``},
+		{"with others", `"parameters":{"timeout":500,"b":1,"a":2},`, `"parameters":{"a":2,"timeout":3,"b":1},`, `,"parameters":{"a":2,"b":1,"timeout":500}`},
+		{"others alone", `"parameters":{"timeout":500,"b":1},`, `"parameters":{"priority":2,"b":1},`, `,"parameters":{"b":1}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, order := range [][]Message{{body(tt.a), body(tt.b)}, {body(tt.b), body(tt.a)}} {
@@ -187,10 +191,43 @@ func TestUrgencyKeepsNobodyApart(t *testing.T) {
 			}
 		})
 	}
-	for _, text := range []string{`{"timeout":"5"}`, `{"timeout":0}`, `{"timeout":-1}`, `{"timeout":5.0}`} {
-		r, err := OIP{}.Parse(body(`"parameters":` + text + `,`))
-		if err != nil || !bytes.Contains(r.Key, []byte(text)) {
-			t.Errorf("%s: a parameter that is not understood is not part of the key %s, %v", text, r.Key, err)
+}
+
+// TestUrgency: what a request says of its urgency is read, and nonsense is a fault of its field.
+func TestUrgency(t *testing.T) {
+	const (
+		noPriority = " is not a priority: give a whole number, 1 for the most urgent, or 0 for none"
+		noTimeout  = " is not a timeout: give a whole number of microseconds, or 0 for none"
+	)
+	for _, tt := range []struct {
+		parameters        string
+		priority, timeout uint64
+		fault             string
+	}{
+		{`{"priority":1,"timeout":2500}`, 1, 2500, ""},
+		{`{"priority":0,"timeout":0}`, 0, 0, ""},
+		{`{}`, 0, 0, ""},
+		{`{"pri\u006frity":7}`, 7, 0, ""},
+		{`{"timeout":9223372036854775807}`, 0, math.MaxInt64, ""},
+		{`{"timeout":9223372036854775808}`, 0, 0, "parameters.timeout: 9223372036854775808" + noTimeout},
+		{`{"timeout":"5"}`, 0, 0, `parameters.timeout: "5"` + noTimeout},
+		{`{"timeout":-1}`, 0, 0, "parameters.timeout: -1" + noTimeout},
+		{`{"timeout":5.0}`, 0, 0, "parameters.timeout: 5.0" + noTimeout},
+		{`{"timeout":null}`, 0, 0, "parameters.timeout: null" + noTimeout},
+		{`{"priority":"high"}`, 0, 0, `parameters.priority: "high"` + noPriority},
+		{`{"priority":true}`, 0, 0, "parameters.priority: true" + noPriority},
+		{`{"priority":1e3,"sequence_id":4}`, 0, 0, "parameters.priority: 1e3" + noPriority},
+		{`{"priority":[1]}`, 0, 0, "parameters.priority: [1]" + noPriority},
+	} {
+		r, err := OIP{}.Parse(Message{Body: []byte(`{"parameters":` + tt.parameters + `,"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}`)})
+		fault := ""
+		if err != nil {
+			fault = err.Error()
+		}
+		if fault != tt.fault {
+			t.Errorf("%s\n got %s\nwant %s", tt.parameters, fault, tt.fault)
+		} else if err == nil && (r.Priority != tt.priority || r.Timeout != tt.timeout) {
+			t.Errorf("%s: priority %d and timeout %d", tt.parameters, r.Priority, r.Timeout)
 		}
 	}
 }

@@ -71,7 +71,11 @@ func walkInfer(m Message, body []byte, strict bool) (*Request, error) {
 			}
 			r.id = value
 		case is(o.name, "parameters") && value[0] == '{':
-			alone = r.parameters(body, o.start) || alone
+			sequence, err := r.parameters(body, o.start)
+			if err != nil {
+				return nil, err
+			}
+			alone = alone || sequence
 		default:
 			if is(o.name, "outputs") && value[0] == '[' {
 				alone = alone || sharedOutput(body, o.start)
@@ -107,36 +111,40 @@ func walkInfer(m Message, body []byte, strict bool) (*Request, error) {
 }
 
 // parameters reads the request's parameters, and reports whether it is part of a sequence. What says how urgent the request
-// is does not keep it apart from others, and is taken out.
-func (r *Request) parameters(body []byte, start int) (sequence bool) {
+// is, in Triton's schedule policy extension, does not keep it apart from others, and is taken out.
+func (r *Request) parameters(body []byte, start int) (sequence bool, err error) {
 	var members [][]byte
+	terms := false
 	o := walkObject(body, start, MaxDepth)
 	for o.next() {
+		value := body[o.start:o.end]
 		switch {
 		case is(o.name, "sequence_id"), is(o.name, "sequence_start"), is(o.name, "sequence_end"):
 			sequence = true
-		case is(o.name, "priority") && whole(body[o.start:o.end], &r.priority), is(o.name, "timeout") && whole(body[o.start:o.end], &r.timeout):
+		case is(o.name, "priority"):
+			if terms = whole(value, &r.Priority); !terms {
+				return false, &Fault{Where: "parameters.priority", Reason: fmt.Sprintf("%.40s is not a priority: give a whole number, 1 for the most urgent, or 0 for none", value)}
+			}
+			continue
+		case is(o.name, "timeout"):
+			if terms = whole(value, &r.Timeout); !terms {
+				return false, &Fault{Where: "parameters.timeout", Reason: fmt.Sprintf("%.40s is not a timeout: give a whole number of microseconds, or 0 for none", value)}
+			}
 			continue
 		}
 		members = append(members, body[o.nameStart:o.end])
 	}
-	if len(members) > 0 || r.priority == 0 && r.timeout == 0 {
+	if len(members) > 0 || !terms {
 		r.params = appendRest([]byte{}, members)
 	}
-	return sequence
+	return sequence, nil
 }
 
-// whole reads a whole number of at most 18 digits, and not 0, which is as good as none.
+// whole reads a whole number that fits int64, the type that the protocol has for it.
 func whole(text []byte, to *uint64) bool {
-	if len(text) > 18 {
-		return false
-	}
-	n, err := strconv.ParseUint(string(text), 10, 64)
-	if err != nil || n == 0 {
-		return false
-	}
+	n, err := strconv.ParseUint(string(text), 10, 63)
 	*to = n
-	return true
+	return err == nil
 }
 
 // sharedOutput reports whether an output is to be written to shared memory.
@@ -528,25 +536,24 @@ func (OIP) Merge(dst []byte, id string, requests []*Request) Message {
 }
 
 // appendParameters appends the requests' parameters. A batch is as urgent as the most urgent of its requests: the smallest
-// timeout is sent, and the smallest priority, the highest to a server, where each has one.
+// priority is sent, the highest to a server, where each has one. Of the timeouts the largest is sent, where each has one: to
+// the server the batch is one request, all of which it gives up when its timeout is over, and the others need not fail with
+// the one that waits for the shortest time.
 func appendParameters(dst []byte, requests []*Request) []byte {
-	var timeout, priority uint64
-	all := true
+	priority, timeout, bounded := requests[0].Priority, uint64(0), true
 	for _, r := range requests {
-		if r.timeout != 0 && (timeout == 0 || r.timeout < timeout) {
-			timeout = r.timeout
-		}
-		all = all && r.priority != 0
-		if priority == 0 || r.priority < priority {
-			priority = r.priority
-		}
+		priority, timeout = min(priority, r.Priority), max(timeout, r.Timeout) // 0 is the least: one that has no priority
+		bounded = bounded && r.Timeout != 0
 	}
-	if requests[0].params == nil && timeout == 0 && !all {
+	if !bounded {
+		timeout = 0
+	}
+	if requests[0].params == nil && timeout == 0 && priority == 0 {
 		return dst
 	}
 	dst = append(dst, `,"parameters":{`...)
 	dst = append(dst, requests[0].params...)
-	if all {
+	if priority != 0 {
 		dst = append(more(dst), `"priority":`...)
 		dst = strconv.AppendUint(dst, priority, 10)
 	}

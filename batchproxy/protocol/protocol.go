@@ -51,15 +51,17 @@ type Request struct {
 	Items int
 	// Key is everything in the body that is not batched, in canonical form.
 	Key []byte
+	// Priority is the one of the Open Inference Protocol's parameters: 1 is the most urgent, 0 where none is given.
+	Priority uint64
+	// Timeout is the one of these parameters: in how many microseconds the answer is wanted, 0 where none is given.
+	Timeout uint64
 
-	id       []byte   // the client's id as raw JSON, nil without one
-	parts    []part   // per batched array in the order of the key
-	heads    [][]byte // per batched array: what stands before the number of rows and after it (pairs), parts of Key
-	rest     []byte   // the other members of the body, canonical, without the braces; part of Key
-	params   []byte   // the members of the body's parameters, as rest; part of Key
-	priority uint64   // 0 where none is given
-	timeout  uint64   // in the server's unit, 0 where none is given
-	tokens   bool     // the rows are arrays of tokens
+	id     []byte   // the client's id as raw JSON, nil without one
+	parts  []part   // per batched array in the order of the key
+	heads  [][]byte // per batched array: what stands before the number of rows and after it (pairs), parts of Key
+	rest   []byte   // the other members of the body, canonical, without the braces; part of Key
+	params []byte   // the members of the body's parameters, as rest; part of Key
+	tokens bool     // the rows are arrays of tokens
 }
 
 // part is the rows that a request has of one batched array.

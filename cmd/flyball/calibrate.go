@@ -33,7 +33,8 @@ func calibrateCommand(app *kingpin.Application, stdout, stderr io.Writer) comman
 	c.Arg("url", "Of the model server itself, not of a proxy before it.").Required().StringVar(&o.measure.URL)
 	c.Flag("model", "Name of the model.").Required().StringVar(&o.measure.Model)
 	c.Flag("protocol", "v1, oip (Open Inference Protocol v2) or openai (embeddings).").Default(o.measure.Protocol).EnumVar(&o.measure.Protocol, "v1", "oip", "openai")
-	c.Flag("request", "File with the body of one request, in JSON, whose rows the batches repeat; - for standard input.").Required().StringVar(&o.request)
+	c.Flag("request", "File with the body of one request, in JSON, whose rows the batches repeat; - for standard input. Without it one is made up: by what the server says of the model's inputs (oip), or of a text (openai); v1 has no way to ask.").StringVar(&o.request)
+	c.Flag("open-dimension", "What a dimension that the model leaves open is taken for, other than that of the rows, in a request that is made up.").Default(strconv.Itoa(o.measure.OpenDimension)).IntVar(&o.measure.OpenDimension)
 	c.Flag("sizes", "Rows in the batches, with commas.").Default(strings.Join(sizes, ",")).StringVar(&o.sizes)
 	c.Flag("max-duration", "Of the measurement; each size is measured three times whatever it is.").Default(o.measure.MaxDuration.String()).DurationVar(&o.measure.MaxDuration)
 	c.Flag("timeout", "Of one batch.").Default(o.measure.Timeout.String()).DurationVar(&o.measure.Timeout)
@@ -59,10 +60,21 @@ func (o *calibrateOptions) run(ctx context.Context, stdout, stderr io.Writer) (e
 		}
 		o.measure.Header.Add(strings.TrimSpace(name), strings.TrimSpace(value))
 	}
-	if o.request == "-" {
+	switch o.request {
+	case "":
+		if o.measure.Protocol == "v1" {
+			return exitError{exitUsage, errors.New("--request is missing: a server of v1 does not say what its model takes, so give a file with the body of one request")}
+		}
+		if o.measure.OpenDimension < 1 {
+			return exitError{exitUsage, fmt.Errorf("--open-dimension is %d: expected 1 or more", o.measure.OpenDimension)}
+		}
+	case "-":
 		o.measure.Request, err = io.ReadAll(os.Stdin)
-	} else {
+	default:
 		o.measure.Request, err = os.ReadFile(o.request)
+	}
+	if err == nil && o.request != "" && len(o.measure.Request) == 0 {
+		err = errors.New("empty: give the body of one request")
 	}
 	if err != nil {
 		return fmt.Errorf("--request: %w", err)

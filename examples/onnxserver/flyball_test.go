@@ -255,3 +255,17 @@ func BenchmarkGain(b *testing.B) {
 		}
 	}
 }
+
+// TestCalibrateAsks: flyball measures a model without being given a request, by what the server says that the model takes.
+func TestCalibrateAsks(t *testing.T) {
+	_, direct := launchServer(t, "--model="+file(t, "mlp_128"), "--model="+file(t, "embedding"))
+	for name, want := range map[string]string{
+		"mlp_128":   "made up: x FP32 [1,128];",
+		"embedding": "made up: ids INT64 [1,5]; scale FP32 [1,1];",
+	} {
+		out, err := exec.Command(flyballProgram(t), "calibrate", direct.url, "--model="+name, "--open-dimension=5", "--sizes=1,4", "--max-duration=1s").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v\n%s\nwant %s", name, err, out, want)
+		}
+	}
+}
