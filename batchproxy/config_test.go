@@ -73,13 +73,23 @@ func TestConfigFaults(t *testing.T) {
 			"drain.delay: -1s is negative: give 0s or more",
 			"drain.timeout: -1s is negative: give 0s or more",
 		}},
-		{"limit and cancel", func(c *Config) { c.Models[0].Limit, c.Models[0].Cancel = LimitConfig{-1, -1}, "stop" }, []string{
-			"models[0].limit.concurrent: -1 is not a number of requests: give 1 or more, or 0 for no bound",
+		{"limit and cancel", func(c *Config) {
+			c.Models[0].Limit, c.Models[0].Cancel = LimitConfig{Concurrent: -1, Queue: -1}, "stop"
+		}, []string{
+			"models[0].limit.concurrent: -1 is not a number of requests: give 1 or more, auto, or 0 for no bound",
 			"models[0].limit.queue: -1 is not a number of requests: give 0 or more",
 			`models[0].cancel: "stop" is not what can be done: give abort or drain`,
 		}},
 		{"queue alone", func(c *Config) { c.Models[0].Limit.Queue = 1 }, []string{
 			"models[0].limit.queue: nothing waits without limit.concurrent: give both, or leave it out",
+		}},
+		{"learned limit", func(c *Config) { c.Models[0].Limit = LimitConfig{Concurrent: Auto, Min: 2, Max: 300, Queue: 1} }, nil},
+		{"bounds of a learned limit", func(c *Config) { c.Models[0].Limit = LimitConfig{Concurrent: Auto, Min: 20, Max: 10} }, []string{
+			"models[0].limit.min: 20 is more than max, 10",
+		}},
+		{"bounds of no limit", func(c *Config) { c.Models[0].Limit = LimitConfig{Concurrent: 8, Min: 20, Max: -10} }, []string{
+			"models[0].limit.min: it is a bound of what is learned: give concurrent: auto, or leave it out",
+			"models[0].limit.max: -10 is not a number of requests: give 1 or more",
 		}},
 		{"inflight bytes", func(c *Config) { c.Limits.MaxInflightBytes = 1 << 20 }, []string{
 			"limits.max_inflight_bytes: 1MiB is less than limits.max_body, 64MiB: a request of that size could never be taken",

@@ -124,7 +124,7 @@
 //   - A full queue, or too many bytes held: 429 with Retry-After.
 //   - A tenant that has its share of the queue: 429. A request that would be answered too late: 503. One whose client's
 //     deadline no replica can meet any more: 504. None of these costs a replica anything.
-//   - What is not batched has no queue, unless the model has a limit: then a request waits here while every replica has as many
+//   - What is not batched has no queue, unless the model has a limit, set or learned for each replica (limit.go): then a request waits here while every replica has as many
 //     as it may, goes to the first that has room, and is refused where too many wait (callers.go).
 //   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone, and a stream with its
 //     client, unless the model's cancel is drain.

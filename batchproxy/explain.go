@@ -79,6 +79,8 @@ type Explanation struct {
 	Ceiling   int     `json:"refused_above,omitempty"` // 0 where no size was refused
 	Off       bool    `json:"batching_off"`            // as it does not pay
 
+	Limits []LimitExplanation `json:"concurrency_limits,omitempty"` // of replicas, where they are learned
+
 	Lanes     []LaneExplanation     `json:"lanes"`
 	Decisions []DecisionExplanation `json:"decisions"` // the newest first
 }
@@ -92,6 +94,15 @@ type LaneExplanation struct {
 	Cycles int              `json:"cycles"`      // that were learned from
 	Came   []ProfilePoint   `json:"came"`        // rows, by the time since an answer
 	Back   []ReturningPoint `json:"back"`        // parts of the rows answered
+}
+
+// LimitExplanation is how many requests that are not batched a replica may have at once.
+type LimitExplanation struct {
+	Replica  string  `json:"replica"`
+	Limit    int     `json:"limit"`
+	Requests int     `json:"requests"`              // that it has, those that are not limited included
+	Base     float64 `json:"without_queue_seconds"` // what it takes, or takes to begin a stream, with few enough; 0 where that is not known
+	Probing  bool    `json:"probing"`               // the limit is low for a moment, to measure that
 }
 
 // ClassExplanation is what waits of a priority class.
@@ -215,6 +226,13 @@ func (x Explanation) WriteText(w io.Writer) error {
 	}
 	if x.Tenants > 0 {
 		fmt.Fprintf(&text, "  waiting tenants: %d\n", x.Tenants)
+	}
+	for _, l := range x.Limits {
+		fmt.Fprintf(&text, "  replica %s: up to %d requests that are not batched, %d now; %s ms without a queue", l.Replica, l.Limit, l.Requests, ms(l.Base))
+		if l.Probing {
+			fmt.Fprint(&text, ", which is measured now")
+		}
+		fmt.Fprintln(&text)
 	}
 	for _, l := range x.Lanes {
 		kind := "open: clients send whatever they were answered"

@@ -38,6 +38,7 @@ type metrics struct {
 	generations   *prometheus.CounterVec
 	undone        prometheus.Counter // lines of the access log
 	healthy       *prometheus.GaugeVec
+	limit         *prometheus.GaugeVec
 	ejections     *prometheus.CounterVec
 	poisoned      *prometheus.CounterVec
 	solo          *prometheus.GaugeVec
@@ -102,6 +103,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Help: "Lines of the access log that were not written: the disk was full or too slow.",
 		})),
 		healthy:   gauge("upstream_healthy", "Replicas of an upstream, as it stands in the configuration, that can be reached, are not ejected and pass the health checks.", "model", "upstream"),
+		limit:     gauge("concurrency_limit", "Requests that are not batched which the replicas of an upstream may have at once, all together, where the model has a limit.", "model", "upstream"),
 		ejections: counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
 		poisoned:  counter("poisoned_requests_total", "Requests that replicas refused and that a batch was cut in parts for.", "model"),
 		solo:      gauge("solo_lanes", "Tenants whose requests go alone for a while, because replicas refused several of them in batches.", "model"),
@@ -116,7 +118,7 @@ func (m *metrics) forget(model string) {
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
 		m.intercept, m.slope, m.gain, m.effective, m.changes, m.firstToken, m.interToken, m.tokens, m.generations,
-		m.healthy, m.ejections, m.poisoned, m.solo,
+		m.healthy, m.limit, m.ejections, m.poisoned, m.solo,
 	} {
 		v.DeletePartialMatch(series)
 	}

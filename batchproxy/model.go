@@ -45,6 +45,7 @@ type model struct {
 	learned  learned
 	solos    soloLanes
 	healthy  []prometheus.Gauge // by upstream
+	limits   []prometheus.Gauge // by upstream; none without a limit
 	counts   []int              // for showHealthy
 	renewed  bool               // no replica that was measured is left
 	flush    bool               // nothing is held any more
@@ -87,6 +88,9 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	}
 	for i, u := range c.Upstreams {
 		m.healthy = append(m.healthy, p.metrics.healthy.WithLabelValues(c.Name, u.label()))
+		if c.Limit.Concurrent != 0 {
+			m.limits = append(m.limits, p.metrics.limit.WithLabelValues(c.Name, u.label()))
+		}
 		if u.URL != "" {
 			if at, err := parseUpstream(u.URL); err == nil { // the configuration was validated
 				r := m.newReplica(source{}, at)
@@ -100,6 +104,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		p.metrics.ejections.WithLabelValues(c.Name, reason)
 	}
 	m.showHealthy(time.Now())
+	m.showLimits()
 	m.timer = time.AfterFunc(time.Hour, m.tick)
 	m.timer.Stop()
 	p.metrics.ready.WithLabelValues(c.Name).Set(float64(len(m.picker.replicas)))
@@ -125,6 +130,9 @@ func newModel(p *Proxy, c ModelConfig) *model {
 func (m *model) newReplica(from source, at *url.URL) *replica {
 	r := &replica{from: from, address: at.Host, url: at}
 	r.forward = m.forwarder(r)
+	if m.config.Limit.Concurrent == Auto {
+		r.limiter = newLimiter(m.config.Limit.bounds())
+	}
 	return r
 }
 
@@ -314,6 +322,11 @@ func (m *model) explain() Explanation {
 	defer m.mu.Unlock()
 	x := m.batcher.Explain(showLane)
 	x.Model = m.config.Name
+	for _, r := range m.picker.replicas {
+		if l := r.limiter; l != nil {
+			x.Limits = append(x.Limits, LimitExplanation{Replica: r.address, Limit: l.now(), Requests: r.calls, Base: l.base, Probing: l.probing})
+		}
+	}
 	return x
 }
 
@@ -463,6 +476,7 @@ func (m *model) setReplicas(from source, addresses []string) {
 	// Replicas that share none with those before are of another version or on other machines.
 	m.renewed = m.renewed || len(m.picker.replicas) > 0 && !slices.ContainsFunc(m.picker.replicas, func(r *replica) bool { return slices.Contains(kept, r) })
 	m.picker.replicas = kept
+	m.showLimits()
 	if m.renewed && len(kept) > 0 {
 		m.renewed = false
 		m.batcher.Forget(now)
@@ -524,7 +538,7 @@ func (m *model) give(r *replica) {
 	m.running--
 	m.settle(r)
 	now := time.Now()
-	if m.config.Limit.Concurrent > 0 {
+	if m.config.Limit.Concurrent != 0 {
 		m.callRate.add(now, 1)
 	}
 	if m.batcher.Len() > 0 || len(m.again) > 0 { // for which a replica may be ready that was tried with this call
