@@ -77,7 +77,8 @@ type batch struct {
 	rows    int             // that the replica counts for it
 	ctx     context.Context // ends when no member is left
 	cancel  context.CancelFunc
-	alive   int // members whose clients are there
+	alive   int  // members whose clients are there
+	shared  bool // the replica had another batch when it was sent, and how long it takes says nothing
 
 	attempt int       // how often it may have reached a replica that did not answer
 	avoid   *replica  // the one that did not
@@ -124,7 +125,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		r.call, r.upstream = number, took
 	}
 	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
-	m.saw(to, resp, err, sighting{first: first, rows: itemsOf(members), began: started, took: took, late: within.Err() != nil && ctx.Err() == nil, gone: ctx.Err() != nil})
+	m.saw(to, resp, err, sighting{first: first, shared: b.shared, rows: itemsOf(members), began: started, took: took, late: within.Err() != nil && ctx.Err() == nil, gone: ctx.Err() != nil})
 	if err != nil {
 		return m.unanswered(ctx, within, to, members, err)
 	}
@@ -146,7 +147,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		}
 		return m.blame(b, members, first, f)
 	case len(members) == 1:
-		if resp.code != http.StatusOK {
+		if resp.code != http.StatusOK || b.shared {
 			took = 0
 		}
 		if !first && resp.code >= 400 && !concernsAll(resp.code) {
@@ -156,6 +157,9 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		m.deliverWhole(resp, members)
 		return nil, nil
 	case resp.code == http.StatusOK:
+		if b.shared {
+			took = 0
+		}
 		m.answered(members, took)
 		if err := m.deliverParts(resp, members); err != nil {
 			return m.aloneFromNow(b, members, err)

@@ -60,8 +60,9 @@ type ModelConfig struct {
 	Protocol  string      `yaml:"protocol"`
 	Upstreams []Upstream  `yaml:"upstreams"`
 	Batch     BatchConfig `yaml:"batch"`
-	// Inflight is the number of batches that a replica is given at once.
-	Inflight int         `yaml:"inflight"`
+	// Inflight is the number of batches that a replica is given at once. Auto is one, and more only while full batches wait, if
+	// trials have shown that a replica then does at least 5 % more: it has several instances of the model, or is far away.
+	Inflight Count       `yaml:"inflight"`
 	Queue    QueueConfig `yaml:"queue"`
 	// Priorities are the classes that a client may name in X-Flyball-Priority. One is named normal, that of requests which
 	// name none, or none that there is. Empty are critical 25ms, high 50ms, normal 100ms and low 400ms.
@@ -312,8 +313,9 @@ func DefaultModelConfig() ModelConfig {
 		Queue: QueueConfig{
 			TrustHeaders: true, // what a client can win by a lie is some 75 ms before others, not a place before all of them
 		},
-		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
-		Inflight: 1,
+		// One at a time, or what is learned to be better: a second batch on one device only splits it, and batches are fullest when
+		// they form while one runs.
+		Inflight: Auto,
 		Cancel:   cancelAbort,                     // nobody reads what would still be computed
 		Timeout:  prom.Duration(30 * time.Second), // cold models take seconds for their first batch
 		Health: HealthConfig{ // without a path: what servers have differs
@@ -530,8 +532,8 @@ func (c ModelConfig) validate(path string) []error {
 	if !slices.Contains([]string{"", cancelAbort, cancelDrain}, c.Cancel) {
 		fault(".cancel", "%q is not what can be done: give abort or drain", c.Cancel)
 	}
-	if c.Inflight < 1 {
-		fault(".inflight", "%d is not a number of batches: give 1 or more", c.Inflight)
+	if c.Inflight < 1 && c.Inflight != Auto {
+		fault(".inflight", "%d is not a number of batches: give 1 or more, or auto", int(c.Inflight))
 	}
 	if c.Timeout <= 0 {
 		fault(".timeout", "%s is not a timeout: give more than 0s, such as 30s", c.Timeout)

@@ -38,7 +38,7 @@ func TestConfigYAML(t *testing.T) {
 			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
 		},
 		Limit: LimitConfig{Concurrent: 64, Queue: 100}, Cancel: "drain",
-		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
+		Inflight: Auto, Timeout: prom.Duration(30 * time.Second),
 		Queue:      QueueConfig{TenantHeader: "x-tenant", Weights: map[string]float64{"a": 2}, TenantLimit: 0.5},
 		Priorities: []Priority{{"normal", prom.Duration(time.Second)}, {"now", prom.Duration(5 * time.Millisecond)}},
 		Health:     HealthConfig{Path: "/health", Interval: prom.Duration(5 * time.Second), Timeout: prom.Duration(time.Second), Unhealthy: 2, Healthy: 1},
@@ -226,7 +226,7 @@ func TestConfigFaults(t *testing.T) {
 			`models[0].batch.oversize: "cut" is not what can be done: give split, reject or solo`,
 			`models[0].batch.ignore_headers[0]: "a b" is not the name of a header`,
 			"models[0].batch.ignore_headers[1]: authorization always matters: clients of different rights must not share a batch",
-			"models[0].inflight: 0 is not a number of batches: give 1 or more",
+			"models[0].inflight: 0 is not a number of batches: give 1 or more, or auto",
 			"models[0].timeout: 0s is not a timeout: give more than 0s, such as 30s",
 		}},
 		{"access log", func(c *Config) { c.AccessLog.Format = "common" }, []string{

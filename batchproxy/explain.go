@@ -78,6 +78,8 @@ type Explanation struct {
 	Effective int     `json:"effective_max_batch"`
 	Ceiling   int     `json:"refused_above,omitempty"` // 0 where no size was refused
 	Off       bool    `json:"batching_off"`            // as it does not pay
+	Depth     int     `json:"batches_at_once"`         // of a replica, where it is learned; 0 where it is set
+	Trying    int     `json:"batches_tried,omitempty"` // instead, for now
 
 	Limits []LimitExplanation `json:"concurrency_limits,omitempty"` // of replicas, where they are learned
 
@@ -151,6 +153,9 @@ func (b *Batcher[R]) Explain(show func(lane string) string) Explanation {
 		MaxSize: b.rule.MaxSize, Effective: b.effective, Ceiling: b.ceiling, Off: b.off,
 		Classes: []ClassExplanation{}, Lanes: []LaneExplanation{}, Decisions: []DecisionExplanation{},
 	}
+	if b.depth.on {
+		x.Depth, x.Trying = b.depth.kept, b.depth.trying
+	}
 	for i, waiting := range b.classes {
 		class := b.class(i)
 		x.Classes = append(x.Classes, ClassExplanation{class.Name, class.Budget.Seconds(), waiting.requests, waiting.rows})
@@ -217,6 +222,13 @@ func (x Explanation) WriteText(w io.Writer) error {
 		fmt.Fprintf(&text, "; batching is off, it gains less than %.0f %%", (offBelow-1)*100)
 	}
 	fmt.Fprintln(&text)
+	if x.Depth > 0 {
+		fmt.Fprintf(&text, "  a replica has up to %d of them at once", x.Depth)
+		if x.Trying > 0 {
+			fmt.Fprintf(&text, ", and %d is tried", x.Trying)
+		}
+		fmt.Fprintln(&text)
+	}
 	if len(x.Classes) > 1 {
 		fmt.Fprint(&text, "  waiting by class:")
 		for _, c := range x.Classes {

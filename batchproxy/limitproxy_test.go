@@ -35,6 +35,9 @@ func (s *workers) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	time.Sleep(100 * time.Millisecond)
 	<-s.slots
+	if strings.HasSuffix(r.URL.Path, ":predict") {
+		return echo{}.RoundTrip(r)
+	}
 	if !strings.HasSuffix(r.URL.Path, "/stream") {
 		return answers("{}").RoundTrip(r)
 	}
@@ -126,4 +129,51 @@ func TestLearnedLimit(t *testing.T) {
 			t.Errorf("%d calls have not been told of", l.pending)
 		}
 	})
+}
+
+// TestLearnedDepth: a replica that does two batches at once is given two, and one that does one after the other is not; where the number
+// is set it stays.
+func TestLearnedDepth(t *testing.T) {
+	for _, tt := range []struct {
+		instances int
+		inflight  Count
+		want      float64
+	}{{1, Auto, 1}, {2, Auto, 2}, {2, 1, 1}, {1, 3, 3}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &workers{slots: make(chan struct{}, tt.instances)}
+			cfg := oneModel(Upstream{URL: "http://a"})
+			cfg.Models[0].Inflight = tt.inflight
+			cfg.Models[0].Batch.MaxSize = 4
+			registry := prometheus.NewRegistry()
+			p, err := New(cfg, Options{Transport: s, Registerer: registry})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all sync.WaitGroup
+			ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+			defer stop()
+			for range 16 {
+				all.Go(func() {
+					for ctx.Err() == nil {
+						serveOnce(p, http.MethodPost, "/v1/models/m:predict", `{"instances":[1]}`)
+					}
+				})
+			}
+			all.Wait()
+			if got, _ := value(t, registry, `flyball_batchproxy_batches_at_once{model="m"}`); got != tt.want {
+				t.Errorf("%d instances, inflight %s: %v batches at once, want %v", tt.instances, tt.inflight, got, tt.want)
+			}
+			changes, _ := value(t, registry, `flyball_batchproxy_parameter_changes_total{model="m",parameter="inflight"}`)
+			if learned := tt.inflight == Auto && tt.want > 1; learned != (changes > 0) {
+				t.Errorf("%d instances, inflight %s: %v changes", tt.instances, tt.inflight, changes)
+			}
+			x := p.Explain()[0]
+			if tt.inflight == Auto && float64(x.Depth) != tt.want || tt.inflight != Auto && x.Depth != 0 {
+				t.Errorf("%d instances, inflight %s: %d batches at once are explained", tt.instances, tt.inflight, x.Depth)
+			}
+			if at := x.Intercept + 4*x.Slope; x.Known && tt.inflight == Auto && (at < 0.099 || at > 0.101) {
+				t.Errorf("%d instances, inflight %s: S(4) = %v s", tt.instances, tt.inflight, at)
+			}
+		})
+	}
 }

@@ -73,8 +73,9 @@ func newModel(p *Proxy, c ModelConfig) *model {
 			Tenants:      c.Queue.TenantHeader != "",
 			Weights:      c.Queue.Weights,
 			TenantLimit:  c.Queue.TenantLimit,
+			LearnDepth:   c.Inflight == Auto,
 		}),
-		picker: picker{inflight: c.Inflight, slowStart: time.Duration(c.SlowStart), random: rand.IntN},
+		picker: picker{inflight: max(int(c.Inflight), 1), slowStart: time.Duration(c.SlowStart), random: rand.IntN},
 		budget: newBudget(),
 		demand: p.metrics.demands(c),
 
@@ -119,6 +120,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	m.learned = learned{
 		intercept: p.metrics.intercept.WithLabelValues(c.Name), slope: p.metrics.slope.WithLabelValues(c.Name),
 		gain: p.metrics.gain.WithLabelValues(c.Name), effective: p.metrics.effective.WithLabelValues(c.Name),
+		depth: p.metrics.depth.WithLabelValues(c.Name),
 	}
 	m.show()
 	for _, reason := range []string{"queue_full", "bytes", "timeout", "draining", string(TenantLimit), string(PredictedLate), string(PastDeadline)} {
@@ -192,9 +194,11 @@ func (m *model) pump(now time.Time) {
 		m.lose(now, e)
 	}
 	m.serveCallers(now)
+	m.deepen()
 	m.pumpAgain(now)
 	free := false
 	for {
+		m.deepen()
 		to := m.picker.forBatch(now, nil)
 		if to == nil {
 			break
@@ -232,6 +236,13 @@ func (m *model) pump(now time.Time) {
 	}
 }
 
+// deepen has replicas be given as many batches as was learned to be good.
+func (m *model) deepen() {
+	if m.config.Inflight == Auto {
+		m.picker.inflight = m.batcher.Depth()
+	}
+}
+
 // pumpAgain sends the batches that are to be sent once more.
 func (m *model) pumpAgain(now time.Time) {
 	m.again = slices.DeleteFunc(m.again, func(b *batch) bool {
@@ -262,6 +273,7 @@ func (m *model) start(b *batch, to *replica) {
 		}
 	}
 	b.rows = itemsOf(b.members)
+	b.shared = m.config.Inflight == Auto && to.batches > 0
 	to.batches++
 	to.rows += b.rows
 	m.running += len(b.members)
@@ -291,7 +303,7 @@ func (m *model) tooLarge(members []*request) {
 }
 
 // learned are the series of what the batcher has learned.
-type learned struct{ intercept, slope, gain, effective prometheus.Gauge }
+type learned struct{ intercept, slope, gain, effective, depth prometheus.Gauge }
 
 // note publishes what the batcher has learned, and what it has changed by that.
 func (m *model) note() {
@@ -314,6 +326,11 @@ func (m *model) show() {
 	m.learned.slope.Set(s.a)
 	m.learned.gain.Set(s.gain(m.config.Batch.MaxSize))
 	m.learned.effective.Set(float64(m.batcher.effective))
+	if m.config.Inflight == Auto {
+		m.learned.depth.Set(float64(m.batcher.depth.kept))
+	} else {
+		m.learned.depth.Set(float64(m.config.Inflight))
+	}
 }
 
 // explain is what the batcher knows and has decided.

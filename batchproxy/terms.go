@@ -68,12 +68,19 @@ func (m *model) termsOf(came time.Time, header http.Header) (Terms, error) {
 	return t, nil
 }
 
-// slots is how many batches the replicas that are ready take at once, and how many they have.
+// slots is how many batches the replicas that are ready take at once, and how many they have. Where the first is learned it is how many
+// replicas there are, and how many of them have a batch.
 func (m *model) slots(now time.Time) (slots, busy int) {
+	if m.config.Inflight == Auto {
+		for _, r := range m.picker.replicas {
+			busy += min(r.batches, 1)
+		}
+		return m.picker.ready(now), busy
+	}
 	for _, r := range m.picker.replicas {
 		busy += r.batches
 	}
-	return m.picker.ready(now) * m.config.Inflight, busy
+	return m.picker.ready(now) * int(m.config.Inflight), busy
 }
 
 // refusal is the answer to a request that is not taken.

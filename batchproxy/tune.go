@@ -29,7 +29,7 @@ const (
 )
 
 // Parameters are what is set by what was learned.
-func Parameters() []string { return []string{effectiveMaxBatch, batching, concurrencyLimit} }
+func Parameters() []string { return []string{effectiveMaxBatch, batching, inflight, concurrencyLimit} }
 
 const (
 	// offBelow is the gain of the largest batch below which requests are sent one by one: the work of merging and
