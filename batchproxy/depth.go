@@ -117,7 +117,7 @@ func (d *depth) answered(now time.Time, rows, replicas int, full bool) (changed 
 func (d *depth) try(now time.Time, enough int) {
 	up := !d.thin && d.kept < mostDepth
 	switch down := d.kept > 1 && d.since >= depthSeldom; {
-	case up && !(down && d.down):
+	case up && (!down || !d.down):
 		d.trying, d.down = d.kept+1, true
 	case down:
 		d.trying, d.down = d.kept-1, false

@@ -167,7 +167,7 @@ func (l *limiter) begin(inflight int) begun {
 // forgotten takes a call that says nothing: the client went, or the replica failed.
 func (l *limiter) forgotten(of begun) {
 	l.pending--
-	if l.probing && of.step == l.step {
+	if l.probing && of.step == l.step && of.round == l.round {
 		l.out--
 		l.probed()
 	}
@@ -187,7 +187,7 @@ func (l *limiter) answered(of begun, seconds float64) {
 		l.goal = 0
 	}
 	switch {
-	case l.probing && of.step == l.step:
+	case l.probing && of.step == l.step && of.round == l.round:
 		l.out--
 		l.seen.add(seconds, 0)
 		l.probed()

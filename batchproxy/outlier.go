@@ -182,7 +182,7 @@ func (m *model) saw(r *replica, resp *response, err error, s sighting) {
 		return
 	}
 	// An error may be quick, and says nothing then; a timeout was at least as slow as it is.
-	if t := m.batcher.service; t.known && !(s.shared && how == worked) && (how == timedOut || err == nil && resp.code == http.StatusOK) {
+	if t := m.batcher.service; t.known && (how == timedOut || !s.shared && err == nil && resp.code == http.StatusOK) {
 		ratio = s.took.Seconds() / max(t.at(s.rows), 1e-6)
 	}
 	m.judge(time.Now(), r, how, ratio, s.began)
