@@ -38,14 +38,14 @@ func (s *workers) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.HasSuffix(r.URL.Path, ":predict") {
 		return echo{}.RoundTrip(r)
 	}
-	if !strings.HasSuffix(r.URL.Path, "/stream") {
+	if !strings.HasSuffix(r.URL.Path, "stream") {
 		return answers("{}").RoundTrip(r)
 	}
 	out, in := io.Pipe()
 	go func() {
-		_, _ = io.WriteString(in, "data: a\n\n")
+		_, _ = io.WriteString(in, "data: {\"text_output\":\"a\"}\n\n")
 		time.Sleep(5 * time.Second)
-		_, _ = io.WriteString(in, "data: b\n\n")
+		_, _ = io.WriteString(in, "data: {\"text_output\":\"b\"}\n\n")
 		in.Close()
 	}()
 	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, ContentLength: -1, Body: out}, nil
@@ -125,8 +125,20 @@ func TestLearnedLimit(t *testing.T) {
 		if l := limit(); l < 60 {
 			t.Errorf("a limit of %v for streams", l)
 		}
-		if l := p.models["m"].picker.replicas[0].limiter; l.pending != 0 {
+		l := p.models["m"].picker.replicas[0].limiter
+		if l.pending != 0 {
 			t.Errorf("%d calls have not been told of", l.pending)
+		}
+		for _, path := range []string{"/v2/models/m/stream", "/v2/models/m/generate_stream"} { // the text of one is measured
+			var one sync.WaitGroup
+			one.Go(func() { serveOnce(p, http.MethodPost, path, "{}") })
+			time.Sleep(50 * time.Millisecond)
+			before := l.pending
+			time.Sleep(time.Second)
+			if running := p.Models()[0].Running; running != 1 || before != 1 || l.pending != 0 {
+				t.Errorf("%s: %d run; %d are pending before the first piece and %d after it, want 1 and 0", path, running, before, l.pending)
+			}
+			one.Wait()
 		}
 	})
 }
