@@ -24,7 +24,8 @@ const (
 // that is admitted and late costs a place in a batch, one that is refused costs a client's next attempt.
 const lateFactor = 1.1
 
-// Replicas tells how many batches the replicas that are ready take at once, and how many they have. Where none is told or
+// Replicas tells how many batches the replicas that are ready take at once, and how many of these they have; where LearnDepth finds out how
+// many that are, how many replicas are ready, and how many of them have a batch. Where none is told or
 // ready, no request is refused because it would be late: when one will be ready is not known.
 func (b *Batcher[R]) Replicas(slots, busy int) { b.slots, b.busy = slots, busy }
 
@@ -73,7 +74,7 @@ func (b *Batcher[R]) waitFor(now time.Time, l *lane[R], e *Entry[R]) float64 {
 	full := ahead / most
 	// Each lane has batches of its own, however few rows they have.
 	batches := max(full, min(len(b.active.members)-1, ahead))
-	return (wait + float64(batches)*b.service.b + float64(min(ahead, full*most))*b.service.a) / float64(b.slots)
+	return (wait + float64(batches)*b.service.b + float64(min(ahead, full*most))*b.service.a) / (float64(b.slots) * b.depth.gain)
 }
 
 // ahead is how many of the rows that wait leave before a request that comes now: those of its class and of the more

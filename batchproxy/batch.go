@@ -80,7 +80,7 @@ type batch struct {
 	cancel  context.CancelFunc
 	alive   int // members whose clients are there
 
-	crowded  bool // how long it takes says nothing of S(n): it shares the replica with others, or its rows are not known
+	crowded  bool // how long it takes says nothing of S(n): the replica had others when it was sent, or its rows are not known
 	answered bool // by the replica, which is free: the answer is being handed out
 
 	attempt int       // how often it may have reached a replica that did not answer
@@ -130,7 +130,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	}
 	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
 	over, gone := err != nil && within.Err() != nil && ctx.Err() == nil, ctx.Err() != nil
-	m.saw(to, resp, err, sighting{first: first, rows: itemsOf(members), began: started, took: took, late: over && patient, gone: gone || over && !patient})
+	m.saw(to, resp, err, sighting{first: first, shared: b.crowded, rows: itemsOf(members), began: started, took: took, late: over && patient, gone: gone || over && !patient})
 	if err != nil {
 		if over && !patient { // which the clients' own goroutines tell them too
 			for _, r := range members {
@@ -158,7 +158,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		}
 		return m.blame(b, members, first, f)
 	case len(members) == 1:
-		if resp.code != http.StatusOK {
+		if resp.code != http.StatusOK || b.crowded {
 			took = 0
 		}
 		if !first && resp.code >= 400 && !concernsAll(resp.code) {

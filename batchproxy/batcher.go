@@ -20,6 +20,7 @@ type Rule struct {
 	Normal       int                // the class of Classes whose requests, and those of less urgent ones, are held for MinSize, a timer or the cost
 	Tenants      bool               // are told apart, and have fair shares
 	Weights      map[string]float64 // of tenants; 1 where none is given
+	LearnDepth   bool               // how many batches a replica should have at once: see Depth
 	TenantLimit  float64            // the part of MaxQueue that one tenant may have; 0 is all of it
 }
 
@@ -33,7 +34,7 @@ type Rule struct {
 //
 // What it learns of replicas and clients it learns from Answered and TooLarge. The files: service.go fits how long a
 // batch takes, profile.go when answered clients come back, phase.go decides by the two, tune.go sets the largest batch,
-// explain.go keeps the last decisions for people; order.go has the order, and admission.go says who is not taken.
+// depth.go finds how many batches a replica should have at once, explain.go keeps the last decisions for people; order.go has the order, and admission.go says who is not taken.
 type Batcher[R any] struct {
 	rule   Rule
 	lanes  map[string]*lane[R] // empty ones are kept for what they have learned, up to maxLanes
@@ -60,6 +61,7 @@ type Batcher[R any] struct {
 
 	service serviceTime
 	tuning
+	depth   depth
 	journal journal
 }
 
@@ -158,6 +160,7 @@ const (
 func NewBatcher[R any](rule Rule) *Batcher[R] {
 	b := &Batcher[R]{rule: rule, lanes: make(map[string]*lane[R]), alone: make(map[string]time.Time), service: newServiceTime(rule.MaxSize)}
 	b.tuning = newTuning(rule)
+	b.depth = newDepth(rule.LearnDepth)
 	b.ends.which = byDeadline
 	b.classes = make([]waitingOf, max(len(rule.Classes), 1))
 	b.tenants.weights = rule.Weights
@@ -238,6 +241,9 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 		b.since++
 	}
 	b.tune(now)
+	if !b.trying && !b.off {
+		b.deepen(now, rows)
+	}
 	if l := b.lanes[string(name)]; l != nil {
 		l.profile.next(now, rows, b.unit())
 		l.held, l.used = false, now
@@ -255,6 +261,10 @@ func (b *Batcher[R]) TooLarge(now time.Time, rows int) {
 func (b *Batcher[R]) Forget(now time.Time) {
 	b.service.reset()
 	b.forget(b.rule)
+	if b.depth.kept > 1 {
+		b.set(inflight, true, float64(b.depth.kept), 1)
+	}
+	b.depth = newDepth(b.rule.LearnDepth)
 	b.tune(now)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -60,8 +61,9 @@ type ModelConfig struct {
 	Protocol  string      `yaml:"protocol"`
 	Upstreams []Upstream  `yaml:"upstreams"`
 	Batch     BatchConfig `yaml:"batch"`
-	// Inflight is the number of batches that a replica is given at once.
-	Inflight int         `yaml:"inflight"`
+	// Inflight is the number of batches that a replica is given at once. Auto is one, and more only while full batches wait, if
+	// trials have shown that a replica then does at least 5 % more: it has several instances of the model, or is far away.
+	Inflight Count       `yaml:"inflight"`
 	Queue    QueueConfig `yaml:"queue"`
 	// Priorities are the classes that a client may name in X-Flyball-Priority. One is named normal, that of requests which
 	// name none, or none that there is. Empty are critical 25ms, high 50ms, normal 100ms and low 400ms.
@@ -80,13 +82,56 @@ type ModelConfig struct {
 	SlowStart prom.Duration `yaml:"slow_start"`
 }
 
+// Count is a number, or [Auto].
+type Count int
+
+// Auto is the number that is learned.
+const Auto Count = math.MinInt
+
+// UnmarshalText implements encoding.TextUnmarshaler: a number, or auto.
+func (c *Count) UnmarshalText(text []byte) error {
+	if string(text) == "auto" {
+		*c = Auto
+		return nil
+	}
+	n, err := strconv.Atoi(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is neither a number nor auto", text)
+	}
+	*c = Count(n)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (c Count) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// String is the number, or auto.
+func (c Count) String() string {
+	if c == Auto {
+		return "auto"
+	}
+	return strconv.Itoa(int(c))
+}
+
 // LimitConfig bounds how many requests that are not batched a replica has at once. More of them wait here until one has room,
 // and so go to the first that has.
 type LimitConfig struct {
-	// Concurrent is how many each replica has at once; 0 is no bound.
-	Concurrent int `yaml:"concurrent"`
+	// Concurrent is how many each replica has at once; 0 is no bound. Auto is as many as make it no slower, and a few that wait
+	// there, between Min and Max, learned for each replica by what it takes: of streams, until the first piece of text.
+	Concurrent Count `yaml:"concurrent"`
+	// Min and Max are the bounds of Auto; 0 are 1 and 1000.
+	Min int `yaml:"min,omitempty"`
+	Max int `yaml:"max,omitempty"`
 	// Queue is how many may wait, for no longer than the model's timeout. More are refused.
 	Queue int `yaml:"queue"`
+}
+
+// bounds are those of what is learned.
+func (c LimitConfig) bounds() (least, most int) {
+	if most = c.Max; most == 0 {
+		most = 1000 // more than a server of models does at once
+	}
+	return max(c.Min, 1), most
 }
 
 // HealthConfig says how replicas are asked whether they are well. Until it has been asked a replica is taken to be.
@@ -269,8 +314,9 @@ func DefaultModelConfig() ModelConfig {
 		Queue: QueueConfig{
 			TrustHeaders: Trust{Everyone: true}, // what a client can win by a lie is some 75 ms before others, not a place before all of them
 		},
-		// One at a time: a second batch on one device only splits it, and batches are fullest when they form while one runs.
-		Inflight: 1,
+		// One at a time, or what is learned to be better: a second batch on one device only splits it, and batches are fullest when
+		// they form while one runs.
+		Inflight: Auto,
 		Cancel:   cancelAbort,                     // nobody reads what would still be computed
 		Timeout:  prom.Duration(30 * time.Second), // cold models take seconds for their first batch
 		Health: HealthConfig{ // without a path: what servers have differs
@@ -461,8 +507,22 @@ func (c ModelConfig) validate(path string) []error {
 		}
 	}
 	faults = append(faults, c.validateQueue(path)...)
-	if c.Limit.Concurrent < 0 {
-		fault(".limit.concurrent", "%d is not a number of requests: give 1 or more, or 0 for no bound", c.Limit.Concurrent)
+	if c.Limit.Concurrent < 0 && c.Limit.Concurrent != Auto {
+		fault(".limit.concurrent", "%d is not a number of requests: give 1 or more, auto, or 0 for no bound", int(c.Limit.Concurrent))
+	}
+	for _, bound := range []struct {
+		key string
+		n   int
+	}{{"min", c.Limit.Min}, {"max", c.Limit.Max}} {
+		switch {
+		case bound.n < 0:
+			fault(".limit."+bound.key, "%d is not a number of requests: give 1 or more", bound.n)
+		case bound.n > 0 && c.Limit.Concurrent != Auto:
+			fault(".limit."+bound.key, "it is a bound of what is learned: give concurrent: auto, or leave it out")
+		}
+	}
+	if least, most := c.Limit.bounds(); c.Limit.Concurrent == Auto && least > most {
+		fault(".limit.min", "%d is more than max, %d", least, most)
 	}
 	switch {
 	case c.Limit.Queue < 0:
@@ -473,8 +533,8 @@ func (c ModelConfig) validate(path string) []error {
 	if !slices.Contains([]string{"", cancelAbort, cancelDrain}, c.Cancel) {
 		fault(".cancel", "%q is not what can be done: give abort or drain", c.Cancel)
 	}
-	if c.Inflight < 1 {
-		fault(".inflight", "%d is not a number of batches: give 1 or more", c.Inflight)
+	if c.Inflight < 1 && c.Inflight != Auto {
+		fault(".inflight", "%d is not a number of batches: give 1 or more, or auto", int(c.Inflight))
 	}
 	if c.Timeout <= 0 {
 		fault(".timeout", "%s is not a timeout: give more than 0s, such as 30s", c.Timeout)

@@ -38,7 +38,7 @@ func TestConfigYAML(t *testing.T) {
 			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
 		},
 		Limit: LimitConfig{Concurrent: 64, Queue: 100}, Cancel: "drain",
-		Inflight: 1, Timeout: prom.Duration(30 * time.Second),
+		Inflight: Auto, Timeout: prom.Duration(30 * time.Second),
 		Queue:      QueueConfig{TenantHeader: "x-tenant", Weights: map[string]float64{"a": 2}, TenantLimit: 0.5, TrustHeaders: Trust{From: []string{"10.0.0.0/8"}}},
 		Priorities: []Priority{{"normal", prom.Duration(time.Second)}, {"now", prom.Duration(5 * time.Millisecond)}},
 		Health:     HealthConfig{Path: "/health", Interval: prom.Duration(5 * time.Second), Timeout: prom.Duration(time.Second), Unhealthy: 2, Healthy: 1},
@@ -98,13 +98,23 @@ func TestConfigFaults(t *testing.T) {
 			"drain.delay: -1s is negative: give 0s or more",
 			"drain.timeout: -1s is negative: give 0s or more",
 		}},
-		{"limit and cancel", func(c *Config) { c.Models[0].Limit, c.Models[0].Cancel = LimitConfig{-1, -1}, "stop" }, []string{
-			"models[0].limit.concurrent: -1 is not a number of requests: give 1 or more, or 0 for no bound",
+		{"limit and cancel", func(c *Config) {
+			c.Models[0].Limit, c.Models[0].Cancel = LimitConfig{Concurrent: -1, Queue: -1}, "stop"
+		}, []string{
+			"models[0].limit.concurrent: -1 is not a number of requests: give 1 or more, auto, or 0 for no bound",
 			"models[0].limit.queue: -1 is not a number of requests: give 0 or more",
 			`models[0].cancel: "stop" is not what can be done: give abort or drain`,
 		}},
 		{"queue alone", func(c *Config) { c.Models[0].Limit.Queue = 1 }, []string{
 			"models[0].limit.queue: nothing waits without limit.concurrent: give both, or leave it out",
+		}},
+		{"learned limit", func(c *Config) { c.Models[0].Limit = LimitConfig{Concurrent: Auto, Min: 2, Max: 300, Queue: 1} }, nil},
+		{"bounds of a learned limit", func(c *Config) { c.Models[0].Limit = LimitConfig{Concurrent: Auto, Min: 20, Max: 10} }, []string{
+			"models[0].limit.min: 20 is more than max, 10",
+		}},
+		{"bounds of no limit", func(c *Config) { c.Models[0].Limit = LimitConfig{Concurrent: 8, Min: 20, Max: -10} }, []string{
+			"models[0].limit.min: it is a bound of what is learned: give concurrent: auto, or leave it out",
+			"models[0].limit.max: -10 is not a number of requests: give 1 or more",
 		}},
 		{"inflight bytes", func(c *Config) { c.Limits.MaxInflightBytes = 1 << 20 }, []string{
 			"limits.max_inflight_bytes: 1MiB is less than limits.max_body, 64MiB: a request of that size could never be taken",
@@ -241,7 +251,7 @@ func TestConfigFaults(t *testing.T) {
 			`models[0].batch.oversize: "cut" is not what can be done: give split, reject or solo`,
 			`models[0].batch.ignore_headers[0]: "a b" is not the name of a header`,
 			"models[0].batch.ignore_headers[1]: authorization always matters: clients of different rights must not share a batch",
-			"models[0].inflight: 0 is not a number of batches: give 1 or more",
+			"models[0].inflight: 0 is not a number of batches: give 1 or more, or auto",
 			"models[0].timeout: 0s is not a timeout: give more than 0s, such as 30s",
 		}},
 		{"trust", func(c *Config) {

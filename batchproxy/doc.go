@@ -87,6 +87,9 @@
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and
 // the two formulas, are of this package, derived beside them in phase.go and held to account in simulate_test.go.
 //
+// A replica has one batch at once. Whether it would do more with several (it has instances of the model, or workers, or a long way)
+// is tried while full batches wait, and kept where it makes at least 5 % more rows a second (depth.go).
+//
 // A new configuration begins with what was learned of each model that has a replica in common with the one before (inherit.go); where
 // all replicas are others, it is forgotten.
 //
@@ -140,9 +143,10 @@
 //     given up at the last deadline, where each of the batch has one, unless the model's cancel is drain.
 //   - A tenant that has its share of the queue: 429. A request that would be answered too late: 503. One whose client's
 //     deadline no replica can meet any more: 504. None of these costs a replica anything.
-//   - What is not batched has no queue, unless the model has a limit: then a request waits here while every replica has as many
-//     as it may, goes to the first that has room, and is refused where too many wait (callers.go). X-Slo-Ttft-Ms says within what time
-//     the answer is to begin: it waits for no longer, and is refused where the calls ahead of it take longer than that.
+//   - What is not batched has no queue, unless the model has a limit, set or learned for each replica (limit.go): then a request waits
+//     here while every replica has as many as it may, goes to the first that has room, and is refused where too many wait
+//     (callers.go). X-Slo-Ttft-Ms says within what time the answer is to begin: it waits for no longer, and is refused where the calls
+//     ahead of it take longer than that.
 //   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone, and a stream with its
 //     client, unless the model's cancel is drain.
 //

@@ -78,6 +78,10 @@ type Explanation struct {
 	Effective int     `json:"effective_max_batch"`
 	Ceiling   int     `json:"refused_above,omitempty"` // 0 where no size was refused
 	Off       bool    `json:"batching_off"`            // as it does not pay
+	Depth     int     `json:"batches_at_once"`         // of a replica, where it is learned; 0 where it is set
+	Trying    int     `json:"batches_tried,omitempty"` // instead, for now
+
+	Limits []LimitExplanation `json:"concurrency_limits,omitempty"` // of replicas, where they are learned
 
 	Lanes     []LaneExplanation     `json:"lanes"`
 	Decisions []DecisionExplanation `json:"decisions"` // the newest first
@@ -92,6 +96,15 @@ type LaneExplanation struct {
 	Cycles int              `json:"cycles"`      // that were learned from
 	Came   []ProfilePoint   `json:"came"`        // rows, by the time since an answer
 	Back   []ReturningPoint `json:"back"`        // parts of the rows answered
+}
+
+// LimitExplanation is how many requests that are not batched a replica may have at once.
+type LimitExplanation struct {
+	Replica  string  `json:"replica"`
+	Limit    int     `json:"limit"`
+	Requests int     `json:"requests"`              // that it has, those that are not limited included
+	Base     float64 `json:"without_queue_seconds"` // what it takes, or takes to begin a stream, with few enough; 0 where that is not known
+	Probing  bool    `json:"probing"`               // the limit is low for a moment, to measure that
 }
 
 // ClassExplanation is what waits of a priority class.
@@ -139,6 +152,9 @@ func (b *Batcher[R]) Explain(show func(lane string) string) Explanation {
 		Known: b.service.known, Intercept: b.service.b, Slope: b.service.a, Gain: b.service.gain(b.rule.MaxSize),
 		MaxSize: b.rule.MaxSize, Effective: b.effective, Ceiling: b.ceiling, Off: b.off,
 		Classes: []ClassExplanation{}, Lanes: []LaneExplanation{}, Decisions: []DecisionExplanation{},
+	}
+	if b.depth.on {
+		x.Depth, x.Trying = b.depth.kept, b.depth.trying
 	}
 	for i, waiting := range b.classes {
 		class := b.class(i)
@@ -206,6 +222,13 @@ func (x Explanation) WriteText(w io.Writer) error {
 		fmt.Fprintf(&text, "; batching is off, it gains less than %.0f %%", (offBelow-1)*100)
 	}
 	fmt.Fprintln(&text)
+	if x.Depth > 0 {
+		fmt.Fprintf(&text, "  a replica has up to %d of them at once", x.Depth)
+		if x.Trying > 0 {
+			fmt.Fprintf(&text, ", and %d is tried", x.Trying)
+		}
+		fmt.Fprintln(&text)
+	}
 	if len(x.Classes) > 1 {
 		fmt.Fprint(&text, "  waiting by class:")
 		for _, c := range x.Classes {
@@ -215,6 +238,13 @@ func (x Explanation) WriteText(w io.Writer) error {
 	}
 	if x.Tenants > 0 {
 		fmt.Fprintf(&text, "  waiting tenants: %d\n", x.Tenants)
+	}
+	for _, l := range x.Limits {
+		fmt.Fprintf(&text, "  replica %s: up to %d requests that are not batched, %d now; %s ms without a queue", l.Replica, l.Limit, l.Requests, ms(l.Base))
+		if l.Probing {
+			fmt.Fprint(&text, ", which is measured now")
+		}
+		fmt.Fprintln(&text)
 	}
 	for _, l := range x.Lanes {
 		kind := "open: clients send whatever they were answered"

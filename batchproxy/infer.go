@@ -60,7 +60,7 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 	err := protocol.ErrAlone
 	if m.config.batches(p) {
 		if code, served := m.inferUnread(w, r, p, d, body); served {
-			return code
+			return code, d
 		}
 		parsed, err = parse(p, r, body.b)
 	}
@@ -171,7 +171,7 @@ func (m *model) result(req *request) *answer {
 	case <-deadline:
 		if req.state.CompareAndSwap(waiting, gone) { // for the batch it is as if the client had gone
 			m.quit(req)
-			return m.write(w, req.demand.form, m.pastDeadline())
+			return m.pastDeadline()
 		}
 		<-req.done
 	case <-req.incoming.Context().Done():

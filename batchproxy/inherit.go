@@ -20,10 +20,15 @@ func (b *Batcher[R]) Inherit(now time.Time, from *Batcher[R]) {
 		b.ceiling = 0
 	}
 	if b.rule.Mode == from.rule.Mode {
-		b.off, b.since, b.probes = from.off, from.since, from.probes
+		b.off, b.trying, b.trial, b.since, b.every = from.off, from.trying, from.trial, from.since, from.every
 		if b.rule.MaxSize == from.rule.MaxSize {
 			b.effective = from.effective
 		}
+	}
+	if b.rule.LearnDepth && from.rule.LearnDepth {
+		b.depth = from.depth
+		b.depth.trying = 0
+		b.depth.restart(now, b.depth.kept+1)
 	}
 	if slices.Equal(b.rule.Classes, from.rule.Classes) { // which decisions refer to
 		b.journal = from.journal
@@ -77,6 +82,9 @@ func (m *model) inherit(from *model) {
 func (r *replica) inherit(from *replica, c, before ModelConfig) {
 	r.draining, r.bench, r.refusals, r.slow = from.draining, from.bench, from.refusals, from.slow
 	r.since, r.credit = from.since, from.credit
+	if r.limiter != nil && from.limiter != nil {
+		r.limiter.set(from.limiter.limit)
+	}
 	if c.Outlier == before.Outlier { // or it might never be taken back
 		r.outlier = from.outlier
 	}

@@ -31,6 +31,7 @@ type metrics struct {
 	slope         *prometheus.GaugeVec
 	gain          *prometheus.GaugeVec
 	effective     *prometheus.GaugeVec
+	depth         *prometheus.GaugeVec
 	changes       *prometheus.CounterVec
 	firstToken    *prometheus.HistogramVec
 	interToken    *prometheus.HistogramVec
@@ -38,6 +39,7 @@ type metrics struct {
 	generations   *prometheus.CounterVec
 	undone        prometheus.Counter // lines of the access log
 	healthy       *prometheus.GaugeVec
+	limit         *prometheus.GaugeVec
 	ejections     *prometheus.CounterVec
 	poisoned      *prometheus.CounterVec
 	solo          *prometheus.GaugeVec
@@ -91,6 +93,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		slope:         gauge("service_time_slope_seconds", "The part of the fitted time of a batch that each row adds.", "model"),
 		gain:          gauge("batch_gain_ratio", "How many times as many rows a second a replica does in batches of max_size as one by one, by the fitted times.", "model"),
 		effective:     gauge("effective_max_batch", "Rows that a batch may have now: max_size, or less where that was learned to be better.", "model"),
+		depth:         gauge("batches_at_once", "Batches that a replica is given at once, as it is set or was learned.", "model"),
 		changes:       counter("parameter_changes_total", "Parameters of batching that were set anew by what was learned.", "model", "parameter"),
 
 		firstToken:  histogram("time_to_first_token_seconds", "From a request for text, streamed, to the first piece of it.", firstTokenBuckets, "model", "protocol", "class"),
@@ -102,6 +105,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Help: "Lines of the access log that were not written: the disk was full or too slow.",
 		})),
 		healthy:   gauge("upstream_healthy", "Replicas of an upstream, as it stands in the configuration, that can be reached, are not ejected and pass the health checks.", "model", "upstream"),
+		limit:     gauge("concurrency_limit", "Requests that are not batched which the replicas of an upstream may have at once, all together, where the model has a limit.", "model", "upstream"),
 		ejections: counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
 		poisoned:  counter("poisoned_requests_total", "Requests that replicas refused and that a batch was cut in parts for.", "model"),
 		solo:      gauge("solo_lanes", "Tenants whose requests go alone for a while, because replicas refused several of them in batches.", "model"),
@@ -115,8 +119,8 @@ func (m *metrics) forget(model string) {
 	for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
-		m.intercept, m.slope, m.gain, m.effective, m.changes, m.firstToken, m.interToken, m.tokens, m.generations,
-		m.healthy, m.ejections, m.poisoned, m.solo,
+		m.intercept, m.slope, m.gain, m.effective, m.depth, m.changes, m.firstToken, m.interToken, m.tokens, m.generations,
+		m.healthy, m.limit, m.ejections, m.poisoned, m.solo,
 	} {
 		v.DeletePartialMatch(series)
 	}

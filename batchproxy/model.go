@@ -50,6 +50,7 @@ type model struct {
 	learned  learned
 	solos    soloLanes
 	healthy  []prometheus.Gauge // by upstream
+	limits   []prometheus.Gauge // by upstream; none without a limit
 	counts   []int              // for showHealthy
 	renewed  bool               // no replica that was measured is left
 	flush    bool               // nothing is held any more
@@ -78,8 +79,9 @@ func newModel(p *Proxy, c ModelConfig) *model {
 			Tenants:      c.Queue.TenantHeader != "",
 			Weights:      c.Queue.Weights,
 			TenantLimit:  c.Queue.TenantLimit,
+			LearnDepth:   c.Inflight == Auto,
 		}),
-		picker: picker{inflight: c.Inflight, slowStart: time.Duration(c.SlowStart), random: rand.IntN},
+		picker: picker{inflight: max(int(c.Inflight), 1), slowStart: time.Duration(c.SlowStart), random: rand.IntN},
 		budget: newBudget(),
 		widens: c.mayWiden(),
 		demand: p.metrics.demands(c),
@@ -94,6 +96,9 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	}
 	for i, u := range c.Upstreams {
 		m.healthy = append(m.healthy, p.metrics.healthy.WithLabelValues(c.Name, u.label()))
+		if c.Limit.Concurrent != 0 {
+			m.limits = append(m.limits, p.metrics.limit.WithLabelValues(c.Name, u.label()))
+		}
 		if u.URL != "" {
 			if at, err := parseUpstream(u.URL); err == nil { // the configuration was validated
 				r := m.newReplica(source{}, at)
@@ -107,6 +112,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		p.metrics.ejections.WithLabelValues(c.Name, reason)
 	}
 	m.showHealthy(time.Now())
+	m.showLimits()
 	m.timer = time.AfterFunc(time.Hour, m.tick)
 	m.timer.Stop()
 	p.metrics.ready.WithLabelValues(c.Name).Set(float64(len(m.picker.replicas)))
@@ -121,6 +127,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	m.learned = learned{
 		intercept: p.metrics.intercept.WithLabelValues(c.Name), slope: p.metrics.slope.WithLabelValues(c.Name),
 		gain: p.metrics.gain.WithLabelValues(c.Name), effective: p.metrics.effective.WithLabelValues(c.Name),
+		depth: p.metrics.depth.WithLabelValues(c.Name),
 	}
 	m.show()
 	for _, reason := range []string{"queue_full", "bytes", "timeout", "draining", string(TenantLimit), string(PredictedLate), string(PastDeadline)} {
@@ -132,6 +139,9 @@ func newModel(p *Proxy, c ModelConfig) *model {
 func (m *model) newReplica(from source, at *url.URL) *replica {
 	r := &replica{from: from, address: at.Host, url: at}
 	r.forward = m.forwarder(r)
+	if m.config.Limit.Concurrent == Auto {
+		r.limiter = newLimiter(m.config.Limit.bounds())
+	}
 	return r
 }
 
@@ -199,6 +209,7 @@ func (m *model) pump(now time.Time) {
 	m.pumpAgain(now)
 	free := false
 	for {
+		m.picker.inflight = m.inflight() // what leaves may have been what waited
 		to := m.picker.forBatch(now, nil)
 		if to == nil {
 			break
@@ -266,7 +277,7 @@ func (m *model) start(b *batch, to *replica) {
 		}
 	}
 	b.rows = itemsOf(b.members)
-	b.crowded = m.picker.inflight == math.MaxInt || b.members[0].unread
+	b.crowded = m.picker.inflight == math.MaxInt || m.config.Inflight == Auto && to.working() > 0 || b.members[0].unread
 	to.batches++
 	to.rows += b.rows
 	m.running += len(b.members)
@@ -318,7 +329,7 @@ func (m *model) tooLarge(members []*request) {
 }
 
 // learned are the series of what the batcher has learned.
-type learned struct{ intercept, slope, gain, effective prometheus.Gauge }
+type learned struct{ intercept, slope, gain, effective, depth prometheus.Gauge }
 
 // note publishes what the batcher has learned, and what it has changed by that.
 func (m *model) note() {
@@ -341,6 +352,11 @@ func (m *model) show() {
 	m.learned.slope.Set(s.a)
 	m.learned.gain.Set(s.gain(m.config.Batch.MaxSize))
 	m.learned.effective.Set(float64(m.batcher.effective))
+	if m.config.Inflight == Auto {
+		m.learned.depth.Set(float64(m.batcher.depth.kept))
+	} else {
+		m.learned.depth.Set(float64(m.config.Inflight))
+	}
 }
 
 // explain is what the batcher knows and has decided.
@@ -349,6 +365,11 @@ func (m *model) explain() Explanation {
 	defer m.mu.Unlock()
 	x := m.batcher.Explain(showLane)
 	x.Model = m.config.Name
+	for _, r := range m.picker.replicas {
+		if l := r.limiter; l != nil {
+			x.Limits = append(x.Limits, LimitExplanation{Replica: r.address, Limit: l.now(), Requests: r.calls, Base: l.base, Probing: l.probing})
+		}
+	}
 	return x
 }
 
@@ -502,6 +523,7 @@ func (m *model) setReplicas(from source, addresses []string) {
 	// Replicas that share none with those before are of another version or on other machines.
 	m.renewed = m.renewed || len(m.picker.replicas) > 0 && !slices.ContainsFunc(m.picker.replicas, func(r *replica) bool { return slices.Contains(kept, r) })
 	m.picker.replicas = kept
+	m.showLimits()
 	if m.renewed && len(kept) > 0 {
 		m.renewed = false
 		m.batcher.Forget(now)
@@ -563,7 +585,7 @@ func (m *model) give(r *replica) {
 	m.running--
 	m.settle(r)
 	now := time.Now()
-	if m.config.Limit.Concurrent > 0 {
+	if m.config.Limit.Concurrent != 0 {
 		m.callRate.add(now, 1)
 	}
 	if m.batcher.Len() > 0 || len(m.again) > 0 { // for which a replica may be ready that was tried with this call

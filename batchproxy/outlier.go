@@ -155,12 +155,13 @@ func (m *model) eject(now time.Time, r *replica, why string) {
 
 // sighting is what is known of a call for a batch.
 type sighting struct {
-	first bool // the whole batch, rather than a part of one that failed
-	rows  int
-	began time.Time
-	took  time.Duration
-	late  bool // it was given up because it took too long
-	gone  bool // it was given up for another reason
+	first  bool // the whole batch, rather than a part of one that failed
+	shared bool // the replica had another batch before
+	rows   int
+	began  time.Time
+	took   time.Duration
+	late   bool // it was given up because it took too long
+	gone   bool // it was given up for another reason
 }
 
 // saw takes note of how a call for a batch ended. A failure counts once a batch: one bad request that is looked for by
@@ -181,7 +182,7 @@ func (m *model) saw(r *replica, resp *response, err error, s sighting) {
 		return
 	}
 	// An error may be quick, and says nothing then; a timeout was at least as slow as it is.
-	if t := m.batcher.service; t.known && (how == timedOut || err == nil && resp.code == http.StatusOK) {
+	if t := m.batcher.service; t.known && (how == timedOut || !s.shared && err == nil && resp.code == http.StatusOK) {
 		ratio = s.took.Seconds() / max(t.at(s.rows), 1e-6)
 	}
 	m.judge(time.Now(), r, how, ratio, s.began)

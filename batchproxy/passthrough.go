@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,10 +34,10 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		body = &clientBody{ReadCloser: http.MaxBytesReader(w, r.Body, limit)}
 		r.Body = body
 	}
-	var to *replica
-	if counted && m.config.Limit.Concurrent > 0 {
+	var at seat
+	if counted && m.config.Limit.Concurrent != 0 {
 		var refusal *answer
-		switch to, refusal = m.turn(r.Context(), d, m.classOf(r), beginWithin(r.Header)); {
+		switch at, refusal = m.turn(r.Context(), d, m.classOf(r), beginWithin(r.Header)); {
 		case refusal == nil:
 		case refusal.code == clientGone:
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "queued").Inc()
@@ -44,9 +45,10 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		default:
 			return m.write(w, d.form, refusal)
 		}
-	} else if to = m.takeForCall(); to == nil {
+	} else if at.to = m.takeForCall(); at.to == nil {
 		return m.write(w, d.form, m.noReplica())
 	}
+	to := at.to
 	defer m.giveCall(to)
 	if counted {
 		d.running.Inc()
@@ -72,10 +74,19 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	m.proxy.passing.add(rec, cancel)
 	defer m.proxy.passing.remove(rec)
 	began := time.Now()
+	if at.limited {
+		rec.call = &limitedCall{m: m, at: at, began: began}
+		rec.body = body
+		defer rec.call.forgotten()
+	}
 	to.forward.ServeHTTP(rec, r.WithContext(ctx))
 	rec.whole = rec.err == nil // an answer that breaks off ends in a panic
 	if counted {
-		m.sawCall(to, rec, began, r.Context().Err() != nil || ctx.Err() != nil || body.faultOf() != nil)
+		gone := r.Context().Err() != nil || ctx.Err() != nil || body.faultOf() != nil
+		m.sawCall(to, rec, began, gone)
+		if rec.call != nil {
+			rec.call.ended(rec, gone)
+		}
 	}
 	switch fault := body.faultOf(); {
 	case rec.err == nil && r.Context().Err() == nil:
@@ -151,15 +162,32 @@ func (p *passing) giveUp() {
 // clientBody remembers why a client's body could not be read, for which a replica is not to blame.
 type clientBody struct {
 	io.ReadCloser
-	fault atomic.Pointer[error] // a transport reads in a goroutine of its own
+	fault atomic.Pointer[error]     // a transport reads in a goroutine of its own
+	ended atomic.Pointer[time.Time] // when all of it was read
 }
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		now := time.Now()
+		b.ended.CompareAndSwap(nil, &now)
+	default:
 		b.fault.Store(&err)
 	}
 	return n, err
+}
+
+// endedAt is when all of it was read, zero where it was not. A body that was read as a whole has none.
+func (b *clientBody) endedAt() time.Time {
+	if b == nil {
+		return time.Time{}
+	}
+	if at := b.ended.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
 }
 
 // faultOf is why it could not be read, nil where it could. A body that was read as a whole has none.
@@ -185,6 +213,9 @@ type recorder struct {
 	written int  // bytes that the server may not have written to the connection yet
 	limited bool // a write deadline is set
 	began   time.Time
+	call    *limitedCall // of a replica whose limit is learned; nil otherwise
+	body    *clientBody  // with call
+	stream  bool         // with call: the answer is a stream of events
 }
 
 func (r *recorder) WriteHeader(code int) {
@@ -194,6 +225,15 @@ func (r *recorder) WriteHeader(code int) {
 		r.proxy.sendElsewhere(r.ResponseWriter)
 		if r.begin != nil {
 			r.meter = r.begin(code, r.Header())
+		}
+		if r.call != nil {
+			r.stream = strings.HasPrefix(strings.ToLower(r.Header().Get("Content-Type")), "text/event-stream")
+			if at := r.body.endedAt(); at.After(r.call.began) {
+				r.call.began = at // the replica had all of the question no sooner
+			}
+			if code < http.StatusBadRequest && !r.stream && r.Header().Get("Content-Length") != "" { // it has all of the answer
+				r.call.answered(time.Now())
+			}
 		}
 	}
 	r.ResponseWriter.WriteHeader(code)
@@ -216,6 +256,9 @@ func (r *recorder) send(p []byte) (int, error) {
 		r.limit()
 	}
 	if r.meter == nil {
+		if r.stream {
+			r.call.answered(time.Now())
+		}
 		return r.ResponseWriter.Write(p)
 	}
 	n, err := r.ResponseWriter.Write(p)
@@ -223,7 +266,11 @@ func (r *recorder) send(p []byte) (int, error) {
 		err = r.FlushError()
 		r.flushed = err == nil
 	}
-	r.meter.pass(time.Now(), p[:n])
+	now := time.Now()
+	r.meter.pass(now, p[:n])
+	if r.stream && !r.meter.last.IsZero() {
+		r.call.answered(now)
+	}
 	return n, err
 }
 

@@ -14,10 +14,11 @@ type replica struct {
 	url     *url.URL
 	forward *httputil.ReverseProxy
 
-	batches  int // in flight
-	answered int // of them, whose answers are here and are being handed out
-	rows     int // in those that are not answered
-	calls    int // other requests in flight
+	batches  int      // in flight
+	answered int      // of them, whose answers are here and are being handed out
+	rows     int      // in those that are not answered
+	calls    int      // other requests in flight
+	limiter  *limiter // of them; nil where they have no limit that is learned
 	draining bool
 	left     bool      // no longer in its list
 	bench    time.Time // not sent to before this time, because it could not be reached
@@ -133,9 +134,11 @@ func (p *picker) forBatch(now time.Time, avoid *replica) *replica {
 }
 
 // forCall is a ready replica for a request that is not batched, or nil. One that has so many such requests already has no
-// room; 0 is without limit.
-func (p *picker) forCall(now time.Time, most int) *replica {
-	return p.choose(now, nil, func(r *replica) bool { return most == 0 || r.calls < most })
+// room; 0 is without limit, and Auto is that which was learned of each.
+func (p *picker) forCall(now time.Time, most Count) *replica {
+	return p.choose(now, nil, func(r *replica) bool {
+		return most == 0 || most > 0 && r.calls < int(most) || most == Auto && r.calls < r.limiter.now()
+	})
 }
 
 // choose is one of the replicas that fit other than avoid, nil where there is none.

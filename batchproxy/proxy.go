@@ -195,6 +195,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 			for _, u := range p.models[name].config.Upstreams {
 				if !slices.ContainsFunc(next.config.Upstreams, func(n Upstream) bool { return n.label() == u.label() }) {
 					p.metrics.healthy.DeleteLabelValues(name, u.label())
+					p.metrics.limit.DeleteLabelValues(name, u.label())
 				}
 			}
 		}

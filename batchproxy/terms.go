@@ -125,8 +125,15 @@ func inMicroseconds(milliseconds int64) int64 {
 	return milliseconds * 1000
 }
 
-// slots is how many batches the replicas that are ready take at once, and how many they have.
+// slots is how many batches the replicas that are ready take at once, and how many they have. Where the first is learned it is how many
+// replicas there are, and how many of them have a batch.
 func (m *model) slots(now time.Time) (slots, busy int) {
+	if m.config.Inflight == Auto && m.inflight() < math.MaxInt {
+		for _, r := range m.picker.replicas {
+			busy += min(r.working(), 1)
+		}
+		return m.picker.ready(now), busy
+	}
 	for _, r := range m.picker.replicas {
 		busy += r.working()
 	}

@@ -26,11 +26,12 @@ type Change struct {
 
 const (
 	effectiveMaxBatch = "effective_max_batch"
-	batching          = "batching" // 1 on, 0 off
+	batching          = "batching"          // 1 on, 0 off
+	concurrencyLimit  = "concurrency_limit" // of a replica, which its limiter sets
 )
 
-// Parameters are what a [Batcher] sets by itself.
-func Parameters() []string { return []string{effectiveMaxBatch, batching} }
+// Parameters are what is set by what was learned.
+func Parameters() []string { return []string{effectiveMaxBatch, batching, inflight, concurrencyLimit} }
 
 const (
 	// offBelow is the gain of the largest batch below which requests are sent one by one: the work of merging and

@@ -25,15 +25,20 @@ const (
 // asked of the order in which they leave, and no limit was set.
 func (c ModelConfig) mayWiden() bool {
 	return c.Batch.Mode == ModeAdaptive && c.Batch.MinSize <= 1 && c.Batch.SLO == 0 && len(c.Priorities) == 0 && c.Queue.TenantHeader == "" &&
-		c.Inflight == DefaultModelConfig().Inflight
+		c.Inflight == Auto
 }
 
 // inflight is how many batches a replica may have at once; the model's mutex is held.
 func (m *model) inflight() int {
-	if m.widens && m.batcher.off && !m.batcher.trying {
+	switch {
+	case m.config.Inflight != Auto:
+		return int(m.config.Inflight)
+	case m.batcher.trying: // what is measured is one batch at a time
+		return 1
+	case m.batcher.off && m.widens:
 		return math.MaxInt
 	}
-	return m.config.Inflight
+	return m.batcher.Depth()
 }
 
 // inferUnread serves a large request that rides alone without reading it, if this is one. It returns false where it has to be
@@ -42,7 +47,7 @@ func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.P
 	if len(body.b) < unreadFrom || !m.ridesAlone() {
 		return 0, false
 	}
-	terms, err := m.termsOf(time.Now(), r.Header)
+	terms, err := m.termsOf(time.Now(), r, &protocol.Request{})
 	if err != nil {
 		return 0, false // where it is put into words
 	}

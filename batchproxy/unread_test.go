@@ -85,8 +85,9 @@ func TestLimitStaysWhereOneWasSet(t *testing.T) {
 			go func() {
 				answers <- f.postAll("/v1/models/m:predict", padded("1", ""), padded("2", ""), padded("3", ""), padded("4", ""))
 			}()
-			f.queued(4 - cfg.Models[0].Inflight)
-			f.running(cfg.Models[0].Inflight)
+			atOnce := max(int(cfg.Models[0].Inflight), 1)
+			f.queued(4 - atOnce)
+			f.running(atOnce)
 			close(g.open)
 			for i, got := range <-answers {
 				want(t, got, 200, fmt.Sprintf(`{"predictions":[%d]}`, i+1))

@@ -74,7 +74,7 @@ func (w *wire) takes(r *http.Request) bool {
 	default:
 		return false
 	}
-	inMemory := r.ContentLength > 0 && r.ContentLength <= passWhole && r.GetBody != nil
+	inMemory := r.ContentLength > 0 && r.ContentLength <= inOneWrite && r.GetBody != nil
 	if !inMemory && (r.ContentLength != 0 || r.Body != nil && r.Body != http.NoBody) {
 		return false
 	}
@@ -302,7 +302,7 @@ func (c *wireConn) roundTrip(ctx context.Context, r *http.Request) (resp *http.R
 func (c *wireConn) send(r *http.Request) (bool, error) {
 	f, ok := c.wire.frames.Get().(*frame)
 	if !ok {
-		f = &frame{b: make([]byte, 0, passWhole/4)}
+		f = &frame{b: make([]byte, 0, inOneWrite/4)}
 	}
 	defer c.wire.frames.Put(f)
 	f.b = f.b[:0]

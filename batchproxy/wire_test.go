@@ -409,7 +409,7 @@ func TestWireTakes(t *testing.T) {
 		"IPv6":                 {func(r *http.Request) { r.URL.Host = "[::1]:80" }, true},
 		"a client's body":      {func(r *http.Request) { r.GetBody = nil }, false},
 		"of unknown length":    {func(r *http.Request) { r.ContentLength = -1 }, false},
-		"large":                {func(r *http.Request) { r.ContentLength = passWhole + 1 }, false},
+		"large":                {func(r *http.Request) { r.ContentLength = inOneWrite + 1 }, false},
 		"TLS":                  {func(r *http.Request) { r.URL.Scheme = "https" }, false},
 		"no port":              {func(r *http.Request) { r.URL.Host = "[::1]" }, false},
 		"a name not in ASCII":  {func(r *http.Request) { r.URL.Host = "é:80" }, false},

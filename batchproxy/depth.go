@@ -1,0 +1,163 @@
+package batchproxy
+
+import "time"
+
+// depth learns how many batches a replica should have at once. One is right for a device that takes them one after the other: a
+// second only waits there, and requests that come in the meantime cannot join it. A server with several instances of the model, or
+// workers, does several at once; and where the way to it is long, a second one fills the gap. Neither can be asked for, so it is tried:
+// while the queue holds full batches, one more at once for some batches, and kept where that makes at least 5 % more rows a second.
+// Where more than one is kept, one less is tried as well, seldom, and is kept where it makes as many.
+//
+// A replica has more than one only while the queue holds another full batch: where it does not, nothing is lost by waiting for those
+// who would join. The zero value learns nothing: it is one batch at once.
+type depth struct {
+	on     bool
+	kept   int     // batches at once
+	trying int     // what is tried instead; 0 where nothing is
+	gain   float64 // rows a second as part of those with one batch at once
+
+	warm    int       // answers that are still of what was before
+	began   time.Time // the stretch that is measured
+	rows    int       // answered in it
+	batches int
+	thin    bool    // the queue was short in it
+	rate    float64 // rows a second of kept, in the stretch before the trial
+
+	since, due int // batches since the last trial, and after how many the next is
+	down       bool
+	failed     int // trials one after the other that changed nothing
+}
+
+const (
+	inflight = "inflight" // the parameter
+	// mostDepth is as many instances as servers have on one device.
+	mostDepth = 8
+	// stretch is how many batches one after the other are measured: some 2 % of error where the times of batches differ by 10 %, and 3 %
+	// where several are answered together.
+	stretch = 32
+	// depthSeldom is how many batches come between trials, twice as many after each that changed nothing, up to depthSeldomMost.
+	depthSeldom     = 1000
+	depthSeldomMost = 16000
+	// depthPatience is how many times as long as before a trial may take until it is given up: there was less to do.
+	depthPatience = 3
+)
+
+func newDepth(on bool) depth { return depth{on: on, kept: 1, gain: 1} }
+
+// now is how many batches a replica may have at once.
+func (d *depth) now() int {
+	if d.trying > 0 {
+		return d.trying
+	}
+	return max(d.kept, 1)
+}
+
+// answered takes a batch of so many rows, of one of so many replicas. Full says that the queue holds a full batch meanwhile. It reports
+// whether another number was kept.
+func (d *depth) answered(now time.Time, rows, replicas int, full bool) (changed bool) {
+	if !d.on {
+		return false
+	}
+	d.since++
+	enough := stretch * min(max(replicas, 1)*d.now(), 32)
+	switch {
+	case d.trying == 0 && d.kept == 1 && !full: // nothing to try
+		d.restart(now, 0)
+		return false
+	case d.warm > 0:
+		if d.warm--; d.warm == 0 {
+			d.restart(now, 0)
+		}
+		return false
+	case d.began.IsZero():
+		d.restart(now, 0)
+		return false
+	}
+	d.rows += rows
+	d.batches++
+	d.thin = d.thin || !full
+	took := now.Sub(d.began).Seconds()
+	if d.trying > 0 && d.rate > 0 && took > depthPatience*float64(d.rows+enough*d.rows/d.batches)/d.rate { // says nothing
+		d.over(now, false)
+		d.due = depthSeldom
+		return false
+	}
+	if d.batches < enough || took <= 0 {
+		return false
+	}
+	rate := float64(d.rows) / took
+	if d.trying == 0 {
+		d.rate = rate
+		if d.since >= d.due {
+			d.try(now, enough)
+			return false
+		}
+		d.restart(now, 0)
+		return false
+	}
+	better := rate >= d.rate*(1+atLeast)
+	if d.trying < d.kept { // one more has to earn its place
+		better = rate*(1+atLeast) >= d.rate
+	}
+	more := d.trying > d.kept
+	if better {
+		d.gain = max(d.gain*rate/d.rate, 1)
+		if d.kept = d.trying; d.kept == 1 {
+			d.gain = 1
+		}
+	}
+	d.over(now, better)
+	if better && more {
+		d.due = 0 // perhaps yet another
+	}
+	return better
+}
+
+// try begins a trial, of one more where the queue was never short, or of one less.
+func (d *depth) try(now time.Time, enough int) {
+	up := !d.thin && d.kept < mostDepth
+	switch down := d.kept > 1 && d.since >= depthSeldom; {
+	case up && (!down || !d.down):
+		d.trying, d.down = d.kept+1, true
+	case down:
+		d.trying, d.down = d.kept-1, false
+	default:
+		d.restart(now, 0)
+		return
+	}
+	d.restart(now, enough/4+d.trying)
+}
+
+// over ends a trial.
+func (d *depth) over(now time.Time, changed bool) {
+	d.trying, d.since = 0, 0
+	if changed {
+		d.failed, d.due, d.down = 0, depthSeldom, false
+	} else {
+		d.due = min(depthSeldom<<min(d.failed, 10), depthSeldomMost)
+		d.failed++
+	}
+	d.restart(now, d.kept+1)
+}
+
+// restart begins a stretch, after so many answers.
+func (d *depth) restart(now time.Time, warm int) {
+	d.began, d.rows, d.batches, d.warm, d.thin = now, 0, 0, warm, false
+}
+
+// Depth is how many batches a replica may have at once now, where the rule says LearnDepth: one, or more than that while a full batch
+// waits, if it was learned that this pays.
+func (b *Batcher[R]) Depth() int {
+	if len(b.full) == 0 {
+		return 1
+	}
+	return b.depth.now()
+}
+
+// deepen takes note of a batch that was answered.
+func (b *Batcher[R]) deepen(now time.Time, rows int) {
+	before := b.depth.kept
+	if b.depth.answered(now, rows, b.slots, len(b.full) > 0) {
+		b.set(inflight, true, float64(before), float64(b.depth.kept))
+	}
+}

@@ -1,0 +1,190 @@
+package batchproxy
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// accelerator is a replica with several instances of the model, each of which has one batch at a time, in the order in which they came.
+type accelerator struct {
+	instances int
+	gap       time.Duration // on the way there and back, in which the instance is free
+	busy      int
+	with      int // batches that it has
+	line      []func()
+}
+
+// behind has the batcher of a simulation send to a device, with as many batches at once as it has learned.
+func (s *simulation) behind(d *accelerator) *simulation {
+	s.batcher = NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxWait: ms(10), Timeout: time.Minute, MaxQueue: 1 << 20, LearnDepth: true})
+	s.instead = func() { s.sendTo(d) }
+	return s
+}
+
+func (s *simulation) sendTo(d *accelerator) {
+	for d.with < s.batcher.Depth() {
+		out, ok := s.batcher.Next(s.now, false)
+		if !ok {
+			s.wake(s.batcher.Wake(true))
+			return
+		}
+		batch := make([]int, len(out.Entries))
+		for i, e := range out.Entries {
+			batch[i] = e.Request
+		}
+		sent, shared := s.now, d.with > 0
+		d.with++
+		done := func() {
+			d.with--
+			took := s.now.Sub(sent)
+			if shared {
+				took = 0
+			}
+			s.batcher.Answered(s.now, simulated, len(batch), took)
+			if s.now.After(s.from) {
+				s.batches++
+			}
+			for _, id := range batch {
+				if s.now.After(s.from) {
+					s.answered++
+					s.waited += s.now.Sub(s.arrivals[id])
+				}
+				delete(s.arrivals, id)
+			}
+			if s.come != nil {
+				s.come(s, s.now, batch)
+			}
+			s.pump()
+		}
+		var run func()
+		run = func() {
+			d.busy++
+			s.at(s.now.Add(s.service(len(batch))), func() {
+				d.busy--
+				s.at(s.now.Add(d.gap/2), done)
+				if d.busy < d.instances && len(d.line) > 0 {
+					next := d.line[0]
+					d.line = d.line[1:]
+					next()
+				}
+			})
+		}
+		s.at(s.now.Add(d.gap/2), func() {
+			if d.busy < d.instances && len(d.line) == 0 {
+				run()
+				return
+			}
+			d.line = append(d.line, run)
+		})
+	}
+}
+
+// TestDepthOfOneDevice: with a device that has one batch at a time, learning how many it should have costs nothing.
+func TestDepthOfOneDevice(t *testing.T) {
+	compare := func(name string, b, a float64, start func(s *simulation) *simulation, d time.Duration) {
+		t.Helper()
+		x, xms := start(newSimulation(adaptive, b, a, 1)).run(d)
+		s := start(newSimulation(adaptive, b, a, 1)).behind(&accelerator{instances: 1})
+		y, yms := s.run(d)
+		t.Logf("%s: one at once %.0f/s %.2f ms, learned %.0f/s (%.3f) %.2f ms (%.3f), %d at once, %d trials", name, x, xms, y, y/x, yms, yms/xms, s.batcher.depth.kept, s.batcher.depth.failed)
+		if y < 0.99*x || yms > 1.01*xms && yms < 1e3 {
+			t.Errorf("%s: one at once %.0f/s %.2f ms, learned %.0f/s %.2f ms", name, x, xms, y, yms)
+		}
+		if s.batcher.depth.kept != 1 {
+			t.Errorf("%s: %d at once", name, s.batcher.depth.kept)
+		}
+	}
+	for _, clients := range []int{1, 2, 4, 8, 16, 24, 32, 36, 48, 63, 64, 65, 72, 96, 128} {
+		compare(fmt.Sprintf("%d clients", clients), 8, 0.25, func(s *simulation) *simulation { return s.closedLoop(clients, near) }, 30*time.Second)
+		compare(fmt.Sprintf("%d clients over HTTP", clients), 9, 0.25, func(s *simulation) *simulation { return s.closedLoop(clients, overHTTP) }, 30*time.Second)
+		compare(fmt.Sprintf("%d clients, no gain", clients), 0.1, 2, func(s *simulation) *simulation { return s.closedLoop(clients, near) }, 30*time.Second)
+	}
+	for _, rate := range []float64{50, 300, 1000, 1700, 1900} {
+		compare(fmt.Sprintf("%v/s", rate), 8, 0.25, func(s *simulation) *simulation { return s.poisson(rate) }, 60*time.Second)
+	}
+	compare("bursts of 100", 8, 0.25, func(s *simulation) *simulation { return s.bursts(100, ms(100)) }, 60*time.Second)
+}
+
+// TestDepthOfSeveralInstances: a server that does several batches at once is given as many.
+func TestDepthOfSeveralInstances(t *testing.T) {
+	for _, tt := range []struct {
+		instances, clients, want int
+		times                    float64 // as many rows a second as with one at once
+	}{{2, 64, 2, 1.8}, {2, 128, 2, 1.9}, {4, 96, 3, 2.5}, {4, 128, 4, 3.4}, {4, 256, 4, 3.6}, {8, 400, 8, 7}} {
+		x, _ := newSimulation(adaptive, 8, 0.25, 1).closedLoop(tt.clients, near).run(5 * time.Second)
+		s := newSimulation(adaptive, 8, 0.25, 1).closedLoop(tt.clients, near).behind(&accelerator{instances: tt.instances})
+		s.run(15 * time.Second)
+		s.answered, s.waited = 0, 0
+		y, _ := s.run(15 * time.Second)
+		t.Logf("%d instances, %d clients: %.0f/s, %.2f times one at once, %d at once, S(n) = %.2f + %.2f n ms", tt.instances, tt.clients, y, y/x, s.batcher.depth.kept,
+			s.batcher.service.b*1e3, s.batcher.service.a*1e3)
+		if s.batcher.depth.kept != tt.want || y < tt.times*x {
+			t.Errorf("%d instances, %d clients: %d at once, want %d; %.2f times as many rows a second, want %v", tt.instances, tt.clients, s.batcher.depth.kept, tt.want, y/x, tt.times)
+		}
+	}
+}
+
+// TestDepthFollows: instances that come or go are noticed, and what is changed is told; S(n) stays that of a batch which has the
+// device for itself.
+func TestDepthFollows(t *testing.T) {
+	d := &accelerator{instances: 1}
+	s := newSimulation(adaptive, 8, 0.25, 1).closedLoop(128, near).behind(d)
+	var told []string
+	for _, instances := range []int{1, 3, 1, 2} {
+		d.instances = instances
+		s.run(400 * time.Second)
+		if s.batcher.depth.kept != instances {
+			t.Errorf("%d instances: %d batches at once", instances, s.batcher.depth.kept)
+		}
+		if at := s.batcher.service.at(32); at < 15.9e-3 || at > 16.1e-3 {
+			t.Errorf("%d instances: S(32) = %v s", instances, at)
+		}
+		for _, c := range s.batcher.Changes() {
+			if c.Parameter == inflight {
+				told = append(told, fmt.Sprintf("%v to %v", c.Before, c.After))
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"1 to 2", "2 to 3", "3 to 2", "2 to 1", "1 to 2"}, told); diff != "" {
+		t.Error(diff)
+	}
+	s.batcher.Forget(s.now)
+	if s.batcher.depth.kept != 1 || len(s.batcher.Changes()) == 0 {
+		t.Error("other replicas are not asked anew")
+	}
+}
+
+// TestDepthFillsTheGap: a second batch is on its way while the device has the first, where the way is long.
+func TestDepthFillsTheGap(t *testing.T) {
+	x, _ := newSimulation(adaptive, 8, 0.25, 1).closedLoop(128, near).behind(&accelerator{instances: 1, gap: ms(4)}).run(30 * time.Second)
+	if x < 1.9*1000 {
+		t.Errorf("%.0f/s, of 2000 that the device can do and 1600 with one batch at once", x)
+	}
+}
+
+// TestDepthOnlyForFullBatches: what was learned while much waited is for when much waits.
+func TestDepthOnlyForFullBatches(t *testing.T) {
+	s := newSimulation(adaptive, 8, 0.25, 1).closedLoop(128, near).behind(&accelerator{instances: 2})
+	s.run(30 * time.Second)
+	b := s.batcher
+	if b.depth.kept != 2 {
+		t.Fatalf("%d at once", b.depth.kept)
+	}
+	for b.Len() > 0 {
+		if _, ok := b.Next(s.now, true); !ok {
+			break
+		}
+	}
+	for i := range 32 {
+		if got := b.Depth(); got != 1 {
+			t.Errorf("%d at once while %d rows wait", got, i)
+		}
+		b.Arrive(s.now, simulated, 1, i)
+	}
+	if got := b.Depth(); got != 2 {
+		t.Errorf("%d at once while a full batch waits", got)
+	}
+}

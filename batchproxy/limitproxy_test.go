@@ -1,0 +1,191 @@
+package batchproxy
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// workers answer so many calls at once, 100 ms each, and have the others wait; the calls of path /stream are answered with a piece after
+// 100 ms in which they have a worker, and another 5 s later.
+type workers struct {
+	slots chan struct{}
+	busy  atomic.Bool // refuses everything
+}
+
+func (s *workers) RoundTrip(r *http.Request) (*http.Response, error) {
+	if s.busy.Load() {
+		return &http.Response{StatusCode: 503, Header: http.Header{}, Body: http.NoBody}, nil
+	}
+	select {
+	case s.slots <- struct{}{}:
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	time.Sleep(100 * time.Millisecond)
+	<-s.slots
+	if strings.HasSuffix(r.URL.Path, ":predict") {
+		return echo{}.RoundTrip(r)
+	}
+	if !strings.HasSuffix(r.URL.Path, "stream") {
+		return answers("{}").RoundTrip(r)
+	}
+	out, in := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(in, "data: {\"text_output\":\"a\"}\n\n")
+		time.Sleep(5 * time.Second)
+		_, _ = io.WriteString(in, "data: {\"text_output\":\"b\"}\n\n")
+		in.Close()
+	}()
+	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, ContentLength: -1, Body: out}, nil
+}
+
+// TestLearnedLimit: a replica with four workers is given few more calls than they can do, in the gauge, in the log and in what is
+// explained; refusals make it fewer.
+func TestLearnedLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &workers{slots: make(chan struct{}, 4)}
+		cfg := oneModel(Upstream{URL: "http://a"})
+		cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Queue: 1000}
+		registry := prometheus.NewRegistry()
+		var log bytes.Buffer
+		p, err := New(cfg, Options{Transport: s, Registerer: registry, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		load := func(clients int, d time.Duration, path string) (answered int64) {
+			ctx, stop := context.WithTimeout(t.Context(), d)
+			defer stop()
+			var n atomic.Int64
+			var all sync.WaitGroup
+			for range clients {
+				all.Go(func() {
+					for ctx.Err() == nil {
+						w := httptest.NewRecorder()
+						p.ServeHTTP(w, httptest.NewRequest("POST", path, strings.NewReader("{}")))
+						if w.Code == 200 {
+							n.Add(1)
+						} else {
+							time.Sleep(100 * time.Millisecond)
+						}
+					}
+				})
+			}
+			<-ctx.Done()
+			answered = n.Load()
+			all.Wait()
+			return answered
+		}
+		limit := func() float64 {
+			x, _ := value(t, registry, `flyball_batchproxy_concurrency_limit{model="m",upstream="http://a"}`)
+			return x
+		}
+		if limit() != limitStart {
+			t.Errorf("a limit of %v at first", limit())
+		}
+		if n := load(60, 100*time.Second, "/v2/models/m/generate"); n < 3800 {
+			t.Errorf("%d answers, of some 4000", n)
+		}
+		if l := limit(); l < 4 || l > 12 {
+			t.Errorf("a limit of %v for 4 workers", l)
+		}
+		x := p.Explain()[0]
+		if len(x.Limits) != 1 || float64(x.Limits[0].Limit) != limit() || x.Limits[0].Replica != "a" || x.Limits[0].Base < 0.09 || x.Limits[0].Base > 0.11 || x.Limits[0].Requests != 0 {
+			t.Errorf("%+v", x.Limits)
+		}
+		var text strings.Builder
+		if err := x.WriteText(&text); err != nil || !strings.Contains(text.String(), "replica a: up to ") {
+			t.Errorf("%v: %s", err, text.String())
+		}
+		if !strings.Contains(log.String(), "a replica's limit of concurrent requests changed") {
+			t.Errorf("not logged: %s", log.String())
+		}
+		if n, _ := value(t, registry, `flyball_batchproxy_parameter_changes_total{model="m",parameter="concurrency_limit"}`); n < 1 {
+			t.Error("changes are not counted")
+		}
+		s.busy.Store(true)
+		load(60, 10*time.Second, "/v2/models/m/generate")
+		if l := limit(); l > 2 {
+			t.Errorf("a limit of %v for one that refuses everything", l)
+		}
+		s.busy.Store(false)
+		// A worker has a stream for 100 ms, so that 200 of 5 s are with the replica at once; what the others do is seen by the first piece.
+		load(200, 300*time.Second, "/v2/models/m/stream")
+		if l := limit(); l < 60 {
+			t.Errorf("a limit of %v for streams", l)
+		}
+		l := p.models["m"].picker.replicas[0].limiter
+		if l.pending != 0 {
+			t.Errorf("%d calls have not been told of", l.pending)
+		}
+		for _, path := range []string{"/v2/models/m/stream", "/v2/models/m/generate_stream"} { // the text of one is measured
+			var one sync.WaitGroup
+			one.Go(func() { serveOnce(p, http.MethodPost, path, "{}") })
+			time.Sleep(50 * time.Millisecond)
+			before := l.pending
+			time.Sleep(time.Second)
+			if running := p.Models()[0].Running; running != 1 || before != 1 || l.pending != 0 {
+				t.Errorf("%s: %d run; %d are pending before the first piece and %d after it, want 1 and 0", path, running, before, l.pending)
+			}
+			one.Wait()
+		}
+	})
+}
+
+// TestLearnedDepth: a replica that does two batches at once is given two, and one that does one after the other is not; where the number
+// is set it stays.
+func TestLearnedDepth(t *testing.T) {
+	for _, tt := range []struct {
+		instances int
+		inflight  Count
+		want      float64
+	}{{1, Auto, 1}, {2, Auto, 2}, {2, 1, 1}, {1, 3, 3}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &workers{slots: make(chan struct{}, tt.instances)}
+			cfg := oneModel(Upstream{URL: "http://a"})
+			cfg.Models[0].Inflight = tt.inflight
+			cfg.Models[0].Batch.MaxSize = 4
+			registry := prometheus.NewRegistry()
+			p, err := New(cfg, Options{Transport: s, Registerer: registry})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all sync.WaitGroup
+			ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+			defer stop()
+			for range 16 {
+				all.Go(func() {
+					for ctx.Err() == nil {
+						serveOnce(p, http.MethodPost, "/v1/models/m:predict", `{"instances":[1]}`)
+					}
+				})
+			}
+			all.Wait()
+			if got, _ := value(t, registry, `flyball_batchproxy_batches_at_once{model="m"}`); got != tt.want {
+				t.Errorf("%d instances, inflight %s: %v batches at once, want %v", tt.instances, tt.inflight, got, tt.want)
+			}
+			changes, _ := value(t, registry, `flyball_batchproxy_parameter_changes_total{model="m",parameter="inflight"}`)
+			if learned := tt.inflight == Auto && tt.want > 1; learned != (changes > 0) {
+				t.Errorf("%d instances, inflight %s: %v changes", tt.instances, tt.inflight, changes)
+			}
+			x := p.Explain()[0]
+			if tt.inflight == Auto && float64(x.Depth) != tt.want || tt.inflight != Auto && x.Depth != 0 {
+				t.Errorf("%d instances, inflight %s: %d batches at once are explained", tt.instances, tt.inflight, x.Depth)
+			}
+			if at := x.Intercept + 4*x.Slope; x.Known && tt.inflight == Auto && (at < 0.099 || at > 0.101) {
+				t.Errorf("%d instances, inflight %s: S(4) = %v s", tt.instances, tt.inflight, at)
+			}
+		})
+	}
+}
