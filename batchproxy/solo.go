@@ -142,7 +142,7 @@ func (m *model) poisonedBy(r *request) {
 	now := time.Now()
 	if m.solos.poisoned(now, who) {
 		m.proxy.logger.Warn("a tenant's requests go alone for a while: the replicas refused three within a minute", "model", m.config.Name,
-			"x-flyball-tenant", r.incoming.Header.Get("X-Flyball-Tenant"), "for", soloTime)
+			"x-flyball-tenant", short(r.incoming.Header.Get("X-Flyball-Tenant")), "for", soloTime)
 	}
 	m.showSolo(now)
 	m.arm(now, false)
