@@ -61,6 +61,7 @@ func TestFaults(t *testing.T) {
 		// Of clients that are slow or idle.
 		{"slow clients holding replicas or each other up", testSlowSenders},
 		{"slow clients taking all room", testAnnouncedBodiesLeaveRoom},
+		{"room taken by names of lanes and not counted", testLongNamesTakeRoom},
 		{"room taken by what is only announced", testAnnouncedBytesTakeNoRoom},
 		{"slow readers holding others up", testSlowReader},
 		{"slow readers served without end", testClientThatDoesNotRead},
@@ -103,9 +104,10 @@ func pairs(upstreams ...Upstream) Config {
 // testDifferentRequestsStayApart: each pair that differs in one thing goes in two batches, and each of equals in one.
 func testDifferentRequestsStayApart(t *testing.T) {
 	s := newModelServer(t)
-	cfg := oneModel(Upstream{URL: s.URL})
-	cfg.Models[0].Batch = BatchConfig{MaxSize: 2, MaxWait: prom.Duration(100 * time.Millisecond)}
-	f := start(t, cfg, Options{})
+	together := start(t, pairs(Upstream{URL: s.URL}), Options{})
+	cfg := pairs(Upstream{URL: s.URL})
+	cfg.Models[0].Batch.MaxWait = prom.Duration(100 * time.Millisecond)
+	apart := start(t, cfg, Options{})
 	const v1, oip = "/v1/models/m:predict", "/v2/models/m/infer"
 	tensor := func(more string) string {
 		return `{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","data":[1]}]` + more + `}`
@@ -136,6 +138,10 @@ func testDifferentRequestsStayApart(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := len(s.seen())
+			f := apart
+			if tt.batches == 1 {
+				f = together // for as long as it takes
+			}
 			var wg sync.WaitGroup
 			for _, r := range []sent{tt.x, tt.y} {
 				wg.Go(func() {
@@ -464,6 +470,24 @@ func testLongNamesAreNotKept(t *testing.T) {
 	if size > maxAlone*maxName {
 		t.Errorf("%d bytes of names are kept of lanes that go whole", size)
 	}
+}
+
+// testLongNamesTakeRoom: what is in a lane's name is held twice beside the body, and counts.
+func testLongNamesTakeRoom(t *testing.T) {
+	s := newModelServer(t)
+	g := newGate()
+	s.before = g.hold
+	cfg := oneModel(Upstream{URL: s.URL})
+	cfg.Limits.MaxBody, cfg.Limits.MaxInflightBytes = 1<<20, 5<<19
+	f := start(t, cfg, Options{})
+	body := `{"instances":[1],"parameters":"` + strings.Repeat("x", 800<<10) + `"}`
+	first := make(chan reply, 1)
+	go func() { first <- f.post("/v1/models/m:predict", body) }()
+	<-g.entered
+	want(t, f.post("/v1/models/m:predict", `{"instances":["`+strings.Repeat("x", 800<<10)+`"]}`), 429, `{"error":"the requests held have no room for more"}`)
+	close(g.open)
+	want(t, <-first, 200, `{"predictions":[1]}`)
+	until(t, "all room is given back", func() bool { return f.buffers.held.Load() == 0 })
 }
 
 // testReplicaThatBreaksStreamsIsEjected: streams that break off speak against a replica as answers to batches do.

@@ -428,7 +428,7 @@ func testSlowHTTPTest(t *testing.T) {
 	} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
-			out, err := exec.CommandContext(t.Context(), program, append(flags, "-c", "500", "-r", "500", "-i", "1", "-l", "4", "-p", "2")...).CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), program, append(flags, "-c", "500", "-r", "500", "-i", "1", "-l", "4", "-p", "3")...).CombinedOutput()
 			if text := string(out); err != nil || !strings.Contains(text, "service available") || strings.Contains(text, "service available:   NO") || strings.Contains(text, "Cannot establish") {
 				t.Errorf("%v\n%s", err, text)
 			}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	prom "github.com/prometheus/common/model"
 )
 
@@ -52,7 +53,8 @@ func testStorm(t *testing.T) {
 	cfg := oneModel(Upstream{Target: "pool"})
 	cfg.Models[0].Batch = BatchConfig{MaxSize: 6, MaxWait: prom.Duration(time.Millisecond), IgnoreHeaders: []string{"X-Solo"}}
 	cfg.Models[0].Inflight = 2
-	f := start(t, cfg, Options{Endpoints: pool})
+	registry := prometheus.NewRegistry()
+	f := start(t, cfg, Options{Endpoints: pool, Registerer: registry})
 
 	ctx, cancel := context.WithCancel(context.Background())
 	var changing sync.WaitGroup
@@ -61,7 +63,7 @@ func testStorm(t *testing.T) {
 		next := cfg
 		next.Models = slices.Clone(cfg.Models)
 		next.Models[0].Batch.MaxSize = size
-		p, err := New(next, Options{Endpoints: pool})
+		p, err := New(next, Options{Endpoints: pool, Registerer: registry})
 		if err != nil {
 			t.Error(err)
 			return
@@ -148,6 +150,14 @@ func testStorm(t *testing.T) {
 	for _, stop := range stops[1:] {
 		if err := stop(); err != nil {
 			t.Error(err)
+		}
+	}
+	for _, name := range []string{"requests_running", "requests_waiting"} {
+		for _, protocol := range []string{"v1", "oip"} {
+			series := `flyball_batchproxy_` + name + `{class="normal",model="m",protocol="` + protocol + `"}`
+			if n, _ := value(t, registry, series); n != 0 {
+				t.Errorf("after all is over %s is %v", series, n)
+			}
 		}
 	}
 	if len(proxies) < 3 {
