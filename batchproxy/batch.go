@@ -87,6 +87,8 @@ type batch struct {
 	avoid   *replica  // the one that did not
 	failure *failure  // how
 	until   time.Time // when to give up sending it again
+
+	culprits int // members that the replica refused for their size alone, too
 }
 
 // failure is why a replica gave no answer to a batch.
@@ -141,10 +143,17 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		return m.unanswered(ctx, within, to, members, err)
 	}
 	defer resp.body.release()
+	if len(members) == 1 && !first && resp.tooLarge() {
+		b.culprits++
+	}
 	switch tooMany := len(members) > 1 && resp.tooLarge(); {
 	case tooMany && m.mayBisect(resp.code):
-		m.tooLarge(members)
-		return m.bisect(b, members)
+		culprits := b.culprits
+		left, failure := m.bisect(b, members)
+		if b.culprits == culprits { // or one request was, whatever it came with
+			m.tooLarge(members)
+		}
+		return left, failure
 	case resp.code == http.StatusTooManyRequests || resp.code == http.StatusServiceUnavailable:
 		after, _ := strconv.Atoi(resp.header.Get("Retry-After"))
 		return members, &failure{

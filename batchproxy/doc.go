@@ -10,7 +10,7 @@
 //	cfg.Models = append(cfg.Models, m)
 //	p, err := batchproxy.New(cfg, batchproxy.Options{Logger: logger, Registerer: registry})
 //	...
-//	go http.Serve(listener, p)
+//	go batchproxy.NewServer(p, logger).Serve(listener)
 //	err = p.Run(ctx) // until ctx ends, then until what was admitted is answered
 //
 // An upstream is a URL, a target of an actuator, a Service of Kubernetes, a name in DNS or files; of all but the first [Endpoints]
@@ -149,6 +149,8 @@
 //     ahead of it take longer than that.
 //   - A client that goes is taken out of the queue; a batch is cancelled when all its clients have gone, and a stream with its
 //     client, unless the model's cancel is drain.
+//
+// TestFaults is the table of what must not go wrong, each test named after the fault that it excludes.
 //
 // Requests may be sent twice when a replica fails: inference is taken to be idempotent.
 package batchproxy

@@ -51,7 +51,7 @@ func exchange(t *testing.T, url, text string, half bool) string {
 	return string(all)
 }
 
-func TestBrokenBodies(t *testing.T) {
+func testBrokenBodies(t *testing.T) {
 	s := newModelServer(t)
 	p, err := New(oneModel(Upstream{URL: s.URL}), Options{})
 	if err != nil {
@@ -134,7 +134,7 @@ func TestAnswerInDrainClosesConnection(t *testing.T) {
 }
 
 // The answer of a replica that dies in its midst is cut off, and that is a matter for the debug log.
-func TestAnswerBreaksOff(t *testing.T) {
+func testAnswerBreaksOff(t *testing.T) {
 	s := newModelServer(t)
 	s.before = func(w http.ResponseWriter, _ *http.Request, _ call) bool {
 		fmt.Fprint(w, "half")
@@ -194,7 +194,7 @@ func TestClientLeavesStream(t *testing.T) {
 	}
 }
 
-func TestAnnouncedBytesTakeNoRoom(t *testing.T) {
+func testAnnouncedBytesTakeNoRoom(t *testing.T) {
 	const room = 4 << 20
 	body := bytes.Repeat([]byte("x"), 1<<20)
 	for _, size := range []int64{int64(len(body)), -1} {
@@ -261,7 +261,7 @@ func (s *stuck) Write(p []byte) (int, error) {
 	return n, os.ErrDeadlineExceeded
 }
 
-func TestClientThatDoesNotRead(t *testing.T) {
+func testClientThatDoesNotRead(t *testing.T) {
 	for _, path := range []string{"/v1/models/m:predict", "/v2/models/m/generate"} {
 		synctest.Test(t, func(t *testing.T) {
 			p, err := New(oneModel(Upstream{URL: "http://replica"}), Options{Transport: &bubble{
@@ -298,7 +298,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 }
 
 // A client that goes between its request's leaving the queue and the note of it must not take its mates along.
-func TestClientGoesAsItsBatchLeaves(t *testing.T) {
+func testClientGoesAsItsBatchLeaves(t *testing.T) {
 	s := newModelServer(t)
 	g := newGate()
 	s.before = g.hold
@@ -327,7 +327,7 @@ func TestClientGoesAsItsBatchLeaves(t *testing.T) {
 }
 
 // A server that answers 500 to a request that is wrong.
-func TestOnlyTheOffenderFails(t *testing.T) {
+func testOnlyTheOffenderFails(t *testing.T) {
 	s := newModelServer(t)
 	var broken atomic.Bool
 	s.before = func(w http.ResponseWriter, _ *http.Request, c call) bool {
@@ -370,7 +370,7 @@ func TestOnlyTheOffenderFails(t *testing.T) {
 	}
 }
 
-func TestForwardedHeaders(t *testing.T) {
+func testForwardedHeaders(t *testing.T) {
 	s := newModelServer(t)
 	cfg := oneModel(Upstream{URL: s.URL})
 	cfg.Models[0].Batch = BatchConfig{MaxSize: 2, MaxWait: prom.Duration(time.Hour)}
@@ -406,7 +406,7 @@ func TestForwardedHeaders(t *testing.T) {
 }
 
 // A header that is given twice must not be judged by the first alone.
-func TestRepeatedHeaders(t *testing.T) {
+func testRepeatedHeaders(t *testing.T) {
 	s := newModelServer(t)
 	f := start(t, oneModel(Upstream{URL: s.URL}), Options{})
 	body := `{"instances":[1]}`

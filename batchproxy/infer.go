@@ -54,6 +54,10 @@ func (p *Proxy) read(w http.ResponseWriter, r *http.Request) (*buffer, error) {
 	return body, nil
 }
 
+// freeKey is how long the key of a lane may be without being counted, twice, as part of the bodies held: it has all of a body that
+// is not batched, and a lane that is open has a copy.
+const freeKey = 64 << 10
+
 // inferBody is infer for a request whose body was read. The body is released.
 func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer) (int, *demand) {
 	var parsed *protocol.Request
@@ -90,6 +94,12 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 		key: m.laneKey(r, p, parsed), done: make(chan struct{}),
 	}
 	m.rideAlone(req)
+	if len(req.key) > freeKey {
+		if err := body.reserve(2*int64(len(req.key)), int64(m.proxy.config.Limits.MaxInflightBytes)); err != nil {
+			body.release()
+			return m.proxy.unread(w, r, err, m.config.Name, d.form)
+		}
+	}
 	if most := m.config.Batch.MaxSize; parsed.Items > most {
 		switch m.config.Batch.Oversize {
 		case oversizeReject:

@@ -618,7 +618,11 @@ func (m *model) close() {
 	m.closed = true
 	m.timer.Stop()
 	for {
-		out, ok := m.batcher.Next(time.Now(), true)
+		now := time.Now()
+		out, ok := m.batcher.Next(now, true)
+		for _, e := range m.batcher.Lost() {
+			m.lose(now, e)
+		}
 		if !ok {
 			break
 		}

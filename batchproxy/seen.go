@@ -167,7 +167,7 @@ func (a *account) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 func (a *account) line(now time.Time) accessLine {
 	r := a.request
 	l := accessLine{
-		Time: a.start.UTC().Format("2006-01-02T15:04:05.000Z"), Client: r.RemoteAddr, Method: r.Method, Path: r.URL.EscapedPath(),
+		Time: a.start.UTC().Format("2006-01-02T15:04:05.000Z"), Client: r.RemoteAddr, Method: short(r.Method), Path: shortPath(r.URL.EscapedPath()),
 		Model: a.model, Protocol: a.protocol, Status: a.status, BytesIn: a.in.Load(), BytesOut: a.out,
 		Duration: inSeconds(now.Sub(a.start)), Queue: inSeconds(a.queued), Upstream: inSeconds(a.upstream), BatchSize: a.rows,
 		Class: a.class, Tenant: short(a.tenant), TraceID: sampledTrace(r.Header), RequestID: short(a.id), UserAgent: short(r.UserAgent()),
@@ -189,6 +189,9 @@ func (a *account) line(now time.Time) accessLine {
 
 // short bounds what a client may have put into a line of the log.
 func short(s string) string { return s[:min(len(s), 256)] }
+
+// shortPath is short for what is rarely long and of use.
+func shortPath(s string) string { return s[:min(len(s), 1024)] }
 
 // inSeconds rounds to microseconds, which is as exact as it is of use.
 func inSeconds(d time.Duration) float64 {

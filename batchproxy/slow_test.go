@@ -9,17 +9,15 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"runtime"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestStreamBreaksOff: where a replica dies in the middle of a stream, its client is not told an end that there was not.
-func TestStreamBreaksOff(t *testing.T) {
+// testStreamBreaksOff: where a replica dies in the middle of a stream, its client is not told an end that there was not.
+func testStreamBreaksOff(t *testing.T) {
 	s := newModelServer(t)
 	s.before = func(w http.ResponseWriter, _ *http.Request, _ call) bool {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -41,9 +39,9 @@ func TestStreamBreaksOff(t *testing.T) {
 	}
 }
 
-// TestSlowReader: a client that does not read its stream holds up its own connection alone, and no more of the answer than its
+// testSlowReader: a client that does not read its stream holds up its own connection alone, and no more of the answer than its
 // connections and one buffer take.
-func TestSlowReader(t *testing.T) {
+func testSlowReader(t *testing.T) {
 	var sent atomic.Int64
 	s := newModelServer(t)
 	s.before = func(w http.ResponseWriter, r *http.Request, c call) bool {
@@ -87,50 +85,4 @@ func TestSlowReader(t *testing.T) {
 	}
 	conn.Close()
 	f.running(0)
-}
-
-// TestIdleConnections prints what connections without a request cost.
-func TestIdleConnections(t *testing.T) {
-	if testing.Short() {
-		t.Skip("opens thousands of connections")
-	}
-	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
-		t.Fatal(err)
-	}
-	many := min(10_000, (int(min(files.Cur, 1<<20))-500)/2) // both ends are here
-	if many < 100 {
-		t.Skipf("%d open files are allowed", files.Cur)
-	}
-	f := start(t, oneModel(Upstream{URL: newModelServer(t).URL}), Options{})
-	at, err := url.Parse(f.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	memory := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapInuse + m.StackInuse
-	}
-	before := memory()
-	conns := make([]net.Conn, many)
-	for i := range conns {
-		conn, err := net.Dial("tcp", at.Host)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		conns[i] = conn
-		fmt.Fprint(conn, "GET /v2/health/live HTTP/1.1\r\nHost: h\r\n\r\n")
-		var answer [512]byte
-		if n, err := conn.Read(answer[:]); err != nil || !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 200 ") {
-			t.Fatalf("%q, %v", answer[:n], err)
-		}
-	}
-	after := memory()
-	t.Logf("%d idle connections: %.1f KiB each, with their client's end", many, float64(after-before)/1024/float64(many))
-	if got := f.post("/v2/models/m/generate", "{}"); got.code != 200 {
-		t.Errorf("beside %d idle connections: %d %s", many, got.code, got.body)
-	}
 }

@@ -169,7 +169,7 @@ func (m *model) poisonedBy(r *request) {
 	now := time.Now()
 	if m.solos.poisoned(now, who) {
 		m.proxy.logger.Warn("a tenant's requests go alone for a while: the replicas refused three within a minute", "model", m.config.Name,
-			"tenant", m.tenantOf(r.incoming), "client", r.incoming.RemoteAddr, "for", soloTime)
+			"tenant", short(m.tenantOf(r.incoming)), "client", r.incoming.RemoteAddr, "for", soloTime)
 	}
 	m.showSolo(now)
 	m.arm(now, false)

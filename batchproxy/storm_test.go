@@ -12,12 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	prom "github.com/prometheus/common/model"
 )
 
-// TestStorm has many clients send tagged rows while some of them go, some send what the replicas refuse, and replicas
-// come, go and fail. Whoever stays gets exactly its own rows, or an error that says whose fault it was.
-func TestStorm(t *testing.T) {
+// testStorm has many clients send tagged rows while some of them go, some send what the replicas refuse, replicas
+// come, go and fail, and the configuration is changed. Whoever stays gets exactly its own rows, or an error that says whose
+// fault it was.
+func testStorm(t *testing.T) {
 	var trouble atomic.Uint64
 	pool := new(list)
 	var servers []*modelServer
@@ -51,17 +53,44 @@ func TestStorm(t *testing.T) {
 	cfg := oneModel(Upstream{Target: "pool"})
 	cfg.Models[0].Batch = BatchConfig{MaxSize: 6, MaxWait: prom.Duration(time.Millisecond), IgnoreHeaders: []string{"X-Solo"}}
 	cfg.Models[0].Inflight = 2
-	f := start(t, cfg, Options{Endpoints: pool})
+	registry := prometheus.NewRegistry()
+	f := start(t, cfg, Options{Endpoints: pool, Registerer: registry})
 
 	ctx, cancel := context.WithCancel(context.Background())
 	var changing sync.WaitGroup
+	proxies, stops := []*Proxy{f.Proxy}, []func() error{f.stop}
+	reload := func(size int) {
+		next := cfg
+		next.Models = slices.Clone(cfg.Models)
+		next.Models[0].Batch.MaxSize = size
+		p, err := New(next, Options{Endpoints: pool, Registerer: registry})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		stops = append(stops, running(p))
+		<-p.Following()
+		last := len(proxies) - 1
+		proxies[last].Replace(p)
+		if last > 0 { // the first is the front's, which ends it
+			changing.Go(func() {
+				if err := stops[last](); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		proxies = append(proxies, p)
+	}
 	changing.Go(func() {
 		random := rand.New(rand.NewPCG(1, 1))
-		for ctx.Err() == nil {
+		for n := 0; ctx.Err() == nil; n++ {
+			if n%20 == 19 {
+				reload(3 + random.IntN(6))
+			}
 			pool.set(addresses(1 + random.Uint64N(15))...)
 			if random.IntN(4) == 0 {
 				drain, done := context.WithTimeout(ctx, 5*time.Millisecond)
-				_ = f.Drain(drain, "pool", servers[random.IntN(4)].address())
+				_ = proxies[len(proxies)-1].Drain(drain, "pool", servers[random.IntN(4)].address())
 				done()
 			}
 			time.Sleep(time.Duration(random.IntN(5)) * time.Millisecond) // a pace, not a wait for something
@@ -114,15 +143,41 @@ func TestStorm(t *testing.T) {
 	wg.Wait()
 	cancel()
 	changing.Wait()
-	until(t, "all is over", func() bool { s := f.Models()[0]; return s.Queued == 0 && s.Running == 0 })
-	until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
+	for _, p := range proxies {
+		until(t, "all is over", func() bool { s := p.Models()[0]; return s.Queued == 0 && s.Running == 0 })
+		until(t, "all bytes are given back", func() bool { return p.buffers.held.Load() == 0 })
+	}
+	for _, stop := range stops[1:] {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"requests_running", "requests_waiting"} {
+		for _, protocol := range []string{"v1", "oip"} {
+			series := `flyball_batchproxy_` + name + `{class="normal",model="m",protocol="` + protocol + `"}`
+			if n, _ := value(t, registry, series); n != 0 {
+				t.Errorf("after all is over %s is %v", series, n)
+			}
+		}
+	}
+	if len(proxies) < 3 {
+		t.Errorf("%d configurations: there were no reloads", len(proxies))
+	}
 	if ok := codes[200].Load(); ok < clients*each/2 {
 		t.Errorf("only %d of %d were answered", ok, clients*each)
 	}
 	if codes[400].Load() == 0 || left.Load() == 0 {
 		t.Errorf("%d refused and %d gone: the storm was none", codes[400].Load(), left.Load())
 	}
-	t.Logf("200: %d, 400: %d, 502: %d, gone: %d", codes[200].Load(), codes[400].Load(), codes[502].Load(), left.Load())
+	t.Logf("200: %d, 400: %d, 502: %d, gone: %d, %d configurations", codes[200].Load(), codes[400].Load(), codes[502].Load(), left.Load(), len(proxies))
+}
+
+// running runs a proxy, and returns what ends it with the error of its Run.
+func running(p *Proxy) func() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	return sync.OnceValue(func() error { cancel(); return <-ended })
 }
 
 func sendRows(ctx context.Context, f *front, rows []string, oip bool, id string) reply {

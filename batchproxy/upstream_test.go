@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -129,7 +131,9 @@ func start(t testing.TB, cfg Config, opts Options) *front {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(p)
+	server := httptest.NewUnstartedServer(p)
+	server.Config = NewServer(p, slog.New(slog.DiscardHandler))
+	server.Start()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()
@@ -261,7 +265,7 @@ func (l *list) Endpoints(ctx context.Context, target string) ([]string, <-chan [
 	context.AfterFunc(ctx, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.changes = nil
+		l.changes = slices.DeleteFunc(l.changes, func(other chan []string) bool { return other == c })
 		close(c)
 	})
 	return l.current, c, nil

@@ -312,6 +312,9 @@ func parseShape(body []byte, start, depth int) ([]int, error) {
 	product := 1
 	a := walkArray(body, start, depth)
 	for a.next() {
+		if len(shape) == MaxDepth { // as many levels as data can be nested
+			return nil, fmt.Errorf("more than %d dimensions", MaxDepth)
+		}
 		text := body[a.start:a.end]
 		n, ok := parseDimension(text)
 		if !ok {

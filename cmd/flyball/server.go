@@ -98,17 +98,8 @@ func buildInfo() web.BuildInfo {
 
 // proxyServer serves the batching proxy, over HTTP/1 and HTTP/2, with TLS and without.
 func (a *app) proxyServer() *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
-	return &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.live.Load().proxy.ServeHTTP(w, r) }), Protocols: protocols,
-		// What clients do wrong with their connections; the requests themselves are counted.
-		ErrorLog: slog.NewLogLogger(a.opts.log.With("component", "batchproxy").Handler(), slog.LevelDebug),
-		// No WriteTimeout: it would cut long answers and streams; the proxy has its own timeout for each model.
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.live.Load().proxy.ServeHTTP(w, r) })
+	return batchproxy.NewServer(handler, a.opts.log.With("component", "batchproxy"))
 }
 
 func metricsHandler(reg *prometheus.Registry) http.Handler {
