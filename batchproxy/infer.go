@@ -77,7 +77,7 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 	}
 	req := &request{
 		protocol: p, parsed: parsed, body: body, incoming: r, demand: d, terms: terms,
-		key: m.laneKey(r, p, parsed), done: make(chan struct{}),
+		key: m.laneKey(r, p, parsed), done: make(chan struct{}), ride: m.proxy.spansOf(r).ride(),
 	}
 	m.rideAlone(req)
 	if most := m.config.Batch.MaxSize; parsed.Items > most {
@@ -141,6 +141,7 @@ func (m *model) passBody(w http.ResponseWriter, r *http.Request, d *demand, body
 // inferOne queues a request and writes its answer.
 func (m *model) inferOne(w http.ResponseWriter, req *request) int {
 	if refusal := m.enqueue(req); refusal != nil {
+		req.spans().refused(refusal.shed)
 		req.body.release()
 		return m.write(w, req.demand.form, refusal)
 	}
