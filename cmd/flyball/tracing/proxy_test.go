@@ -286,11 +286,12 @@ trace 0
 			parents: []string{"recorded"},
 		},
 		{
-			name:  "two, none recorded",
-			model: func(url string) batchproxy.ModelConfig { return batches(2, url) },
+			name:     "two, none recorded",
+			fraction: 1,
+			model:    func(url string) batchproxy.ModelConfig { return batches(2, url) },
 			requests: []request{
 				{predict, instance(1), yes, no, 200},
-				{predict, instance(2), no, no, 200},
+				{predict, instance(2), yes, no, 200},
 			},
 			parents: []string{"not recorded"},
 		},

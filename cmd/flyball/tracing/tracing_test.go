@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/pem"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -90,6 +91,30 @@ func TestExport(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestConnectionsAreClosed: what was replaced or ended keeps no connection to its collector.
+func TestConnectionsAreClosed(t *testing.T) {
+	c := &collector{t: t, resource: map[string]string{}, scopes: map[string]bool{}}
+	s := httptest.NewUnstartedServer(c)
+	var open atomic.Int64
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	r := newRig(t, overHTTP(s, 1))
+	one(r.tracing)
+	r.tracing.Close()
+	if n := len(c.got()); n != 1 {
+		t.Errorf("%d spans exported", n)
+	}
+	eventually(t, "no connection is left", func() bool { return open.Load() == 0 })
 }
 
 // TestPartlyTaken: a collector may take a part, and says how many it did not.
