@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	prom "github.com/prometheus/common/model"
+
+	"flyball/batchproxy/protocol"
 )
 
 // TestTermsOfHeaders: what a request is queued with, by its headers.
@@ -33,13 +35,13 @@ func TestTermsOfHeaders(t *testing.T) {
 		{name: "after the model's timeout", header: []string{deadlineHeader, "1000"}},
 	} {
 		m := aModel(t, func(c *ModelConfig) {
-			c.Queue.TenantHeader, c.Queue.TrustHeaders, c.Timeout = "x-flyball-tenant", !tt.distrust, prom.Duration(time.Second)
+			c.Queue.TenantHeader, c.Queue.TrustHeaders, c.Timeout = "x-flyball-tenant", Trust{Everyone: !tt.distrust}, prom.Duration(time.Second)
 		}, 1)
 		header := http.Header{}
 		for i := 0; i < len(tt.header); i += 2 {
 			header.Set(tt.header[i], tt.header[i+1])
 		}
-		terms, err := m.termsOf(came, header)
+		terms, err := m.termsOf(came, &http.Request{Header: header}, &protocol.Request{})
 		if (err != nil) != tt.fault {
 			t.Errorf("%s: %v", tt.name, err)
 			continue

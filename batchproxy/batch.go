@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"flyball/batchproxy/protocol"
 )
 
@@ -30,6 +32,7 @@ type request struct {
 	over     chan<- *request // is sent the request when it has its answer, if set; never blocks
 	timing                   // belongs to whoever has the request, as the body does
 	sent     time.Time       // last left the queue
+	ride     *ride           // for its spans; nil where there is no tracing
 
 	entry *Entry[*request] // guarded by the model's mutex, as are batch and left
 	batch *batch
@@ -51,6 +54,7 @@ func (r *request) gone() bool { return r.state.Load() == gone }
 // answerWith ends the request with an answer, which is dropped where the client has gone.
 func (r *request) answerWith(a *answer) {
 	if r.state.CompareAndSwap(waiting, answered) {
+		r.came(a)
 		a.timing = r.timing
 		r.answer = a
 		close(r.done)
@@ -58,6 +62,7 @@ func (r *request) answerWith(a *answer) {
 			r.over <- r
 		}
 	} else {
+		r.came(nil)
 		a.release()
 	}
 	r.body.release()
@@ -76,9 +81,11 @@ type batch struct {
 	members []*request
 	replica *replica
 	rows    int             // that the replica counts for it
+	reason  string          // why it was sent
 	ctx     context.Context // ends when no member is left
 	cancel  context.CancelFunc
-	alive   int // members whose clients are there
+	alive   int        // members whose clients are there
+	span    trace.Span // of a trace of its own; nil where it is none
 
 	crowded  bool // how long it takes says nothing of S(n): the replica had others when it was sent, or its rows are not known
 	answered bool // by the replica, which is free: the answer is being handed out
@@ -125,8 +132,10 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	within, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	number := m.number.Add(1)
-	resp, err := m.call(within, to, members, number)
+	spans := m.traceCall(b, members, number, started)
+	resp, err := m.call(within, to, members, number, spans)
 	took := time.Since(started)
+	spans.end(resp, err)
 	for _, r := range members {
 		r.call, r.upstream = number, took
 	}
@@ -397,7 +406,7 @@ func (r *response) message() (protocol.Message, error) {
 }
 
 // call sends the members to the replica: one as it is, several merged, as the batch of a number.
-func (m *model) call(ctx context.Context, to *replica, members []*request, number uint64) (*response, error) {
+func (m *model) call(ctx context.Context, to *replica, members []*request, number uint64, spans *callSpans) (*response, error) {
 	first := members[0]
 	body := first.body
 	var header http.Header
@@ -416,6 +425,7 @@ func (m *model) call(ctx context.Context, to *replica, members []*request, numbe
 		header = sharedHeaders(first.incoming.Header, m.ignore)
 		setFormat(header, merged.Header)
 	}
+	spans.inject(header)
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = []string{""} // rather than the one of Go's client
 	}

@@ -124,6 +124,14 @@
 // Requests whose traceparent says that they are recorded leave their trace id as an exemplar on the histograms of their
 // duration and of their wait.
 //
+// With a Tracer each request has a span (spans.go), which continues the client's trace and is recorded where that is; without one, where
+// the tracer says so. Below it are queue, the wait to be sent; batch, from leaving the queue to the answer; and upstream, each
+// call to a replica, which is told to go on from there. A batch of which one request is recorded is in that one's trace, whoever rides along.
+// One of several is in none of theirs: it has a trace of its own, of which the span batch has links to the spans of its requests. In their
+// traces batch has a link to it, and upstream is a copy with a link to the call. A replica is always told whether to record, so that it
+// does not begin traces of its own. What is not batched has upstream alone, and queue where the model has a limit; calls to language models
+// have the attributes gen_ai.* with the tokens. Spans have no body, query or header of a client's but its User-Agent.
+//
 // # When things go wrong
 //
 //   - A request that the replica refuses (4xx) fails alone: its batch is cut in two until it is found.

@@ -91,13 +91,13 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 	}
 	req := &request{
 		protocol: p, parsed: parsed, body: body, incoming: r, demand: d, terms: terms,
-		key: m.laneKey(r, p, parsed), done: make(chan struct{}),
+		key: m.laneKey(r, p, parsed), done: make(chan struct{}), ride: m.proxy.spansOf(r).ride(),
 	}
 	m.rideAlone(req)
 	if len(req.key) > freeKey {
 		if err := body.reserve(2*int64(len(req.key)), int64(m.proxy.config.Limits.MaxInflightBytes)); err != nil {
 			body.release()
-			return m.proxy.unread(w, r, err, m.config.Name, d.form)
+			return m.proxy.unread(w, r, err, m.config.Name, d.form), d
 		}
 	}
 	if most := m.config.Batch.MaxSize; parsed.Items > most {
@@ -171,6 +171,7 @@ func (m *model) inferOne(w http.ResponseWriter, req *request) int {
 // result queues a request and waits for its answer, which is the caller's to release; nil where the client went. The body is released.
 func (m *model) result(req *request) *answer {
 	if refusal := m.enqueue(req); refusal != nil {
+		req.spans().refused(refusal.shed)
 		req.body.release()
 		return refusal
 	}

@@ -162,6 +162,9 @@ func (m *model) enqueue(r *request) *answer {
 	if r.entry, why = m.batcher.Admit(now, r.key, r.parsed.Items, r, r.terms); why != "" {
 		return m.refusal(now, why)
 	}
+	if r.ride != nil {
+		r.ride.since = now
+	}
 	r.demand.waiting.Inc()
 	m.pump(now)
 	return nil
@@ -177,6 +180,7 @@ func (m *model) quit(r *request) (stage string) {
 	if m.batcher.Gone(r.entry) {
 		stage = "queued"
 		r.demand.waiting.Dec()
+		r.came(nil)
 		r.body.release()
 	} else if b := r.batch; b != nil {
 		if b.alive--; b.alive == 0 {
@@ -228,7 +232,7 @@ func (m *model) pump(now time.Time) {
 			out.Items = out.Entries[0].Items
 			m.batcher.Back(now, rest[0].Request.key, rest)
 		}
-		b := &batch{members: make([]*request, len(out.Entries))}
+		b := &batch{members: make([]*request, len(out.Entries)), reason: out.Reason}
 		for i, e := range out.Entries {
 			b.members[i] = e.Request
 			e.Request.demand.waiting.Dec()
@@ -285,6 +289,9 @@ func (m *model) start(b *batch, to *replica) {
 	m.wg.Go(func() {
 		defer b.cancel()
 		left, failure := m.resolve(b, b.members)
+		if b.span != nil {
+			b.span.End()
+		}
 		m.returned(b, count, left, failure)
 	})
 }
@@ -415,11 +422,12 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 		for i, r := range left {
 			entries[i] = r.entry
 			r.batch = nil
+			r.back(now, failure)
 			r.demand.waiting.Inc()
 		}
 		m.batcher.Back(now, left[0].key, entries)
 	default:
-		once := &batch{members: left, attempt: b.attempt + 1, avoid: b.replica, failure: failure, until: b.until, alive: len(left), cancel: func() {}}
+		once := &batch{members: left, reason: b.reason, attempt: b.attempt + 1, avoid: b.replica, failure: failure, until: b.until, alive: len(left), cancel: func() {}}
 		if b.attempt == 0 {
 			once.until = now.Add(time.Duration(m.config.Timeout))
 		}

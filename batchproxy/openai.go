@@ -61,6 +61,7 @@ func (p *Proxy) serveByBody(w http.ResponseWriter, r *http.Request, to route, st
 			body.release()
 			return
 		}
+		p.spansOf(r).name(name)
 		m.serve(w, r, to.label, start, true, func(d *demand, _ bool) (int, *demand) {
 			return m.inferBody(w, r, to.protocol, d, body)
 		})
@@ -84,6 +85,7 @@ func (p *Proxy) serveByBody(w http.ResponseWriter, r *http.Request, to route, st
 	if m == nil {
 		return
 	}
+	p.spansOf(r).name(name)
 	m.serve(w, r, to.label, start, true, func(d *demand, counted bool) (int, *demand) { return m.pass(w, r, d, counted), d })
 }
 

@@ -21,6 +21,7 @@ func (m *model) inferChunks(w http.ResponseWriter, whole *request) int {
 		over: make(chan *request, maxChunks), later: whole.demand.ofChunk(),
 	}
 	code, failed := j.run(w)
+	whole.spans().chunked(j.sent)
 	if code != 0 {
 		whole.body.release()
 		return code
@@ -126,7 +127,7 @@ func (j *joining) send() *answer {
 		whole := j.whole
 		r := &request{
 			protocol: whole.protocol, parsed: j.next, body: whole.body, incoming: whole.incoming, key: whole.key, demand: j.later, terms: whole.terms,
-			chunk: true, over: j.over, done: make(chan struct{}),
+			chunk: true, over: j.over, done: make(chan struct{}), ride: whole.spans().ride(),
 		}
 		if j.sent == 0 {
 			r.demand = whole.demand // the request waits as long as its first chunk does

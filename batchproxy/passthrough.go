@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // pass sends a request on as it is to one replica, and returns the status of its answer. Streams are flushed as they
@@ -35,9 +37,13 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		r.Body = body
 	}
 	var at seat
+	spans := m.proxy.spansOf(r)
 	if counted && m.config.Limit.Concurrent != 0 {
 		var refusal *answer
-		switch at, refusal = m.turn(r.Context(), d, m.classOf(r), beginWithin(r.Header)); {
+		asked := time.Now()
+		at, refusal = m.turn(r.Context(), d, m.classOf(r), beginWithin(r.Header))
+		spans.waited(asked, time.Now(), refusal)
+		switch {
 		case refusal == nil:
 		case refusal.code == clientGone:
 			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, "queued").Inc()
@@ -63,6 +69,10 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	rec := &recorder{ResponseWriter: w, proxy: m.proxy, code: http.StatusOK, began: time.Now(), drains: m.config.Cancel == cancelDrain, closes: closesAfter(r)}
 	defer rec.account()
 	defer rec.forget()
+	ctx, span := spans.passes(ctx, m, to, r, rec.began)
+	if span != nil {
+		defer func() { passed(span, rec, r.Context().Err() != nil) }()
+	}
 	if counted && generates(r) {
 		rec.begin = func(code int, header http.Header) *meter { return newMeter(d.generation(), came, code, header) }
 		defer func() {
@@ -327,6 +337,9 @@ func (m *model) forwarder(to *replica) *httputil.ReverseProxy {
 				// Above all h2c: requests in such a connection would be seen by the replica alone.
 				delete(pr.Out.Header, "Upgrade")
 				delete(pr.Out.Header, "Connection")
+			}
+			if m.proxy.tracer != nil && trace.SpanFromContext(pr.In.Context()).IsRecording() {
+				inject(pr.In.Context(), pr.Out.Header)
 			}
 			if whole := pr.In.GetBody; whole != nil {
 				// In place of ReverseProxy's wrapper, behind which net/http would not see that it is in memory. It cannot fail.

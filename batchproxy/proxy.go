@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"flyball/batchproxy/protocol"
@@ -36,6 +37,11 @@ type Options struct {
 	Services   Endpoints             // needed where an upstream is a Service; it is asked for namespace/name or namespace/name:port
 	Transport  http.RoundTripper     // to upstreams; one with connections kept for every batch if nil
 	Stdout     io.Writer             // where an access log to stdout goes; os.Stdout if nil
+
+	// Tracer is what the spans of a request are made with, asked for each request: nil for none. Whether a request without a
+	// trace of its own is recorded is the tracer's to say. So it is of a batch of several requests that are: its span is a
+	// root with links to theirs, and one without links is of a batch of which none is.
+	Tracer func() trace.Tracer
 }
 
 // Proxy takes inference requests, sends them on in batches and gives each client its part of the answer. It is an
@@ -47,6 +53,7 @@ type Proxy struct {
 	services  Endpoints
 	resolver  *net.Resolver
 	transport http.RoundTripper
+	tracer    func() trace.Tracer // nil for none
 	metrics   *metrics
 	models    map[string]*model
 	names     []string          // of the models, in the order of the configuration
@@ -95,6 +102,7 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		services:  opts.Services,
 		resolver:  opts.Resolver,
 		transport: opts.Transport,
+		tracer:    opts.Tracer,
 		metrics:   m,
 		models:    make(map[string]*model, len(cfg.Models)),
 		served:    make(map[string]*model, len(cfg.Models)),
@@ -469,7 +477,20 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if closesAfter(r) {
 		w.Header()["Connection"] = []string{"close"}
 	}
-	if p.access != nil { // of what is not a probe
+	if p.tracer != nil { // of what is not a probe
+		if tracer := p.tracer(); tracer != nil {
+			s, w, r := startSpans(tracer, w, r, start)
+			defer s.end()
+			p.direct(w, r, start, entered)
+			return
+		}
+	}
+	p.direct(w, r, start, entered)
+}
+
+// direct serves a request of a client's for a model.
+func (p *Proxy) direct(w http.ResponseWriter, r *http.Request, start time.Time, entered bool) {
+	if p.access != nil {
 		a := newAccount(w, r, start)
 		defer p.logged(a)
 		w = a
@@ -525,6 +546,10 @@ func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, s
 	d := m.demand(protocol, class)
 	counted := r.Method == http.MethodPost
 	code := 0
+	if s := m.proxy.spansOf(r); s != nil {
+		s.of(m, protocol, m.classes[class].Name, r)
+		defer func() { s.answered(code) }()
+	}
 	if a := accountOf(w); a != nil {
 		a.model, a.protocol, a.class, a.tenant = m.config.Name, protocol, m.classes[class].Name, m.tenantOf(r)
 		a.broke = true

@@ -23,6 +23,7 @@ const (
 	// requestIDHeader names a request across the systems that it goes through.
 	requestIDHeader = "X-Request-Id"
 	traceHeader     = "Traceparent" // W3C
+	stateHeader     = "Tracestate"
 )
 
 // timing is where the time of a request went. The zero value is a request that was never sent.

@@ -36,8 +36,9 @@ type meter struct {
 	name  [6]byte
 	named bool // the event has data
 
-	last   time.Time // of the last text; zero before the first
-	chunks int       // events with text
+	last   time.Time     // of the last text; zero before the first
+	first  time.Duration // from the request to the first text; 0 before
+	chunks int           // events with text
 	usage  usage
 	finish string
 }
@@ -167,7 +168,8 @@ func (m *meter) event(now time.Time) {
 	}
 	m.chunks++
 	if m.last.IsZero() {
-		m.series.firstToken.Observe(now.Sub(m.start).Seconds())
+		m.first = now.Sub(m.start)
+		m.series.firstToken.Observe(m.first.Seconds())
 	} else {
 		m.series.interToken.Observe(now.Sub(m.last).Seconds())
 	}

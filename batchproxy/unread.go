@@ -53,7 +53,7 @@ func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.P
 	}
 	req := &request{
 		protocol: p, parsed: &protocol.Request{Items: 1}, unread: true, body: body, incoming: r, demand: d, terms: terms,
-		key: append(append([]byte(nil), "unread\x00"...), r.URL.EscapedPath()...), done: make(chan struct{}),
+		key: append(append([]byte(nil), "unread\x00"...), r.URL.EscapedPath()...), done: make(chan struct{}), ride: m.proxy.spansOf(r).ride(),
 	}
 	body.refs.Add(1)
 	a := m.result(req)

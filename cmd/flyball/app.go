@@ -24,6 +24,7 @@ import (
 	"flyball/actuators/none"
 	"flyball/actuators/process"
 	"flyball/batchproxy"
+	"flyball/cmd/flyball/tracing"
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/exporter/host"
@@ -65,6 +66,7 @@ type app struct {
 	kedaSecured   *webConfig
 	keda          *keda.Server
 	kedaSizes     *kedaSizes
+	tracing       *tracing.Tracing
 	exporter      currentExporter
 	proxySlot     *slot
 	gpuSlot       *slot
@@ -99,6 +101,7 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 	a.metrics.MustRegister(versioncollector.NewCollector("flyball"), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.reloads = newReloadMetrics(a.metrics)
+	a.buildTracing()
 	if err := a.listen(); err != nil {
 		a.close()
 		return nil, err
@@ -263,7 +266,7 @@ func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector
 
 // newProxy makes the proxy of a configuration, with its metrics in a registry or, without one, nowhere.
 func (a *app) newProxy(c batchproxy.Config, metrics prometheus.Registerer) (*batchproxy.Proxy, error) {
-	o := batchproxy.Options{Logger: a.opts.log.With("component", "batchproxy"), Registerer: metrics, Stdout: a.opts.stdout}
+	o := batchproxy.Options{Logger: a.opts.log.With("component", "batchproxy"), Registerer: metrics, Stdout: a.opts.stdout, Tracer: a.tracing.Tracer}
 	if a.services != nil {
 		o.Services = a.services
 	}
@@ -433,6 +436,7 @@ func (a *app) runBuilt(ctx context.Context) error {
 	if a.proxyListener != nil {
 		server := a.proxyServer()
 		parts = append(parts,
+			part{"tracing", a.tracing.Run},
 			part{"proxy server", func(ctx context.Context) error {
 				return serve(ctx, server, a.proxyListener, a.opts.proxySecured, a.opts.log.With("component", "batchproxy"))
 			}},

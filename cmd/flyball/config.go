@@ -15,6 +15,7 @@ import (
 	"flyball/actuators/none"
 	"flyball/actuators/process"
 	"flyball/batchproxy"
+	"flyball/cmd/flyball/tracing"
 	"flyball/exporter"
 	"flyball/rules"
 	"flyball/rules/remote"
@@ -33,6 +34,7 @@ type Config struct {
 	Alerting      *yaml.Node        `yaml:"alerting"` // Prometheus's own format, for rules/store to read
 	Exporter      exporter.Config   `yaml:"exporter"`
 	Batchproxy    batchproxy.Config `yaml:"batchproxy"`
+	Tracing       *tracing.Config   `yaml:"tracing"` // nil: none
 	Actuators     Actuators         `yaml:"actuators"`
 	Election      *Election         `yaml:"election"` // nil: this process is the one that acts
 }
@@ -147,6 +149,7 @@ func (l *loaded) validate(d *source.Decoder, dir string) {
 	d.Faults("storage", l.Storage.validate())
 	d.Faults("exporter", l.Exporter.Validate())
 	d.Faults("batchproxy", l.Batchproxy.Validate())
+	l.validateTracing(d, dir)
 	d.Faults("actuators.process", l.Actuators.Process.Validate())
 	l.validateKubernetes(d, dir)
 	for kind, c := range l.elsewhere() {

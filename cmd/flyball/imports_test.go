@@ -27,6 +27,7 @@ func TestImports(t *testing.T) {
 		"flyball/batchproxy/loadgen":            {},
 		"flyball/batchproxy/protocol":           {},
 		"flyball/cmd/flyball":                   {"flyball/"},
+		"flyball/cmd/flyball/tracing":           {},
 		"flyball/cmd/flyball/web":               {"flyball/rules", "flyball/rules/promapi"},
 		"flyball/examples/alertmanager":         {}, // tests alone
 		"flyball/examples/modelserver":          {"flyball/examples/modelserver/digits"},
@@ -55,6 +56,7 @@ func TestImports(t *testing.T) {
 		"github.com/prometheus/prometheus/tsdb":   {"flyball/rules/store", "flyball/cmd/flyball"},
 		"github.com/prometheus/prometheus/promql": {"flyball/rules/store", "flyball/cmd/flyball"},
 		"github.com/NVIDIA/go-nvml/pkg/nvml":      {"flyball/exporter/gpu", "flyball/cmd/flyball"},
+		"go.opentelemetry.io/otel/sdk/trace":      {"flyball/cmd/flyball/tracing", "flyball/cmd/flyball"},
 		"k8s.io/client-go/dynamic":                {"flyball/actuators/kubernetes", "flyball/actuators/kubernetes/kubetest", "flyball/cmd/flyball"},
 	}
 	forbidden := []string{"github.com/prometheus/prometheus/web/api/v1", "github.com/prometheus/prometheus/plugins"}

@@ -16,6 +16,7 @@ import (
 
 	"flyball/actuators/process"
 	"flyball/batchproxy"
+	"flyball/cmd/flyball/tracing"
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/rules/remote"
@@ -40,6 +41,7 @@ type next struct {
 	services  *servicesUpdate    // nil where the proxy sends to no Service
 	store     *store.Prepared    // nil where this process has no store
 	exporter  *exporter.Exporter // nil: it stays as it is
+	tracing   *tracing.Update    // nil where this process has no proxy
 	proxied   bool               // the proxy is to be another one
 }
 
@@ -159,6 +161,11 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 		}
 		n.store = prepared
 	}
+	if a.proxyListener != nil { // last: it has connections to give up
+		if n.tracing, err = a.tracing.Prepare(l.Tracing); err != nil {
+			return nil, fmt.Errorf("tracing: %w", err)
+		}
+	}
 	return n, nil
 }
 
@@ -191,12 +198,14 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		})
 		if err != nil {
 			n.processes.Cancel()
+			n.tracing.Cancel()
 			return err
 		}
 	}
 	if n.services != nil {
 		n.services.Commit()
 	}
+	n.tracing.Commit()
 	if n.proxied {
 		if n.proxy, err = a.newProxy(n.Batchproxy, a.metrics); err != nil { // at the start, if ever: its metrics
 			return fmt.Errorf("batchproxy: %w", err)

@@ -43,8 +43,9 @@ func (e *Error) Show() string {
 	return fmt.Sprintf("%s\n%s%s\n%s| %s^", e.Error(), margin, text, strings.Repeat(" ", len(margin)-2), strings.Repeat(" ", column))
 }
 
-// secret is a key whose value nobody should see, by Prometheus's names, or a URL with a password.
-var secret = regexp.MustCompile(`(?i)\b(?:password|credentials|bearer_token|client_secret|client_certificate_key|secret_key|secrets)["']?\s*:\s*(\[[^\]]*\]?|"[^"]*"?|'[^']*'?|[^,}\s]+)|://[^/\s:@]*:([^@\s/]+)@`)
+// secret is a key whose value nobody should see, by Prometheus's names, a URL with a password, or the headers of requests, of which any
+// may be a credential.
+var secret = regexp.MustCompile(`(?i)\b(?:password|credentials|bearer_token|client_secret|client_certificate_key|secret_key|secrets)["']?\s*:\s*(\[[^\]]*\]?|"[^"]*"?|'[^']*'?|[^,}\s]+)|://[^/\s:@]*:([^@\s/]+)@|\bheaders["']?\s*:\s*\{([^}]*)|\bauthorization["']?\s*:\s*([^\s{][^,}]*)`)
 
 // masked hides secrets in a line that is shown, character by character, so that the caret stays where it belongs.
 func masked(line string) string {
@@ -53,10 +54,11 @@ func masked(line string) string {
 	}
 	found := secret.FindAllStringSubmatchIndex(line, -1)
 	for _, m := range slices.Backward(found) {
-		from, to := m[2], m[3]
-		if from < 0 {
-			from, to = m[4], m[5]
+		group := 2
+		for m[group] < 0 {
+			group += 2
 		}
+		from, to := m[group], m[group+1]
 		line = line[:from] + strings.Repeat("*", utf8.RuneCountInString(line[from:to])) + line[to:]
 	}
 	return line
@@ -68,7 +70,7 @@ func mayHide(line string) bool {
 		return true
 	}
 	lower := strings.ToLower(line)
-	return slices.ContainsFunc([]string{"password", "credentials", "bearer_token", "client_secret", "client_certificate_key", "secret_key", "secrets"}, func(word string) bool {
+	return slices.ContainsFunc([]string{"password", "credentials", "bearer_token", "client_secret", "client_certificate_key", "secret_key", "secrets", "headers", "authorization"}, func(word string) bool {
 		return strings.Contains(lower, word)
 	})
 }

@@ -349,6 +349,10 @@ func TestSecretsAreNotShown(t *testing.T) {
 		"url: http://u:p:w@h:80/x: y":                       "url: http://u:***@h:80/x: y",
 		"url: http://h:80/a@b":                              "url: http://h:80/a@b",
 		"  bearer_token: abc # password: d":                 "  bearer_token: *** # password: *",
+		"t: {headers: {X-Key: a1, Y: b}, x: y}":             "t: {headers: {***************}, x: y}",
+		"  Authorization: Bearer ab":                        "  Authorization: *********",
+		"authorization: {type: Bearer, credentials: ab}":    "authorization: {type: Bearer, credentials: **}",
+		"ignore_headers: [a]":                               "ignore_headers: [a]",
 	} {
 		e := &Error{File: "f", Line: 1, Column: 3, Message: "m", text: line}
 		if got := e.Show(); !strings.Contains(got, "| "+want+"\n") {
