@@ -228,7 +228,7 @@ type recorder struct {
 	call    *limitedCall // of a replica whose limit is learned; nil otherwise
 	body    *clientBody  // with call
 	stream  bool         // with call: the answer is a stream of events
-	closes  bool // the connection ends with the answer
+	closes  bool         // the connection ends with the answer
 }
 
 func (r *recorder) WriteHeader(code int) {
