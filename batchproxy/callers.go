@@ -61,7 +61,8 @@ func (m *model) seat(to *replica) seat {
 	m.running++
 	at := seat{to: to}
 	if to.limiter != nil {
-		at.limited, at.of = true, to.limiter.begin(to.calls)
+		to.seats++
+		at.limited, at.of = true, to.limiter.begin(to.seats)
 	}
 	return at
 }
@@ -193,7 +194,7 @@ func (m *model) turn(ctx context.Context, d *demand, class int, within time.Dura
 		if at.limited {
 			at.to.limiter.forgotten(at.of)
 		}
-		m.give(at.to)
+		m.give(at)
 	}
 	if refusal.shed == "timeout" {
 		now = time.Now()

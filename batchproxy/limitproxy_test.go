@@ -189,3 +189,30 @@ func TestLearnedDepth(t *testing.T) {
 		})
 	}
 }
+
+// What is no POST is not within the limit, and takes nobody's room: a replica with as many WebSockets as the limit is while it is probed would
+// never be given a request again.
+func TestLearnedLimitIsOfPOSTs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &workers{slots: make(chan struct{}, 4)}
+		cfg := oneModel(Upstream{URL: "http://a"})
+		cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Max: 1, Queue: 10}
+		p, err := New(cfg, Options{Transport: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var open sync.WaitGroup
+		open.Go(func() { serveOnce(p, http.MethodGet, "/v2/models/m/stream", "") })
+		time.Sleep(time.Second)
+		began := time.Now()
+		if w := serveOnce(p, http.MethodPost, "/v2/models/m/generate", "{}"); w.Code != 200 || time.Since(began) > time.Second {
+			t.Errorf("answered %d after %s", w.Code, time.Since(began))
+		}
+		open.Wait()
+		m := p.models["m"]
+		if r := m.picker.replicas[0]; r.calls != 0 || r.seats != 0 || r.limiter.pending != 0 {
+			t.Errorf("%d calls, %d seats and %d pending at the end", r.calls, r.seats, r.limiter.pending)
+		}
+		m.timer.Stop()
+	})
+}
