@@ -229,9 +229,9 @@ func (c *limitedCall) ended(rec *recorder, gone bool) {
 	case rec.err != nil && timeout != nil && timeout.Timeout() && !unsent(rec.err),
 		rec.err == nil && (rec.code == http.StatusTooManyRequests || rec.code == http.StatusServiceUnavailable || rec.code == http.StatusGatewayTimeout):
 		c.tell(func(l *limiter) { l.refused(c.at.of) })
-	case rec.err == nil && rec.code < http.StatusBadRequest && !rec.stream:
+	case rec.whole && rec.code < http.StatusBadRequest && !rec.stream:
 		c.answered(time.Now())
-	default: // an error may be quick, and a stream without a piece says nothing
+	default: // an error may be quick, as an answer that breaks off, and a stream without a piece says nothing
 		c.forgotten()
 	}
 }

@@ -216,3 +216,52 @@ func TestLearnedLimitIsOfPOSTs(t *testing.T) {
 		m.timer.Stop()
 	})
 }
+
+// An answer that breaks off is not one that the replica was quick with.
+func TestLearnedLimitOfBrokenAnswer(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "{")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer upstream.Close()
+	cfg := oneModel(Upstream{URL: upstream.URL})
+	cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Queue: 10}
+	cfg.Drain.Delay = 0
+	f := start(t, cfg, Options{})
+	if r := f.post("/v2/models/m/generate", "{}"); r.err == nil {
+		t.Errorf("answered %d %s", r.code, r.body)
+	}
+	if err := f.stop(); err != nil { // which waits for the call to be over
+		t.Error(err)
+	}
+	l := f.models["m"].picker.replicas[0].limiter
+	if l.pending != 0 || l.well || l.seen.n != 0 {
+		t.Errorf("%d calls are pending, and %d were measured", l.pending, l.seen.n)
+	}
+}
+
+// The limits that a new configuration takes over are in the gauge at once.
+func TestReplaceShowsLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := oneModel(Upstream{URL: "http://a"})
+		cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Queue: 10}
+		registry := prometheus.NewRegistry()
+		run := func() *Proxy {
+			p, err := New(cfg, Options{Transport: &weighed{}, Registerer: registry})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		p := run()
+		p.models["m"].picker.replicas[0].limiter.set(7)
+		next := run()
+		p.Replace(next)
+		if x, _ := value(t, registry, `flyball_batchproxy_concurrency_limit{model="m",upstream="http://a"}`); x != 7 {
+			t.Errorf("a limit of %v, want 7", x)
+		}
+		p.models["m"].timer.Stop()
+		next.models["m"].timer.Stop()
+	})
+}
