@@ -61,7 +61,8 @@ func (m *model) seat(to *replica) seat {
 	m.running++
 	at := seat{to: to}
 	if to.limiter != nil {
-		at.limited, at.of = true, to.limiter.begin(to.calls)
+		to.seats++
+		at.limited, at.of = true, to.limiter.begin(to.seats)
 	}
 	return at
 }
@@ -193,7 +194,7 @@ func (m *model) turn(ctx context.Context, d *demand, class int, within time.Dura
 		if at.limited {
 			at.to.limiter.forgotten(at.of)
 		}
-		m.give(at.to)
+		m.give(at)
 	}
 	if refusal.shed == "timeout" {
 		now = time.Now()
@@ -228,9 +229,9 @@ func (c *limitedCall) ended(rec *recorder, gone bool) {
 	case rec.err != nil && timeout != nil && timeout.Timeout() && !unsent(rec.err),
 		rec.err == nil && (rec.code == http.StatusTooManyRequests || rec.code == http.StatusServiceUnavailable || rec.code == http.StatusGatewayTimeout):
 		c.tell(func(l *limiter) { l.refused(c.at.of) })
-	case rec.err == nil && rec.code < http.StatusBadRequest && !rec.stream:
+	case rec.whole && rec.code < http.StatusBadRequest && !rec.stream:
 		c.answered(time.Now())
-	default: // an error may be quick, and a stream without a piece says nothing
+	default: // an error may be quick, as an answer that breaks off, and a stream without a piece says nothing
 		c.forgotten()
 	}
 }

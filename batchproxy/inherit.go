@@ -75,6 +75,7 @@ func (m *model) inherit(from *model) {
 		}
 	}
 	m.note()
+	m.showLimits()
 	m.pump(now) // which sets the timer for what is out for a time
 }
 

@@ -77,7 +77,8 @@ func (s *fleet) pump() {
 		for _, at := range s.stations {
 			if at.replica == r {
 				r.calls++
-				at.queue = append(at.queue, arrived{r.limiter.begin(r.calls), s.now, id})
+				r.seats++
+				at.queue = append(at.queue, arrived{r.limiter.begin(r.seats), s.now, id})
 				s.serve(at)
 			}
 		}
@@ -100,6 +101,7 @@ func (s *fleet) serve(at *station) {
 		s.at(at.service(s), func() {
 			at.busy--
 			at.calls--
+			at.seats--
 			if at.first == nil {
 				measure()
 			}

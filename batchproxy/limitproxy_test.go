@@ -189,3 +189,79 @@ func TestLearnedDepth(t *testing.T) {
 		})
 	}
 }
+
+// What is no POST is not within the limit, and takes nobody's room: a replica with as many WebSockets as the limit is while it is probed would
+// never be given a request again.
+func TestLearnedLimitIsOfPOSTs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &workers{slots: make(chan struct{}, 4)}
+		cfg := oneModel(Upstream{URL: "http://a"})
+		cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Max: 1, Queue: 10}
+		p, err := New(cfg, Options{Transport: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var open sync.WaitGroup
+		open.Go(func() { serveOnce(p, http.MethodGet, "/v2/models/m/stream", "") })
+		time.Sleep(time.Second)
+		began := time.Now()
+		if w := serveOnce(p, http.MethodPost, "/v2/models/m/generate", "{}"); w.Code != 200 || time.Since(began) > time.Second {
+			t.Errorf("answered %d after %s", w.Code, time.Since(began))
+		}
+		open.Wait()
+		m := p.models["m"]
+		if r := m.picker.replicas[0]; r.calls != 0 || r.seats != 0 || r.limiter.pending != 0 {
+			t.Errorf("%d calls, %d seats and %d pending at the end", r.calls, r.seats, r.limiter.pending)
+		}
+		m.timer.Stop()
+	})
+}
+
+// An answer that breaks off is not one that the replica was quick with.
+func TestLearnedLimitOfBrokenAnswer(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "{")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer upstream.Close()
+	cfg := oneModel(Upstream{URL: upstream.URL})
+	cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Queue: 10}
+	cfg.Drain.Delay = 0
+	f := start(t, cfg, Options{})
+	if r := f.post("/v2/models/m/generate", "{}"); r.err == nil {
+		t.Errorf("answered %d %s", r.code, r.body)
+	}
+	if err := f.stop(); err != nil { // which waits for the call to be over
+		t.Error(err)
+	}
+	l := f.models["m"].picker.replicas[0].limiter
+	if l.pending != 0 || l.well || l.seen.n != 0 {
+		t.Errorf("%d calls are pending, and %d were measured", l.pending, l.seen.n)
+	}
+}
+
+// The limits that a new configuration takes over are in the gauge at once.
+func TestReplaceShowsLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := oneModel(Upstream{URL: "http://a"})
+		cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Queue: 10}
+		registry := prometheus.NewRegistry()
+		run := func() *Proxy {
+			p, err := New(cfg, Options{Transport: &weighed{}, Registerer: registry})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		p := run()
+		p.models["m"].picker.replicas[0].limiter.set(7)
+		next := run()
+		p.Replace(next)
+		if x, _ := value(t, registry, `flyball_batchproxy_concurrency_limit{model="m",upstream="http://a"}`); x != 7 {
+			t.Errorf("a limit of %v, want 7", x)
+		}
+		p.models["m"].timer.Stop()
+		next.models["m"].timer.Stop()
+	})
+}

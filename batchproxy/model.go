@@ -374,7 +374,7 @@ func (m *model) explain() Explanation {
 	x.Model = m.config.Name
 	for _, r := range m.picker.replicas {
 		if l := r.limiter; l != nil {
-			x.Limits = append(x.Limits, LimitExplanation{Replica: r.address, Limit: l.now(), Requests: r.calls, Base: l.base, Probing: l.probing})
+			x.Limits = append(x.Limits, LimitExplanation{Replica: r.address, Limit: l.now(), Requests: r.seats, Base: l.base, Probing: l.probing})
 		}
 	}
 	return x
@@ -581,17 +581,20 @@ func (m *model) takeForCall() *replica {
 	return r
 }
 
-func (m *model) giveCall(r *replica) {
+func (m *model) giveCall(at seat) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.give(r)
+	m.give(at)
 }
 
 // give is giveCall with the mutex held.
-func (m *model) give(r *replica) {
-	r.calls--
+func (m *model) give(at seat) {
+	at.to.calls--
+	if at.limited {
+		at.to.seats--
+	}
 	m.running--
-	m.settle(r)
+	m.settle(at.to)
 	now := time.Now()
 	if m.config.Limit.Concurrent != 0 {
 		m.callRate.add(now, 1)

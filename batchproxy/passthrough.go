@@ -55,7 +55,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 		return m.write(w, d.form, m.noReplica())
 	}
 	to := at.to
-	defer m.giveCall(to)
+	defer m.giveCall(at)
 	if counted {
 		d.running.Inc()
 		defer d.running.Dec()

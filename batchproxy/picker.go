@@ -18,6 +18,7 @@ type replica struct {
 	answered int      // of them, whose answers are here and are being handed out
 	rows     int      // in those that are not answered
 	calls    int      // other requests in flight
+	seats    int      // of calls, those that the limiter has a say in: not what is no POST, such as a WebSocket that stays for hours
 	limiter  *limiter // of them; nil where they have no limit that is learned
 	draining bool
 	left     bool      // no longer in its list
@@ -137,7 +138,7 @@ func (p *picker) forBatch(now time.Time, avoid *replica) *replica {
 // room; 0 is without limit, and Auto is that which was learned of each.
 func (p *picker) forCall(now time.Time, most Count) *replica {
 	return p.choose(now, nil, func(r *replica) bool {
-		return most == 0 || most > 0 && r.calls < int(most) || most == Auto && r.calls < r.limiter.now()
+		return most == 0 || most > 0 && r.calls < int(most) || most == Auto && r.seats < r.limiter.now()
 	})
 }
 

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,7 +30,7 @@ type wire struct {
 
 	mu    sync.Mutex
 	idle  map[string][]*wireConn // by host:port, in the order of their last use
-	sweep *time.Timer            // closes those that were not used for long; nil where there is none
+	sweep *time.Timer            // closes those that are of no more use; nil where none is kept
 }
 
 func newWire(t *http.Transport) *wire {
@@ -64,6 +66,9 @@ const (
 	// mostHeader is how many bytes an answer's headers may have, as http.Transport has it.
 	mostHeader = 10 << 20
 	wireBuffer = 16 << 10
+	// sweepEvery is how often connections without a request are looked at. Nobody reads from them, so that one which its replica has
+	// closed would be held, with its file descriptor, until it is taken for a request.
+	sweepEvery = 5 * time.Second
 )
 
 // takes reports whether a request is one to send here. Its body is no larger than what a connection's buffers take, so that writing
@@ -203,36 +208,45 @@ func (w *wire) keep(c *wireConn) {
 	}
 	w.idle[c.address] = append(all, c)
 	if w.sweep == nil {
-		w.sweep = time.AfterFunc(w.IdleConnTimeout, w.closeUnused)
+		w.sweep = time.AfterFunc(min(sweepEvery, w.IdleConnTimeout), w.closeUnused)
 	}
 }
 
-// closeUnused closes the connections that were not used for as long as they are kept.
+// closeUnused closes the connections that their replicas have closed, and those that were not used for as long as they are kept.
 func (w *wire) closeUnused() {
 	w.mu.Lock()
+	addresses := slices.Collect(maps.Keys(w.idle))
+	w.mu.Unlock()
+	for _, address := range addresses { // a request waits for one at most
+		w.closeUnusedOf(address)
+	}
+	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.sweep == nil {
+	switch {
+	case w.sweep == nil: // all of them are closed
+	case len(w.idle) == 0:
+		w.sweep = nil
+	default:
+		w.sweep.Reset(min(sweepEvery, w.IdleConnTimeout))
+	}
+}
+
+func (w *wire) closeUnusedOf(address string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	all := slices.DeleteFunc(w.idle[address], func(c *wireConn) bool {
+		if now.Sub(c.used) < w.IdleConnTimeout && c.quiet() {
+			return false
+		}
+		_ = c.Close()
+		return true
+	})
+	if len(all) == 0 {
+		delete(w.idle, address)
 		return
 	}
-	oldest, now := time.Time{}, time.Now()
-	for address, all := range w.idle {
-		n := 0
-		for n < len(all) && now.Sub(all[n].used) >= w.IdleConnTimeout {
-			_ = all[n].Close()
-			n++
-		}
-		if n == len(all) {
-			delete(w.idle, address)
-			continue
-		}
-		if all = append(all[:0:0], all[n:]...); oldest.IsZero() || all[0].used.Before(oldest) {
-			oldest = all[0].used
-		}
-		w.idle[address] = all
-	}
-	if w.sweep = nil; !oldest.IsZero() {
-		w.sweep = time.AfterFunc(oldest.Add(w.IdleConnTimeout).Sub(now), w.closeUnused)
-	}
+	w.idle[address] = all
 }
 
 // CloseIdleConnections closes the connections that have no request.

@@ -391,6 +391,30 @@ func TestWireKeeps(t *testing.T) {
 	}
 }
 
+// A connection that its replica has closed is not held for as long as others are kept.
+func TestWireLetsGo(t *testing.T) {
+	closing, staying := serveScript(t, []string{fine}), serveScript(t, []string{fine, "wait"})
+	w := testWire(t)
+	var conns []*wireConn
+	for _, s := range []*script{closing, staying} {
+		if o := fetch(t, w, s, "POST", "1"); o.Body != "ok" {
+			t.Errorf("answered %+v", o)
+		}
+		c := w.kept(s.url.Host)
+		w.keep(c)
+		conns = append(conns, c)
+	}
+	waitQuietEnds(t, w, closing)
+	w.closeUnused()
+	if _, err := conns[0].Conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("that which the replica closed is open: %v", err)
+	}
+	if c := w.kept(staying.url.Host); c != conns[1] || len(w.idle) != 1 || w.sweep == nil {
+		t.Errorf("of %d hosts %v is kept, to be looked at later: %t", len(w.idle), c, w.sweep != nil)
+	}
+	w.keep(conns[1])
+}
+
 func TestWireTakes(t *testing.T) {
 	request := func(change func(r *http.Request)) *http.Request {
 		r, err := http.NewRequest("POST", "http://127.0.0.1:80/p", bytes.NewReader([]byte("1")))
