@@ -150,3 +150,33 @@ func TestUnreadAndTooLarge(t *testing.T) {
 		}
 	}
 }
+
+// TestUnreadNeverMerge: nothing is known of the rows of requests that are sent on unread, so they do not share a batch, whatever
+// becomes of batching while they wait, and however long that is.
+func TestUnreadNeverMerge(t *testing.T) {
+	s, g := newModelServer(t), newGate()
+	s.before = g.hold
+	cfg := learning(Upstream{URL: s.URL})
+	cfg.Models[0].Inflight = 1
+	f := start(t, cfg, Options{})
+	f.switchOff()
+	answers := make(chan []reply, 1)
+	go func() {
+		answers <- f.postAll("/v1/models/m:predict", padded("1", ""), padded("2", ""), padded("3", ""), padded("4", ""))
+	}()
+	f.queued(3)
+	f.running(1)
+	m := f.models["m"]
+	m.mu.Lock()
+	now := time.Now()
+	m.batcher.Forget(now) // the replica is another one, and batching is on again
+	clear(m.batcher.alone)
+	for _, l := range m.batcher.lanes {
+		l.alone = now.Add(-time.Second)
+	}
+	m.mu.Unlock()
+	close(g.open)
+	for i, got := range <-answers {
+		want(t, got, 200, fmt.Sprintf(`{"predictions":[%d]}`, i+1))
+	}
+}
