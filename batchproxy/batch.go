@@ -27,7 +27,7 @@ type request struct {
 	key      []byte // of its lane
 	demand   *demand
 	terms    Terms
-	unread   bool            // nothing is known of its body: it rides alone, with one row as far as anybody knows
+	unread   bool            // its body was not checked: it rides alone, with as many rows as a glance shows, or one
 	chunk    bool            // of a request with more rows than a batch has; body is all of that one's
 	over     chan<- *request // is sent the request when it has its answer, if set; never blocks
 	timing                   // belongs to whoever has the request, as the body does

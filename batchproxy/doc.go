@@ -79,7 +79,8 @@
 //
 // Where a full batch gains less than 10 %, batching is off (tune.go). Then nothing is to be slower than without a proxy (unread.go): a
 // replica is given as many requests at once as come, unless inflight, an SLO, priorities or tenants say otherwise, and one of more
-// than 64 KiB is sent on unread, with what the proxy would have found wrong in it for the replica to find. So is a large request of a
+// than 64 KiB of JSON is sent on unread, with what the proxy would have found wrong in it for the replica to find: a glance shows whether
+// it has more rows than a batch may have, a priority, or is part of a sequence. So is a large request of a
 // client that has had the model to itself for a while. After 2,000 requests, then twice as many each time, batches of 1 and of 4 rows
 // in turns try it again.
 //

@@ -116,18 +116,27 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 
 // parse reads a request in a protocol.
 func parse(p protocol.Protocol, r *http.Request, body []byte) (*protocol.Request, error) {
+	text, err := message(p, r, body)
+	if err != nil {
+		return nil, err
+	}
+	return p.Parse(text)
+}
+
+// message is a request for a protocol to read. The error is protocol.ErrAlone where there is no JSON, or a *protocol.Fault.
+func message(p protocol.Protocol, r *http.Request, body []byte) (protocol.Message, error) {
 	text := protocol.Message{Body: body}
 	if _, ok := p.(protocol.OIP); ok {
 		var err error
 		var raw bool
 		if text.Header, raw, err = headerLength(r.Header, len(body)); err != nil {
-			return nil, err
+			return text, err
 		}
 		if raw {
-			return nil, protocol.ErrAlone
+			return text, protocol.ErrAlone
 		}
 	}
-	return p.Parse(text)
+	return text, nil
 }
 
 // headerLength is how much of a body, which has so many bytes, is JSON where tensors in binary follow; 0 where all of it

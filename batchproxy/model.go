@@ -226,10 +226,16 @@ func (m *model) pump(now time.Time) {
 			free = true
 			break
 		}
-		if to.outlier.halfOpen && len(out.Entries) > 1 { // one request tries it, and the others wait for the next replica
+		// One request tries a replica, and the others wait for the next one; and what is unread cannot be merged, whatever became of its
+		// lane while it waited.
+		unread := out.Entries[0].Request.unread
+		if len(out.Entries) > 1 && (unread || to.outlier.halfOpen) {
 			rest := slices.Clone(out.Entries[1:])
 			out.Entries = out.Entries[:1]
 			out.Items = out.Entries[0].Items
+			if unread {
+				m.batcher.Alone(rest[0].Request.key, now.Add(aloneTime))
+			}
 			m.batcher.Back(now, rest[0].Request.key, rest)
 		}
 		b := &batch{members: make([]*request, len(out.Entries)), reason: out.Reason}

@@ -49,6 +49,8 @@ const (
 	probeEvery = 2000
 	probeLeast = 16000
 	probeRun   = 3
+	// probePatient is how many batches of one request a trial waits for others while batching is off.
+	probePatient = 4 * probeRun
 	// maxProbe is the rows of a batch of a trial while batching is off: enough to see a gain, and not a surprise to those in it.
 	maxProbe = 4
 	// raiseEvery is how long the ceiling stands before one more row is tried.
@@ -190,6 +192,9 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		b.trial = trial{began: now}
 	}
 	if b.trial.add(rows, took); !b.trial.over() {
+		if b.off && b.trial.ones >= probePatient { // nobody to try it with: replicas are no longer held to one at a time
+			b.trying, b.since = false, 0
+		}
 		return
 	}
 	gain := b.trial.alone / b.trial.share

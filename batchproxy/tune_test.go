@@ -166,3 +166,27 @@ func TestForget(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestTrialOfNobody: while batching is off, a trial has a replica serve one batch at a time. Where no two requests of a lane wait
+// together then, it ends all the same: a server that does several at once must not be held to one for ever.
+func TestTrialOfNobody(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute, MaxWait: ms(10)})
+	now := time.Unix(0, 0)
+	teach(q, now, 0.1, 2, 20, 1, 4, 16)
+	q.Changes()
+	trying := 0
+	for i := range 4 * probeEvery { // of two clients, of which one waits while the other is served
+		q.Arrive(now, []byte("a"), 1, i)
+		if out, ok := q.Next(now, false); !ok || out.Items != 1 {
+			t.Fatalf("%d rows leave", out.Items)
+		}
+		if q.trying {
+			trying++
+		}
+		now = now.Add(ms(2.1))
+		q.Answered(now, []byte("a"), 1, ms(2.1))
+	}
+	if !q.off || trying == 0 || trying > 100 {
+		t.Errorf("off %v, tried with %d of %d requests", q.off, trying, 4*probeEvery)
+	}
+}

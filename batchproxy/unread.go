@@ -1,6 +1,8 @@
 package batchproxy
 
 import (
+	"cmp"
+	"errors"
 	"math"
 	"net/http"
 	"time"
@@ -14,8 +16,8 @@ import (
 // given as many at once as come, as without a proxy.
 
 const (
-	// unreadFrom is from how many bytes on a body that need not be read is not: strict JSON takes some 5 ms for a megabyte. What is
-	// smaller is always read, which finds faults here rather than at the replica, and shows how many rows there are.
+	// unreadFrom is from how many bytes of JSON on a body that need not be read is not: strict JSON takes some 5 ms for a megabyte.
+	// What is smaller is always read, which finds faults here rather than at the replica.
 	unreadFrom = 64 << 10
 	// solitary is how many requests, one after the other, must have found no other before the next ones are expected to.
 	solitary = 32
@@ -41,32 +43,33 @@ func (m *model) inflight() int {
 	return m.batcher.Depth()
 }
 
-// inferUnread serves a large request that rides alone without reading it, if this is one. It returns false where it has to be
-// read after all; the body is then still the caller's.
+// inferUnread serves a large request that rides alone without reading it, if this is one: a glance has to do. It returns false where
+// it has to be read after all; the body is then still the caller's, and is released else.
 func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer) (code int, served bool) {
-	if len(body.b) < unreadFrom || !m.ridesAlone() {
+	if len(body.b) < unreadFrom {
 		return 0, false
 	}
-	terms, err := m.termsOf(time.Now(), r, &protocol.Request{})
+	text, err := message(p, r, body.b)
+	if size := cmp.Or(text.Header, len(text.Body)); err != nil || size < unreadFrom || !m.ridesAlone() { // binary costs nothing to read
+		return 0, false
+	}
+	glanced, err := protocol.Glance(p, text)
+	if err != nil {
+		glanced = &protocol.Request{Items: 1} // a fault is the replica's to find
+	}
+	most := m.config.Batch.MaxSize
+	if errors.Is(err, protocol.ErrAlone) || glanced.Priority != 0 || glanced.Items > most && m.config.Batch.Oversize != oversizeSolo {
+		return 0, false // what is sent once at most, by its class, in parts or not at all
+	}
+	terms, err := m.termsOf(time.Now(), r, glanced)
 	if err != nil {
 		return 0, false // where it is put into words
 	}
 	req := &request{
-		protocol: p, parsed: &protocol.Request{Items: 1}, unread: true, body: body, incoming: r, demand: d, terms: terms,
+		protocol: p, parsed: &protocol.Request{Items: glanced.Items}, unread: true, body: body, incoming: r, demand: d, terms: terms,
 		key: append(append([]byte(nil), "unread\x00"...), r.URL.EscapedPath()...), done: make(chan struct{}), ride: m.proxy.spansOf(r).ride(),
 	}
-	body.refs.Add(1)
-	a := m.result(req)
-	if a != nil && a.body != nil && (&response{code: a.code, body: a.body}).tooLarge() { // it has more rows than the replica takes: they are to be sent in parts
-		a.release()
-		return 0, false
-	}
-	body.release()
-	if a == nil {
-		return d.form.writeGone(w), true
-	}
-	defer a.release()
-	return m.write(w, d.form, a), true
+	return m.inferOne(w, req), true
 }
 
 // ridesAlone reports whether a request that comes now will not share a batch, whatever is in it.

@@ -3,11 +3,12 @@ package batchproxy
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/google/go-cmp/cmp"
 )
 
 // padded is a v1 request of these rows that is large enough not to be read; with broken it is no JSON, which shows who read it.
@@ -122,31 +123,73 @@ func TestUnreadOfOneClient(t *testing.T) {
 	want(t, <-other, 200, `{"predictions":["held"]}`)
 }
 
-// TestUnreadAndTooLarge: what the replica finds too large is read then, and sent in parts.
-func TestUnreadAndTooLarge(t *testing.T) {
-	s := newModelServer(t)
-	s.before = func(w http.ResponseWriter, _ *http.Request, c call) bool {
-		if c.rows > 4 {
-			w.WriteHeader(http.StatusRequestEntityTooLarge)
-		}
-		return c.rows > 4
+// TestUnreadWithinTheLimits: what is not to be sent as it is, or not twice, or not by the class of its header, is read.
+func TestUnreadWithinTheLimits(t *testing.T) {
+	infer := func(members, shape, more string) string {
+		return `{` + members + `"inputs":[{"name":"` + strings.Repeat("x", unreadFrom) + `","datatype":"FP32",` + shape + `}]` + more + `}`
 	}
-	registry := prometheus.NewRegistry()
-	cfg := learning(Upstream{URL: s.URL})
-	cfg.Models[0].Batch.MaxSize = 4
-	f := start(t, cfg, Options{Registerer: registry})
-	f.switchOff()
-	want(t, f.post("/v1/models/m:predict", padded(numbered(10), "")), 200, `{"predictions":[`+numbered(10)+`]}`)
-	if got := s.rows(); got[0] != 10 || len(got) < 4 {
-		t.Errorf("batches of %v", got)
-	}
-	f.stop()
-	for name, want := range map[string]float64{
-		`flyball_batchproxy_requests_total{class="normal",code="200",model="m",protocol="v1"}`: 1,
-		`flyball_batchproxy_requests_running{class="normal",model="m",protocol="v1"}`:          0,
+	const v1, oip = "/v1/models/m:predict", "/v2/models/m/infer"
+	for _, tt := range []struct {
+		name, oversize, path, body string
+		code                       int
+		rows                       []int // of the replica's calls, the smallest first
+	}{
+		{"more rows than a batch", oversizeSplit, v1, padded(numbered(10), ""), 200, []int{2, 4, 4}},
+		{"more rows than are taken", oversizeReject, v1, padded(numbered(10), ""), 413, nil},
+		{"more rows, as they are", oversizeSolo, v1, padded(numbered(10), ""), 200, []int{10}},
+		{"no more", oversizeReject, v1, padded(numbered(4), ""), 200, []int{4}},
+		{"tensors", oversizeSplit, oip, infer("", `"shape":[6,1],"data":[1,2,3,4,5,6]`, ""), 200, []int{2, 4}},
+		{"part of a sequence", oversizeSplit, oip, infer(`"parameters":{"sequence_id":7},`, `"shape":[1,1],"data":[1]`, ""), 500, []int{1}},
+		{"none", oversizeSplit, oip, infer("", `"shape":[1,1],"data":[1]`, ""), 502, []int{1, 1}},
+		{"a deadline", oversizeSplit, oip, infer(`"parameters":{"timeout":1},`, `"shape":[1,1],"data":[1]`, ""), 504, nil},
 	} {
-		if got, _ := value(t, registry, name); got != want {
-			t.Errorf("%s is %v, want %v", name, got, want)
-		}
+		t.Run(tt.name, func(t *testing.T) {
+			s := newModelServer(t)
+			s.before = func(w http.ResponseWriter, _ *http.Request, _ call) bool {
+				if tt.code != 200 {
+					w.WriteHeader(max(tt.code, 500))
+				}
+				return tt.code != 200
+			}
+			cfg := learning(Upstream{URL: s.URL})
+			cfg.Models[0].Batch.MaxSize, cfg.Models[0].Batch.Oversize = 4, tt.oversize
+			f := start(t, cfg, Options{})
+			f.switchOff()
+			got, rows := f.post(tt.path, tt.body), s.rows()
+			slices.Sort(rows)
+			if diff := cmp.Diff(tt.rows, rows); got.code != tt.code || diff != "" {
+				t.Errorf("%d %.80s %s", got.code, got.body, diff)
+			}
+		})
+	}
+}
+
+// TestUnreadNeverMerge: nothing is known of the rows of requests that are sent on unread, so they do not share a batch, whatever
+// becomes of batching while they wait, and however long that is.
+func TestUnreadNeverMerge(t *testing.T) {
+	s, g := newModelServer(t), newGate()
+	s.before = g.hold
+	cfg := learning(Upstream{URL: s.URL})
+	cfg.Models[0].Inflight = 1
+	f := start(t, cfg, Options{})
+	f.switchOff()
+	answers := make(chan []reply, 1)
+	go func() {
+		answers <- f.postAll("/v1/models/m:predict", padded("1", ""), padded("2", ""), padded("3", ""), padded("4", ""))
+	}()
+	f.queued(3)
+	f.running(1)
+	m := f.models["m"]
+	m.mu.Lock()
+	now := time.Now()
+	m.batcher.Forget(now) // the replica is another one, and batching is on again
+	clear(m.batcher.alone)
+	for _, l := range m.batcher.lanes {
+		l.alone = now.Add(-time.Second)
+	}
+	m.mu.Unlock()
+	close(g.open)
+	for i, got := range <-answers {
+		want(t, got, 200, fmt.Sprintf(`{"predictions":[%d]}`, i+1))
 	}
 }

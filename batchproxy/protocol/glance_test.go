@@ -1,0 +1,50 @@
+package protocol
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+)
+
+// TestGlance: a quick look at a request says what a thorough one does of a good one, and survives any other.
+func TestGlance(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, tt := range []struct {
+		p    Protocol
+		text string
+	}{
+		{V1{}, `{"signature_name":"a\"b","instances":[[1,2],{"x":[3]},"]"]}`},
+		{V1{}, `{"inputs":{"x":[1,2]}}`},
+		{Examples{}, `{"examples":[{"a":1},{"a":2}]}`},
+		{OIP{}, `{"id":"1","parameters":{"priority":2,"timeout":5},"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[1,2,3,4]}]}`},
+		{OIP{}, `{"inputs":[{"name":"x","shape":[2,1],"datatype":"BYTES","data":[["a"],["b\\"]]}],"outputs":[{"name":"y"}]}`},
+		{OIP{}, `{"parameters":{"sequence_id":1},"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1]}]}`},
+		{OIP{}, `{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"}}]}`},
+		{OpenAI{}, `{"model":"m","input":["a","b"]}`},
+		{OpenAI{}, `{"model":"m","input":[[1,2],[3]]}`},
+	} {
+		parsed, want := tt.p.Parse(Message{Body: []byte(tt.text)})
+		got, err := Glance(tt.p, Message{Body: []byte(tt.text)})
+		if !errors.Is(err, want) || err == nil && (got.Items != parsed.Items || got.Priority != parsed.Priority || got.Timeout != parsed.Timeout) {
+			t.Errorf("%s: %+v, %v; parsed it is %+v, %v", tt.text, got, err, parsed, want)
+		}
+		for range 20_000 {
+			text := []byte(tt.text)
+			for range 1 + random.IntN(3) {
+				switch at := random.IntN(len(text)); random.IntN(3) {
+				case 0:
+					text[at] = `{}[]",:\0e-`[random.IntN(11)]
+				case 1:
+					text = append(text[:at], text[at+1:]...)
+				default:
+					text = text[:at+1]
+				}
+				if len(text) == 0 {
+					break
+				}
+			}
+			_, _ = Glance(tt.p, Message{Body: text}) // or it panics
+			_, _ = Glance(tt.p, Message{Body: text, Header: random.IntN(len(text) + 1)})
+		}
+	}
+}
