@@ -51,6 +51,33 @@ func (s *workers) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, ContentLength: -1, Body: out}, nil
 }
 
+// loadOf is so many clients that ask again and again for a time, and how many answers they got in it.
+func loadOf(t *testing.T, p *Proxy) func(clients int, d time.Duration, path string) (answered int64) {
+	return func(clients int, d time.Duration, path string) (answered int64) {
+		ctx, stop := context.WithTimeout(t.Context(), d)
+		defer stop()
+		var n atomic.Int64
+		var all sync.WaitGroup
+		for range clients {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					w := httptest.NewRecorder()
+					p.ServeHTTP(w, httptest.NewRequest("POST", path, strings.NewReader("{}")))
+					if w.Code == 200 {
+						n.Add(1)
+					} else {
+						time.Sleep(100 * time.Millisecond)
+					}
+				}
+			})
+		}
+		<-ctx.Done()
+		answered = n.Load()
+		all.Wait()
+		return answered
+	}
+}
+
 // TestLearnedLimit: a replica with four workers is given few more calls than they can do, in the gauge, in the log and in what is
 // explained; refusals make it fewer.
 func TestLearnedLimit(t *testing.T) {
@@ -64,30 +91,7 @@ func TestLearnedLimit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		load := func(clients int, d time.Duration, path string) (answered int64) {
-			ctx, stop := context.WithTimeout(t.Context(), d)
-			defer stop()
-			var n atomic.Int64
-			var all sync.WaitGroup
-			for range clients {
-				all.Go(func() {
-					for ctx.Err() == nil {
-						w := httptest.NewRecorder()
-						p.ServeHTTP(w, httptest.NewRequest("POST", path, strings.NewReader("{}")))
-						if w.Code == 200 {
-							n.Add(1)
-						} else {
-							time.Sleep(100 * time.Millisecond)
-						}
-					}
-				})
-			}
-			<-ctx.Done()
-			answered = n.Load()
-			all.Wait()
-			return answered
-		}
-		limit := func() float64 {
+		load, limit := loadOf(t, p), func() float64 {
 			x, _ := value(t, registry, `flyball_batchproxy_concurrency_limit{model="m",upstream="http://a"}`)
 			return x
 		}
@@ -120,26 +124,6 @@ func TestLearnedLimit(t *testing.T) {
 			t.Errorf("a limit of %v for one that refuses everything", l)
 		}
 		s.busy.Store(false)
-		// A worker has a stream for 100 ms, so that 200 of 5 s are with the replica at once; what the others do is seen by the first piece.
-		load(200, 300*time.Second, "/v2/models/m/stream")
-		if l := limit(); l < 60 {
-			t.Errorf("a limit of %v for streams", l)
-		}
-		l := p.models["m"].picker.replicas[0].limiter
-		if l.pending != 0 {
-			t.Errorf("%d calls have not been told of", l.pending)
-		}
-		for _, path := range []string{"/v2/models/m/stream", "/v2/models/m/generate_stream"} { // the text of one is measured
-			var one sync.WaitGroup
-			one.Go(func() { serveOnce(p, http.MethodPost, path, "{}") })
-			time.Sleep(50 * time.Millisecond)
-			before := l.pending
-			time.Sleep(time.Second)
-			if running := p.Models()[0].Running; running != 1 || before != 1 || l.pending != 0 {
-				t.Errorf("%s: %d run; %d are pending before the first piece and %d after it, want 1 and 0", path, running, before, l.pending)
-			}
-			one.Wait()
-		}
 	})
 }
 
