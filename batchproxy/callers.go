@@ -231,6 +231,8 @@ func (c *limitedCall) ended(rec *recorder, gone bool) {
 		c.tell(func(l *limiter) { l.refused(c.at.of) })
 	case rec.whole && rec.code < http.StatusBadRequest && !rec.stream:
 		c.answered(time.Now())
+	case rec.whole && rec.code < http.StatusBadRequest && !rec.piece.IsZero(): // of which no piece was seen to be text
+		c.answered(rec.piece)
 	default: // an error may be quick, as an answer that breaks off, and a stream without a piece says nothing
 		c.forgotten()
 	}

@@ -249,3 +249,38 @@ func TestReplaceShowsLimits(t *testing.T) {
 		next.models["m"].timer.Stop()
 	})
 }
+
+// A stream whose pieces are not known to be text says by the first of them how long the replica took.
+func TestLearnedLimitOfOtherStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := oneModel(Upstream{URL: "http://a"})
+		cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Queue: 10}
+		p, err := New(cfg, Options{Transport: pieces{"data: {\"OUTPUT0\":[1]}\n\n", "data: {\"OUTPUT0\":[2]}\n\n"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := serveOnce(p, http.MethodPost, "/v2/models/m/generate_stream", "{}"); w.Code != 200 {
+			t.Errorf("answered %d", w.Code)
+		}
+		m := p.models["m"]
+		if l := m.picker.replicas[0].limiter; l.pending != 0 || l.seen.n != 1 || l.seen.seconds != 0.1 {
+			t.Errorf("%d calls are pending, and %d were measured: %v s", l.pending, l.seen.n, l.seen.seconds)
+		}
+		m.timer.Stop()
+	})
+}
+
+// pieces is a replica that answers with a stream, of which a piece comes each 100 ms.
+type pieces []string
+
+func (s pieces) RoundTrip(*http.Request) (*http.Response, error) {
+	out, in := io.Pipe()
+	go func() {
+		for _, piece := range s {
+			time.Sleep(100 * time.Millisecond)
+			_, _ = io.WriteString(in, piece)
+		}
+		in.Close()
+	}()
+	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, ContentLength: -1, Body: out}, nil
+}

@@ -228,6 +228,7 @@ type recorder struct {
 	call    *limitedCall // of a replica whose limit is learned; nil otherwise
 	body    *clientBody  // with call
 	stream  bool         // with call: the answer is a stream of events
+	piece   time.Time    // with stream: when the first of them came
 	closes  bool         // the connection ends with the answer
 }
 
@@ -270,9 +271,12 @@ func (r *recorder) send(p []byte) (int, error) {
 	if r.written += len(p); r.written > atOnce { // less does not reach the connection before it is flushed, or is all there is
 		r.limit()
 	}
+	if r.stream && r.piece.IsZero() {
+		r.piece = time.Now()
+	}
 	if r.meter == nil {
 		if r.stream {
-			r.call.answered(time.Now())
+			r.call.answered(r.piece)
 		}
 		return r.ResponseWriter.Write(p)
 	}

@@ -201,8 +201,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 				continue
 			}
 			for _, u := range p.models[name].config.Upstreams {
-				if !slices.ContainsFunc(next.config.Upstreams, func(n Upstream) bool { return n.label() == u.label() }) {
+				kept := slices.ContainsFunc(next.config.Upstreams, func(n Upstream) bool { return n.label() == u.label() })
+				if !kept {
 					p.metrics.healthy.DeleteLabelValues(name, u.label())
+				}
+				if !kept || next.config.Limit.Concurrent == 0 {
 					p.metrics.limit.DeleteLabelValues(name, u.label())
 				}
 			}

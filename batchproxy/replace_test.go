@@ -96,3 +96,33 @@ func TestReplaceLate(t *testing.T) {
 	f.Replace(next)
 	want(t, f.post("/v1/models/m:predict", `{"instances":[1]}`), 200, `{"predictions":[1]}`)
 }
+
+// TestReplaceWithoutLimit: the limit that a model had before a change of the configuration is not shown after it.
+func TestReplaceWithoutLimit(t *testing.T) {
+	s := newModelServer(t)
+	registry := prometheus.NewRegistry()
+	cfg := oneModel(Upstream{URL: s.URL})
+	cfg.Models[0].Limit = LimitConfig{Concurrent: 3, Queue: 10}
+	f := start(t, cfg, Options{Registerer: registry})
+	series := func() int {
+		n, err := testutil.GatherAndCount(registry, "flyball_batchproxy_concurrency_limit")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := series(); n != 1 {
+		t.Errorf("%d series with a limit", n)
+	}
+	next, err := New(oneModel(Upstream{URL: s.URL}), Options{Registerer: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Replace(next)
+	if err := f.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if n := series(); n != 0 {
+		t.Errorf("%d series without a limit", n)
+	}
+}

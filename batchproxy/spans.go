@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"bufio"
 	"context"
 	"net"
 	"net/http"
@@ -83,6 +84,15 @@ func (w *statusWriter) Write(p []byte) (int, error) {
 		w.code = http.StatusOK
 	}
 	return w.ResponseWriter.Write(p)
+}
+
+// Hijack implements http.Hijacker: the answer, which is written to the connection itself, is that the protocol changes.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, both, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil && w.code == 0 {
+		w.code = http.StatusSwitchingProtocols
+	}
+	return conn, both, err
 }
 
 // Unwrap lets http.ResponseController find what else the writer can do.
