@@ -70,11 +70,30 @@ func (b *Batcher[R]) waitFor(now time.Time, l *lane[R], e *Entry[R]) float64 {
 	if b.busy >= b.slots {
 		wait = max(b.service.at(b.flying)-now.Sub(b.sent).Seconds(), 0)
 	}
-	ahead, most := b.ahead(e), max(b.most(l), 1)
-	full := ahead / most
+	ahead, most := b.ahead(e), max(b.effective, 1)
+	full, rows := ahead/most, ahead-ahead%most
+	if !l.alone.IsZero() { // its own requests have a batch each
+		own := min(l.items, ahead)
+		full, rows = own+(ahead-own)/most, ahead
+	}
+	if requests := b.requestsAhead(e); requests < full { // of more rows than a batch may have
+		full, rows = requests, ahead
+	}
 	// Each lane has batches of its own, however few rows they have.
 	batches := max(full, min(len(b.active.members)-1, ahead))
-	return (wait + float64(batches)*b.service.b + float64(min(ahead, full*most))*b.service.a) / (float64(b.slots) * b.depth.gain)
+	return (wait + float64(batches)*b.service.b + float64(rows)*b.service.a) / (float64(b.slots) * b.depth.gain)
+}
+
+// requestsAhead is how many requests leave before one that comes now, by their classes.
+func (b *Batcher[R]) requestsAhead(e *Entry[R]) int {
+	requests := 0
+	budget := b.class(e.class).Budget
+	for i, waiting := range b.classes {
+		if b.class(i).Budget <= budget {
+			requests += waiting.requests
+		}
+	}
+	return requests
 }
 
 // ahead is how many of the rows that wait leave before a request that comes now: those of its class and of the more

@@ -129,6 +129,29 @@ func TestAdmissionEdges(t *testing.T) {
 		t.Errorf("a wait of %v s, want the 6 ms that are left", got)
 	}
 
+	// A request is in one batch, however many rows it has where nothing is batched.
+	b = fresh(Rule{})
+	b.effective = 1
+	for range 10 {
+		b.Arrive(now, lane, 32, 0)
+	}
+	b.Replicas(1, 0)
+	if got := b.waitFor(now, b.lanes["lane"], &Entry[int]{Items: 32, tenant: &b.nobody}); got < 0.1599 || got > 0.1601 {
+		t.Errorf("a wait of %v s, want that for 10 batches of 32 rows", got)
+	}
+
+	// One that rides alone waits for the batches of the others, not for each of their rows.
+	b = fresh(Rule{})
+	b.Alone([]byte("alone"), now.Add(time.Minute))
+	b.Arrive(now, []byte("alone"), 1, 0)
+	for i := range 64 {
+		b.Arrive(now, lane, 1, i)
+	}
+	b.Replicas(1, 0)
+	if got := b.waitFor(now, b.lanes["alone"], &Entry[int]{Items: 1, tenant: &b.nobody}); got < 0.0402 || got > 0.0404 {
+		t.Errorf("a wait of %v s, want that for 2 batches of 32 and one of 1", got)
+	}
+
 	// Four lanes with a row each are four batches.
 	b = fresh(Rule{})
 	for _, name := range []string{"a", "b", "c", "d"} {

@@ -84,7 +84,7 @@ type batch struct {
 	reason  string          // why it was sent
 	ctx     context.Context // ends when no member is left
 	cancel  context.CancelFunc
-	alive   int        // members whose clients are there
+	alive   int        // members whose clients are there, and have no answer yet
 	span    trace.Span // of a trace of its own; nil where it is none
 
 	crowded  bool // how long it takes says nothing of S(n): the replica had others when it was sent, or its rows are not known
@@ -124,6 +124,9 @@ func (f *failure) answer(model string, closed bool) *answer {
 func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	ctx, to := b.ctx, b.replica
 	first := len(members) == len(b.members) // rather than a part of a batch that failed
+	if !first {
+		m.recount(b)
+	}
 	if members = stillThere(members); len(members) == 0 {
 		return nil, nil
 	}
@@ -246,6 +249,18 @@ func concernsAll(code int) bool {
 		return true
 	}
 	return false
+}
+
+// recount leaves those members out of a batch that was cut who have their answers: when the others go, nobody is left.
+func (m *model) recount(b *batch) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b.alive = 0
+	for _, r := range b.members {
+		if !r.left && r.state.Load() != answered {
+			b.alive++
+		}
+	}
 }
 
 // each resolves parts of a batch one after the other, until the replica fails.

@@ -242,7 +242,9 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 		b.since++
 	}
 	b.tune(now)
-	if !b.trying && !b.off {
+	if b.trying || b.off { // replicas have another number of batches at once
+		b.depth.pause()
+	} else {
 		b.deepen(now, rows)
 	}
 	if l := b.lanes[string(name)]; l != nil {

@@ -145,6 +145,9 @@ func (d *depth) restart(now time.Time, warm int) {
 	d.began, d.rows, d.batches, d.warm, d.thin = now, 0, 0, warm, false
 }
 
+// pause drops the stretch that is under way: another begins, after a few answers, with the next one that is taken.
+func (d *depth) pause() { d.restart(time.Time{}, d.now()+1) }
+
 // Depth is how many batches a replica may have at once now, where the rule says LearnDepth: one, or more than that while a full batch
 // waits, if it was learned that this pays.
 func (b *Batcher[R]) Depth() int {

@@ -188,3 +188,32 @@ func TestDepthOnlyForFullBatches(t *testing.T) {
 		t.Errorf("%d at once while a full batch waits", got)
 	}
 }
+
+// TestDepthIsNotMeasuredWithTrials: the time in which a trial of batching holds the replica to one batch is none in which it did less.
+func TestDepthIsNotMeasuredWithTrials(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 1000, Timeout: time.Hour, MaxWait: ms(10), LearnDepth: true})
+	now := time.Unix(0, 0)
+	q.Replicas(1, 1)
+	for i := range 100 {
+		q.Arrive(now, []byte("a"), 1, i)
+	}
+	send := func(batches int) {
+		for range batches {
+			now = now.Add(ms(10))
+			q.Answered(now, []byte("a"), 4, ms(10))
+		}
+	}
+	send(2 * stretch)
+	q.depth.trying = 0
+	before := q.depth.rate
+	for range 20 {
+		q.trying, q.trial = true, trial{began: now}
+		send(6)
+		q.trying = false
+		send(stretch + stretch/2)
+		q.depth.trying = 0
+		if rate := q.depth.rate; rate < 0.99*before || before <= 0 {
+			t.Fatalf("%v rows a second, of a replica that does %v", rate, before)
+		}
+	}
+}

@@ -610,3 +610,39 @@ func testTermUnderLoad(t *testing.T) {
 		t.Error("nobody was refused at the end: there was no load")
 	}
 }
+
+// TestCancelledPartOfABatch: of a batch that was cut, a part whose clients have all gone is given up, though others had their answers.
+func TestCancelledPartOfABatch(t *testing.T) {
+	s := newModelServer(t)
+	entered, ended := make(chan struct{}), make(chan struct{})
+	s.before = func(w http.ResponseWriter, r *http.Request, c call) bool {
+		switch {
+		case c.rows > 1:
+			w.WriteHeader(http.StatusBadRequest)
+			return true
+		case strings.Contains(c.body, `"held"`):
+			close(entered)
+			<-r.Context().Done()
+			close(ended)
+		}
+		return false
+	}
+	cfg := oneModel(Upstream{URL: s.URL})
+	cfg.Models[0].Batch.MaxSize, cfg.Models[0].Batch.MaxWait = 2, cfg.Models[0].Timeout
+	f := start(t, cfg, Options{})
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	first, gone := make(chan reply, 1), make(chan reply, 1)
+	go func() { first <- f.post("/v1/models/m:predict", `{"instances":["a"]}`) }()
+	f.queued(1)
+	go func() { gone <- f.send(ctx, "POST", "/v1/models/m:predict", `{"instances":["held"]}`) }()
+	<-entered
+	want(t, <-first, 200, `{"predictions":["a"]}`)
+	leave()
+	<-gone
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("the replica still works for a client that has gone")
+	}
+}
