@@ -123,6 +123,16 @@ func (c *Collector) Update(context.Context) ([]prometheus.Metric, error) {
 	return publish(c.snapshot, c.known)
 }
 
+// Snapshot returns the last reading; nil before the first, and where it is so old that it is not published any more.
+func (c *Collector) Snapshot() *Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.snapshot == nil || time.Since(c.taken) > staleAfter*c.opts.Interval {
+		return nil
+	}
+	return &Snapshot{Taken: c.taken, Driver: c.snapshot.Driver, CUDA: c.snapshot.CUDA, Library: c.snapshot.Library, Devices: c.snapshot.Devices}
+}
+
 // accept makes rep the snapshot and logs which GPUs were lost and which came back.
 func (c *Collector) accept(rep reply, now time.Time) {
 	c.mu.Lock()
