@@ -9,14 +9,13 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
+	"time"
 )
 
-// maxLine bounds one line between parent and worker in bytes: 16 GPUs take less than 16 KiB, so 1 MiB is a fault.
-const maxLine = 1 << 20
-
-// Worker answers polls: for every line of in it writes one to out. It opens NVML at the first and returns nil when in
-// ends, at once even while a call into NVML hangs, so that a worker never outlives its parent; the caller must end the
+// Worker answers polls: for every line of in it writes those of an answer to out, and one for every error that the driver
+// reports meanwhile. It opens NVML at the first poll and returns nil when in ends, at once even while a call into NVML hangs, so that a worker never outlives its parent; the caller must end the
 // process then. The terminal's interrupt and SIGTERM are left to the parent, who closes in.
 func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM)
@@ -66,13 +65,16 @@ func readRequests(ctx context.Context, in io.Reader, requests chan<- request) er
 	return nil
 }
 
-// answer reads the GPUs for every request. All calls into NVML are made here, one after another.
+// answer reads the GPUs for every request. All calls into NVML are made here, one after another, but for those that wait
+// for errors of the GPUs.
 func answer(ctx context.Context, out io.Writer, requests <-chan request, open func(path string) (library, string, error)) error {
-	var lib library
-	var path string
+	ctx, cancel := context.WithCancel(ctx)
+	s := &server{out: &lines{w: out}, ended: ctx.Done()}
 	defer func() {
-		if lib != nil {
-			_ = lib.Close() // the process ends
+		cancel()
+		s.watchers.Wait()
+		if s.lib != nil {
+			_ = s.lib.Close() // the process ends
 		}
 	}()
 	for {
@@ -82,118 +84,300 @@ func answer(ctx context.Context, out io.Writer, requests <-chan request, open fu
 		case <-ctx.Done():
 			return nil
 		}
-		var rep reply
 		var err error
-		if lib == nil {
-			lib, path, err = open(req.Library)
+		if s.lib == nil {
+			s.lib, s.path, err = open(req.Library)
 		}
 		if err == nil {
-			rep, err = read(lib)
+			err = s.poll(req)
 		}
-		rep.Seq, rep.Library = req.Seq, path
-		switch absent, ok := errors.AsType[*absentError](err); {
-		case ok:
-			rep.State, rep.Error, rep.Tried = stateAbsent, absent.Error(), absent.tried
-		case err != nil:
-			rep.State, rep.Error = stateFailed, err.Error()
-		default:
-			rep.State = stateOK
+		if fault, ok := errors.AsType[*writeError](err); ok {
+			return fault
 		}
-		if err := json.NewEncoder(out).Encode(rep); err != nil {
-			return fmt.Errorf("nvml worker: answer: %w", err)
+		if err != nil {
+			f := frame{Kind: kindError, Seq: req.Seq, Library: s.path, State: stateFailed, Error: err.Error(), Gone: errors.Is(err, errDriverGone)}
+			if absent, ok := errors.AsType[*absentError](err); ok {
+				f.State, f.Error, f.Tried = stateAbsent, absent.Error(), absent.tried
+			}
+			if err := s.out.write(f); err != nil {
+				return err
+			}
+			continue
 		}
 	}
 }
 
-// read takes a snapshot of every GPU. GPUs are enumerated every time, because they come and go. An error is one of the
-// library as a whole; that of one GPU is in its Device.
-func read(lib library) (reply, error) {
-	driver, err := lib.DriverVersion()
-	if err != nil && !errors.Is(err, errUnsupported) {
-		return reply{}, fmt.Errorf("driver version: %w", err)
+// server is the state of a worker.
+type server struct {
+	out   *lines
+	lib   library // nil until it is open
+	path  string
+	known map[string]attached // the GPUs of the last poll by UUID
+
+	ended    <-chan struct{} // closed when the worker is to end
+	watchers sync.WaitGroup
+	watcher  *watcher // nil until the first poll was through
+}
+
+// attached is what is remembered of a GPU that was read.
+type attached struct {
+	pciBusID string
+	mig      string
+}
+
+// poll goes through the GPUs, which are enumerated every time, because they come and go. An error is one of the library
+// as a whole; that of one GPU is in its Device.
+func (s *server) poll(req request) error {
+	driver, err := s.lib.DriverVersion()
+	if unexpected(err) {
+		return fmt.Errorf("driver version: %w", err)
 	}
-	n, err := lib.DeviceCount()
+	n, err := s.lib.DeviceCount()
 	if err != nil {
-		return reply{}, fmt.Errorf("count GPUs: %w", err)
+		return fmt.Errorf("count GPUs: %w", err)
 	}
-	rep := reply{Driver: driver}
+	begin := frame{Kind: kindBegin, Seq: req.Seq, Library: s.path, Driver: driver, Count: n}
+	if lib, ok := s.lib.(interface{ CUDAVersion() (string, error) }); ok {
+		if begin.CUDA, err = lib.CUDAVersion(); unexpected(err) {
+			return fmt.Errorf("CUDA version: %w", err)
+		}
+	}
+	if err := s.out.write(begin); err != nil {
+		return err
+	}
+	known := make(map[string]attached, n)
 	for i := range n {
-		d := Device{Index: i}
-		if err := readDevice(lib, &d); errors.Is(err, errDriverGone) {
-			return reply{}, fmt.Errorf("GPU %d: %w", i, err)
-		} else if err != nil {
-			d.Error = err.Error()
-		}
-		rep.Devices = append(rep.Devices, d)
-	}
-	return rep, nil
-}
-
-// readDevice fills in d. It stops at the first error that is not errUnsupported: such a GPU is lost, mostly until the
-// machine is started again, and another worker would not find it either.
-func readDevice(lib library, d *Device) error {
-	dev, err := lib.Device(d.Index)
-	if err != nil {
-		return err
-	}
-	if d.UUID, err = dev.UUID(); err != nil {
-		return err
-	}
-	if d.Name, err = dev.Name(); unexpected(err) {
-		return err
-	}
-	if d.PCIBusID, err = dev.PCIBusID(); unexpected(err) {
-		return err
-	}
-
-	gpu, memory, err := dev.Utilization()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Utilization, d.MemoryUtilization = &gpu, &memory
-	}
-	m, err := dev.Memory()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Memory = &m
-	}
-	power, err := dev.Power()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Power = &power
-	}
-	energy, err := dev.Energy()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Energy = &energy
-	}
-	celsius, err := dev.Temperature()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Temperature = map[string]float64{"gpu": celsius}
-	}
-	for _, domain := range domains {
-		hertz, err := dev.Clock(domain)
-		if unexpected(err) {
+		if err := s.gpu(req, place{index: i, count: n}, known); err != nil {
 			return err
 		}
-		if err == nil {
-			if d.Clock == nil {
-				d.Clock = map[string]float64{}
-			}
-			d.Clock[domain] = hertz
+	}
+	changed := !sameGPUs(s.known, known)
+	s.known = known
+	end := frame{Kind: kindEnd, Seq: req.Seq}
+	if lib, ok := s.lib.(interface{ Missing() []string }); ok {
+		end.Missing = lib.Missing()
+	}
+	end.Watching = s.watch(changed)
+	return s.out.write(end)
+}
+
+// gpu reads a GPU, unless it is to be left out, and notes it in known.
+func (s *server) gpu(req request, at place, known map[string]attached) error {
+	index := at.index
+	leave := func() error {
+		return s.out.write(frame{Kind: kindSkipped, Seq: req.Seq, Index: index, UUID: at.uuid, PCIBusID: at.pciBusID})
+	}
+	if at.in(req.Skip...) {
+		return leave()
+	}
+	announce := func() error {
+		return s.out.write(frame{Kind: kindNext, Seq: req.Seq, Index: index, UUID: at.uuid, PCIBusID: at.pciBusID})
+	}
+	if err := announce(); err != nil {
+		return err
+	}
+	d := Device{Index: index}
+	dev, err := s.lib.Device(index) // attaches the GPU at the first call, which may take seconds
+	if err == nil {
+		d.UUID, err = dev.UUID()
+	}
+	if err != nil {
+		return s.give(req, &d, 0, err)
+	}
+	at.uuid = d.UUID
+	before, read := s.known[d.UUID]
+	at.pciBusID = before.pciBusID
+	if at.in(req.Skip...) || req.Only != "" && !at.in(req.Only) {
+		if read {
+			known[d.UUID] = before
 		}
+		return leave()
+	}
+	if !read {
+		if at.pciBusID, err = dev.PCIBusID(); unexpected(err) {
+			return s.give(req, &d, 0, err)
+		}
+	}
+	if err := announce(); err != nil {
+		return err
+	}
+	want := req.Want | tierFast
+	if !read {
+		want |= tierSlow | tierStatic
+	}
+	err = readDevice(s.lib, &d, want)
+	if err == nil && (!read || want&tierSlow == 0 || d.MIGMode == before.mig) {
+		// Only then: a GPU that could not be read, or whose instances changed, is read wholly at the next poll.
+		mig := before.mig
+		if want&tierSlow != 0 {
+			mig = d.MIGMode
+		}
+		known[d.UUID] = attached{pciBusID: at.pciBusID, mig: mig}
+	}
+	return s.give(req, &d, want, err)
+}
+
+// sameGPUs reports whether two polls found the same GPUs.
+func sameGPUs(a, b map[string]attached) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for uuid := range a {
+		if _, ok := b[uuid]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// give sends what was read of a GPU before err.
+func (s *server) give(req request, d *Device, read tiers, err error) error {
+	if errors.Is(err, errDriverGone) {
+		return fmt.Errorf("GPU %d: %w", d.Index, err)
+	}
+	if err != nil {
+		d.Error = err.Error()
+		d.Lost = errors.Is(err, errLost)
+	}
+	return s.out.write(frame{Kind: kindDevice, Seq: req.Seq, Device: d, Read: read})
+}
+
+// eventSource is a library that reports the errors of its GPUs.
+type eventSource interface {
+	Events() (events, error) // of the GPUs that are there now
+}
+
+const (
+	eventWait     = time.Second            // the longest that a wait for an event keeps the worker from ending in good order
+	eventRetry    = 30 * time.Second       // after an error
+	eventRegister = 200 * time.Millisecond // for the driver to take in what is waited for; it takes microseconds
+)
+
+// watcher waits for errors of the GPUs, in a goroutine of its own.
+type watcher struct {
+	source     eventSource
+	out        *lines
+	ended      <-chan struct{}
+	changed    chan struct{} // of capacity 1: other GPUs than before are there
+	registered chan struct{} // closed once the driver has taken in what is waited for
+}
+
+// watch starts the watcher at the first poll, after the GPUs were read: one that hangs is found by the poll, which says
+// which one it is. It tells the watcher of other GPUs and reports whether errors are reported.
+func (s *server) watch(changed bool) bool {
+	if s.watcher == nil {
+		source, ok := s.lib.(eventSource)
+		if !ok {
+			return false
+		}
+		s.watcher = &watcher{source: source, out: s.out, ended: s.ended, changed: make(chan struct{}, 1), registered: make(chan struct{})}
+		done := make(chan struct{})
+		s.watchers.Go(func() {
+			defer close(done)
+			s.watcher.run()
+		})
+		select {
+		case <-s.watcher.registered:
+		case <-done:
+		case <-time.After(eventRegister):
+		}
+	} else if changed {
+		select {
+		case s.watcher.changed <- struct{}{}:
+		default:
+		}
+	}
+	select {
+	case <-s.watcher.registered:
+		return true
+	default:
+		return false
+	}
+}
+
+// run writes what the driver reports until the worker is to end. It begins anew when the GPUs change, and some time after
+// an error.
+func (w *watcher) run() {
+	for {
+		switch err := w.set(); {
+		case errors.Is(err, errUnsupported):
+			return // this driver has none
+		case err == nil:
+			select {
+			case <-w.ended:
+				return
+			default:
+				continue
+			}
+		}
+		select {
+		case <-w.ended:
+			return
+		case <-w.changed:
+		case <-time.After(eventRetry):
+		}
+	}
+}
+
+// set writes what the driver reports of the GPUs that are there now. It returns nil when they change or the worker is to
+// end.
+func (w *watcher) set() error {
+	set, err := w.source.Events()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = set.Close() }()
+	select {
+	case <-w.registered:
+	default:
+		close(w.registered)
+	}
+	for {
+		select {
+		case <-w.ended:
+			return nil
+		case <-w.changed:
+			return nil
+		default:
+		}
+		e, ok, err := set.Wait(eventWait)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		if err := w.out.write(frame{Kind: kindEvent, Event: &e, At: time.Now().UTC()}); err != nil {
+			return err
+		}
+	}
+}
+
+// lines writes frames, each with one call, for two goroutines.
+type lines struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// writeError says that the parent does not listen any more.
+type writeError struct{ err error }
+
+func (e *writeError) Error() string { return "nvml worker: answer: " + e.err.Error() }
+func (e *writeError) Unwrap() error { return e.err }
+
+func (l *lines) write(f frame) error {
+	line, err := json.Marshal(f)
+	if err != nil && f.Device != nil { // a value that is not a number
+		f.Device = &Device{Index: f.Device.Index, UUID: f.Device.UUID, Error: err.Error()}
+		line, err = json.Marshal(f)
+	}
+	if err != nil {
+		return &writeError{err}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, err := l.w.Write(append(line, '\n')); err != nil {
+		return &writeError{err}
 	}
 	return nil
 }
-
-func unexpected(err error) bool { return err != nil && !errors.Is(err, errUnsupported) }
