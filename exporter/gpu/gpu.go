@@ -38,7 +38,8 @@ type Options struct {
 	StartTimeout time.Duration
 	// Retry is how often driver and GPUs are looked for where there are none: every 30 s by default.
 	Retry time.Duration
-	// Processes says to read which processes run on the GPUs. That takes longest of all, some milliseconds a GPU.
+	// Processes says to read which processes run on the GPUs, every 15 s at most. That takes longest of all, some
+	// milliseconds a GPU.
 	Processes bool
 }
 
@@ -49,6 +50,8 @@ const (
 	reapTime     = time.Second // for a killed worker to end; longer, and it is stuck in the driver and abandoned
 	maxAbandoned = 3           // such workers at most: each holds memory and a place in the driver's queue
 	staleAfter   = 3           // intervals until a reading is not published any more: one may be lost to a restart
+
+	processInterval = 15 * time.Second // at least, between two readings of the processes
 
 	maxKnown = 4 * maxGPUs // GPUs that are remembered: some may have been replaced while flyball runs
 

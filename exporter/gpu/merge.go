@@ -35,6 +35,10 @@ func merge(before, now Device, read tiers) Device {
 			now.NVLink = &l
 		}
 	}
+	if read&tierProcesses == 0 {
+		keepList(&now.Processes, before.Processes)
+		keep(&now.ProcessesDropped, before.ProcessesDropped)
+	}
 	if read&tierStatic == 0 {
 		keep(&now.Vendor, before.Vendor)
 		keep(&now.Name, before.Name)

@@ -55,6 +55,7 @@ func TestMerge(t *testing.T) {
 		"RowRemapFailure": true, "RetiredPages": true, "RecoveryAction": true, "PCIe": true, "NVLink": true, "Instances": true,
 	}
 	static := map[string]bool{"Vendor": true, "Name": true, "PCIBusID": true, "Serial": true, "VBIOS": true, "Arch": true, "ClockMax": true}
+	processes := map[string]bool{"Processes": true, "ProcessesDropped": true}
 	var full Device
 	fill(reflect.ValueOf(&full).Elem())
 	for _, tt := range []struct {
@@ -62,10 +63,10 @@ func TestMerge(t *testing.T) {
 		read tiers
 		kept func(field string) bool
 	}{
-		{"fast", tierFast, func(f string) bool { return slow[f] || static[f] }},
-		{"fast and slow", tierFast | tierSlow, func(f string) bool { return static[f] }},
-		{"fast and static", tierFast | tierStatic, func(f string) bool { return slow[f] }},
-		{"all", tierFast | tierSlow | tierStatic, func(string) bool { return false }},
+		{"fast", tierFast, func(f string) bool { return slow[f] || static[f] || processes[f] }},
+		{"fast and slow", tierFast | tierSlow, func(f string) bool { return static[f] || processes[f] }},
+		{"fast and static", tierFast | tierStatic, func(f string) bool { return slow[f] || processes[f] }},
+		{"all", tierFast | tierSlow | tierStatic | tierProcesses, func(string) bool { return false }},
 	} {
 		got := reflect.ValueOf(merge(full, Device{}, tt.read))
 		for i := range got.NumField() {

@@ -37,6 +37,7 @@ type poller struct {
 	useful    bool      // it has read a GPU
 	patient   bool      // GPUs may take long to attach: nothing was ever read, or the driver is new
 	slow      time.Time // when the slow tier was last read
+	processes time.Time // likewise
 	seq       uint64
 	backoff   time.Duration // before the next worker; 0 after a success
 	abandoned []stuck       // workers that were killed and did not end
@@ -109,7 +110,8 @@ func (p *poller) step(ctx context.Context) (time.Duration, error) {
 	}
 	now := time.Now()
 	want := tierFast
-	if opts.Processes {
+	processes := opts.Processes && now.Sub(p.processes) >= processInterval
+	if processes {
 		want |= tierProcesses
 	}
 	slow := now.Sub(p.slow) >= opts.SlowInterval
@@ -151,6 +153,9 @@ func (p *poller) step(ctx context.Context) (time.Duration, error) {
 	p.backoff, p.patient = 0, false
 	if slow {
 		p.slow = now
+	}
+	if processes {
+		p.processes = now
 	}
 	p.c.accept(rep, time.Now())
 	if p.becomes(reading) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -99,15 +100,12 @@ func (s script) mode() (m scripted) {
 }
 
 func (s script) open(string) (library, string, error) {
-	if has(s.mode().Hang, "init") {
+	if slices.Contains(s.mode().Hang, "init") {
 		select {} // with the goroutine that reads requests waiting, this is no deadlock to the runtime
 	}
 	return scriptLibrary{script: s}, "script.so", nil
 }
 
-func has(list []string, s string) bool {
-	return strings.Contains(" "+strings.Join(list, " ")+" ", " "+s+" ")
-}
 
 // scriptLibrary is NVML as a script has it.
 type scriptLibrary struct {
@@ -126,13 +124,13 @@ func (l scriptLibrary) Close() error              { return nil }
 
 func (l scriptLibrary) Device(i int) (device, error) {
 	m := l.script.mode()
-	if has(m.Attach, m.GPUs[i]) {
+	if slices.Contains(m.Attach, m.GPUs[i]) {
 		select {}
 	}
 	return scriptDevice{fakeDevice{uuid: m.GPUs[i], power: 100, err: errUnsupported}, l.script}, nil
 }
 
-func (l scriptLibrary) Events() (events, error) {
+func (l scriptLibrary) Events(...string) (events, error) {
 	info, err := os.Stat(filepath.Join(string(l.script), "xids"))
 	if errors.Is(err, os.ErrNotExist) {
 		return &scriptEvents{script: l.script}, nil
@@ -148,15 +146,15 @@ type scriptDevice struct {
 func (d scriptDevice) Power() (float64, error) {
 	m := d.script.mode()
 	switch {
-	case has(m.Hang, d.uuid):
+	case slices.Contains(m.Hang, d.uuid):
 		select {}
-	case has(m.Crash, d.uuid):
+	case slices.Contains(m.Crash, d.uuid):
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // as the kernel's, which tells no more than a crash of C code
 		select {}
-	case has(m.Symbol, d.uuid):
+	case slices.Contains(m.Symbol, d.uuid):
 		fmt.Fprintln(os.Stderr, "flyball: symbol lookup error: flyball: undefined symbol: nvmlDeviceGetPowerUsage")
 		os.Exit(exitLoader)
-	case has(m.Lost, d.uuid):
+	case slices.Contains(m.Lost, d.uuid):
 		return 0, fmt.Errorf("nvmlDeviceGetPowerUsage: %w", errLost)
 	}
 	return 100, nil

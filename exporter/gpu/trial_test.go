@@ -239,7 +239,7 @@ func TestTiers(t *testing.T) {
 		want []tiers
 	}{
 		{Options{}, []tiers{3, 1, 1, 1, 1, 1, 3, 1, 1}},
-		{Options{SlowInterval: 10 * time.Second, Processes: true}, []tiers{11, 9, 11, 9, 11, 9, 11, 9, 11}},
+		{Options{SlowInterval: 10 * time.Second, Processes: true}, []tiers{11, 1, 3, 9, 3, 1, 11, 1, 3}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var got []tiers

@@ -9,7 +9,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -113,6 +115,7 @@ type server struct {
 	lib   library // nil until it is open
 	path  string
 	known map[string]attached // the GPUs of the last poll by UUID
+	skip  []string            // as the last poll said
 
 	ended    <-chan struct{} // closed when the worker is to end
 	watchers sync.WaitGroup
@@ -137,10 +140,8 @@ func (s *server) poll(req request) error {
 		return fmt.Errorf("count GPUs: %w", err)
 	}
 	begin := frame{Kind: kindBegin, Seq: req.Seq, Library: s.path, Driver: driver, Count: n}
-	if lib, ok := s.lib.(interface{ CUDAVersion() (string, error) }); ok {
-		if begin.CUDA, err = lib.CUDAVersion(); unexpected(err) {
-			return fmt.Errorf("CUDA version: %w", err)
-		}
+	if begin.CUDA, err = s.lib.CUDAVersion(); unexpected(err) {
+		return fmt.Errorf("CUDA version: %w", err)
 	}
 	if err := s.out.write(begin); err != nil {
 		return err
@@ -151,13 +152,13 @@ func (s *server) poll(req request) error {
 			return err
 		}
 	}
-	changed := !sameGPUs(s.known, known)
-	s.known = known
+	changed := s.known != nil && !sameGPUs(s.known, known) || !slices.Equal(s.skip, req.Skip)
+	s.known, s.skip = known, req.Skip
 	end := frame{Kind: kindEnd, Seq: req.Seq}
-	if lib, ok := s.lib.(interface{ Missing() []string }); ok {
-		end.Missing = lib.Missing()
+	if req.Only == "" {
+		end.Watching = s.watch(changed, req.Skip)
 	}
-	end.Watching = s.watch(changed)
+	end.Missing = s.lib.Missing()
 	return s.out.write(end)
 }
 
@@ -242,113 +243,93 @@ func (s *server) give(req request, d *Device, read tiers, err error) error {
 	return s.out.write(frame{Kind: kindDevice, Seq: req.Seq, Device: d, Read: read})
 }
 
-// eventSource is a library that reports the errors of its GPUs.
-type eventSource interface {
-	Events() (events, error) // of the GPUs that are there now
-}
-
 const (
 	eventWait     = time.Second            // the longest that a wait for an event keeps the worker from ending in good order
-	eventRetry    = 30 * time.Second       // after an error
+	eventRetry    = time.Second            // after an error, such as that a GPU was lost, which is left out then
 	eventRegister = 200 * time.Millisecond // for the driver to take in what is waited for; it takes microseconds
 )
 
 // watcher waits for errors of the GPUs, in a goroutine of its own.
 type watcher struct {
-	source     eventSource
-	out        *lines
-	ended      <-chan struct{}
-	changed    chan struct{} // of capacity 1: other GPUs than before are there
-	registered chan struct{} // closed once the driver has taken in what is waited for
+	lib     library
+	out     *lines
+	ended   <-chan struct{}
+	changed chan []string // of capacity 1: other GPUs than before are there, or are to be left out, which are these
+	settled chan struct{} // closed once it is known whether errors are reported
+	works   atomic.Bool   // they are
 }
 
 // watch starts the watcher at the first poll, after the GPUs were read: one that hangs is found by the poll, which says
 // which one it is. It tells the watcher of other GPUs and reports whether errors are reported.
-func (s *server) watch(changed bool) bool {
-	if s.watcher == nil {
-		source, ok := s.lib.(eventSource)
-		if !ok {
-			return false
-		}
-		s.watcher = &watcher{source: source, out: s.out, ended: s.ended, changed: make(chan struct{}, 1), registered: make(chan struct{})}
-		done := make(chan struct{})
-		s.watchers.Go(func() {
-			defer close(done)
-			s.watcher.run()
-		})
+func (s *server) watch(changed bool, skip []string) bool {
+	switch {
+	case s.watcher == nil:
+		s.watcher = &watcher{lib: s.lib, out: s.out, ended: s.ended, changed: make(chan []string, 1), settled: make(chan struct{})}
+		s.watchers.Go(func() { s.watcher.run(skip) })
 		select {
-		case <-s.watcher.registered:
-		case <-done:
+		case <-s.watcher.settled:
 		case <-time.After(eventRegister):
 		}
-	} else if changed {
+	case changed:
 		select {
-		case s.watcher.changed <- struct{}{}:
+		case <-s.watcher.changed: // which it has not taken in yet
 		default:
 		}
+		s.watcher.changed <- skip
 	}
-	select {
-	case <-s.watcher.registered:
-		return true
-	default:
-		return false
-	}
+	return s.watcher.works.Load()
 }
 
 // run writes what the driver reports until the worker is to end. It begins anew when the GPUs change, and some time after
 // an error.
-func (w *watcher) run() {
-	for {
-		switch err := w.set(); {
-		case errors.Is(err, errUnsupported):
-			return // this driver has none
-		case err == nil:
-			select {
-			case <-w.ended:
-				return
-			default:
+func (w *watcher) run(skip []string) {
+	for first := true; ; first = false {
+		set, err := w.lib.Events(skip...)
+		w.works.Store(err == nil)
+		if first {
+			close(w.settled)
+		}
+		if err == nil {
+			var again bool
+			skip, again, err = w.write(set, skip)
+			_ = set.Close()
+			if again {
 				continue
 			}
+		}
+		var retry <-chan time.Time // never, where the driver reports none: only other GPUs may do so
+		if !errors.Is(err, errUnsupported) {
+			retry = time.After(eventRetry)
 		}
 		select {
 		case <-w.ended:
 			return
-		case <-w.changed:
-		case <-time.After(eventRetry):
+		case skip = <-w.changed:
+		case <-retry:
 		}
 	}
 }
 
-// set writes what the driver reports of the GPUs that are there now. It returns nil when they change or the worker is to
-// end.
-func (w *watcher) set() error {
-	set, err := w.source.Events()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = set.Close() }()
-	select {
-	case <-w.registered:
-	default:
-		close(w.registered)
-	}
+// write writes what the driver reports of the GPUs of the set. It returns when the GPUs change, which is to begin again
+// with those that it returns left out, when the worker is to end, and after an error.
+func (w *watcher) write(set events, skip []string) (_ []string, again bool, _ error) {
 	for {
 		select {
 		case <-w.ended:
-			return nil
-		case <-w.changed:
-			return nil
+			return skip, false, nil
+		case skip = <-w.changed:
+			return skip, true, nil
 		default:
 		}
 		e, ok, err := set.Wait(eventWait)
 		if err != nil {
-			return err
+			return skip, false, err
 		}
 		if !ok {
 			continue
 		}
 		if err := w.out.write(frame{Kind: kindEvent, Event: &e, At: time.Now().UTC()}); err != nil {
-			return err
+			return skip, false, err
 		}
 	}
 }
