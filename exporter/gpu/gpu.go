@@ -72,10 +72,11 @@ type worker interface {
 // Collector keeps the last reading of the GPUs and publishes it. It is an exporter.Collector; without Run it has nothing
 // to publish.
 type Collector struct {
-	opts    Options
-	unbound string // why this binary cannot call NVML; empty where it can
-	nvml    bool   // the worker calls NVML
-	start   func() (worker, error)
+	opts      Options
+	unbound   string        // why this binary cannot call NVML; empty where it can
+	nvml      bool          // the worker calls NVML
+	hungRetry time.Duration // until a GPU that hung or crashed a worker is tried again
+	start     func() (worker, error)
 
 	mu     sync.Mutex
 	gpus   map[string]*gpu // every GPU that was ever seen, by UUID
@@ -116,11 +117,12 @@ func New(opts Options) *Collector {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Collector{
-		opts:    opts,
-		unbound: unbound(),
-		nvml:    true,
-		gpus:    map[string]*gpu{},
-		stats:   stats{restarts: map[string]uint64{}},
+		opts:      opts,
+		unbound:   unbound(),
+		nvml:      true,
+		hungRetry: hungRetry,
+		gpus:      map[string]*gpu{},
+		stats:     stats{restarts: map[string]uint64{}},
 		start: func() (worker, error) {
 			if len(opts.Worker) == 0 {
 				return nil, errors.New("start the NVML worker: no command given")

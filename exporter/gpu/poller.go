@@ -202,9 +202,9 @@ func (p *poller) accuse(f *failure) time.Duration {
 	delete(p.strikes, id)
 	p.c.restart(f.reason, f.symbols()...)
 	gone := p.stop(f.gpu)
-	o := &outcast{place: *f.gpu, gone: gone, retry: now.Add(hungRetry)}
+	o := &outcast{place: *f.gpu, gone: gone, retry: now.Add(p.c.hungRetry)}
 	p.out[id] = o
-	p.c.exclude(*f.gpu, fmt.Sprintf("%s: left out, and tried again every %s", f.err, hungRetry), f.reason)
+	p.c.exclude(*f.gpu, fmt.Sprintf("%s: left out, and tried again every %s", f.err, p.c.hungRetry), f.reason)
 	return 0
 }
 
@@ -252,7 +252,7 @@ func (p *poller) startTrial(ctx context.Context) {
 	}
 	w, err := p.c.start()
 	if err != nil {
-		next.retry = time.Now().Add(hungRetry)
+		next.retry = time.Now().Add(p.c.hungRetry)
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -286,11 +286,11 @@ func (p *poller) finishTrial() {
 		p.passed = t.worker // it holds the GPU attached, so that the other gets hold of it at once
 		return
 	}
-	t.gpu.retry = time.Now().Add(hungRetry)
+	t.gpu.retry = time.Now().Add(p.c.hungRetry)
 	t.gpu.gone = p.kill(t.worker, false)
 	if r.err != nil {
 		if f := failed(r.err); f.gpu != nil {
-			p.c.exclude(t.gpu.place, fmt.Sprintf("%s: left out, and tried again every %s", f.err, hungRetry), f.reason)
+			p.c.exclude(t.gpu.place, fmt.Sprintf("%s: left out, and tried again every %s", f.err, p.c.hungRetry), f.reason)
 		}
 	}
 }

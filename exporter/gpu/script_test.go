@@ -106,7 +106,6 @@ func (s script) open(string) (library, string, error) {
 	return scriptLibrary{script: s}, "script.so", nil
 }
 
-
 // scriptLibrary is NVML as a script has it.
 type scriptLibrary struct {
 	fakeLibrary
