@@ -67,7 +67,7 @@
 // utilization_ratio tells that a kernel ran, not that the GPU was full: where there is sm_active_ratio (Hopper and later),
 // that is the better measure. Activity is that between two readings, so there is none at the first, and a slow reading of an
 // instance of MIG has the mean over the time since the one before. Processes are read only where asked for: the call is the
-// dearest of all, and their series come and go.
+// dearest of all, and their series come and go; those with the most memory have series, Options.MaxProcesses of a GPU.
 //
 // nvmlDeviceGetPcieThroughput, which blocks for 20 ms, is never called.
 //

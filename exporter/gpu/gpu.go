@@ -41,6 +41,9 @@ type Options struct {
 	// Processes says to read which processes run on the GPUs, every 15 s at most. That takes longest of all, some
 	// milliseconds a GPU.
 	Processes bool
+	// MaxProcesses is how many processes of one GPU have series: 64 by default, those with the most memory. Snapshot has
+	// them all.
+	MaxProcesses int
 }
 
 // Limits of what is done about a worker that fails.
@@ -52,6 +55,8 @@ const (
 	staleAfter   = 3           // intervals until a reading is not published any more: one may be lost to a restart
 
 	processInterval = 15 * time.Second // at least, between two readings of the processes
+
+	maxFaults = 32 // odd answers about one GPU that are logged
 
 	maxKnown = 4 * maxGPUs // GPUs that are remembered: some may have been replaced while flyball runs
 
@@ -97,6 +102,7 @@ type gpu struct {
 	totals totals
 	xids   xidCounts         // nil where nothing tells of them
 	errors map[string]uint64 // by collectReasons
+	faults []string          // of last and before, as logged
 }
 
 // known is a GPU that was seen.
@@ -113,6 +119,7 @@ func New(opts Options) *Collector {
 	opts.StartTimeout = cmp.Or(opts.StartTimeout, 30*time.Second)
 	opts.Retry = cmp.Or(opts.Retry, 30*time.Second)
 	opts.SlowInterval = cmp.Or(opts.SlowInterval, 30*time.Second)
+	opts.MaxProcesses = cmp.Or(opts.MaxProcesses, 64)
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -157,6 +164,9 @@ func (c *Collector) Update(context.Context) ([]prometheus.Metric, error) {
 			return self, fmt.Errorf("gpu: %w", exporter.ErrNoData)
 		}
 	}
+	for i := range rep.Devices {
+		limitProcesses(&rep.Devices[i], c.opts.MaxProcesses)
+	}
 	metrics, err := publish(rep, seen)
 	if stale && c.err != nil {
 		err = errors.Join(fmt.Errorf("gpu: %w", c.err), err)
@@ -180,6 +190,16 @@ func (c *Collector) Snapshot() *Snapshot {
 		return nil
 	}
 	return &Snapshot{Taken: taken, Driver: rep.Driver, CUDA: rep.CUDA, Library: rep.Library, Devices: rep.Devices}
+}
+
+// puzzle logs the odd answers about a GPU that were not logged before. They come again with every reading.
+func (c *Collector) puzzle(g *gpu) {
+	for _, fault := range g.last.Faults {
+		if len(g.faults) < maxFaults && !slices.Contains(g.faults, fault) {
+			g.faults = append(g.faults, fault)
+			c.opts.Logger.Warn("a value of the GPU cannot be read", "uuid", g.last.UUID, "gpu", g.last.Index, "err", fault)
+		}
+	}
 }
 
 // view puts together what is known now, by index. A GPU that cannot be read, or was not read for three intervals, has an
@@ -250,6 +270,7 @@ func (c *Collector) accept(rep reply, now time.Time) {
 			g.xids = newXIDCounts()
 		}
 		g.last, g.taken = d, now
+		c.puzzle(g)
 		if g.err != "" {
 			c.opts.Logger.Info("GPU is read again", "uuid", d.UUID, "gpu", d.Index)
 			g.err = ""
