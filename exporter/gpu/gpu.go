@@ -19,6 +19,12 @@ type Options struct {
 	// Worker is the command that runs Worker: normally this binary with its hidden command.
 	Worker []string
 
+	Backend   string // one of Backends; empty for BackendAuto
+	Sim       *Sim   // the GPUs of BackendSim
+	NvidiaSMI string // the command of BackendNvidiaSMI; empty to look for it in $PATH and where drivers put it
+	SysPath   string // where sysfs is mounted, for BackendAMDGPU; empty for /sys
+	Processes bool   // read the processes on each GPU too
+
 	Library string       // the file or name of libnvidia-ml.so.1; empty to look where drivers put it
 	Require bool         // Run returns ErrNoGPU on a machine without driver or GPU
 	Logger  *slog.Logger // nil to log nothing
@@ -58,8 +64,10 @@ type worker interface {
 // to publish.
 type Collector struct {
 	opts    Options
-	unbound string // why this binary cannot call NVML; empty where it can
+	unbound string // why this binary cannot call NVML, where that is the only way; empty otherwise
 	start   func() (worker, error)
+
+	backends *backends
 
 	mu       sync.Mutex
 	snapshot *reply    // the last good one; nil before that
@@ -84,16 +92,13 @@ func New(opts Options) *Collector {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Collector{
-		opts:    opts,
-		unbound: unbound(),
-		start: func() (worker, error) {
-			if len(opts.Worker) == 0 {
-				return nil, errors.New("start the NVML worker: no command given")
-			}
-			return startChild(opts.Worker)
-		},
-	}
+	b := newBackends(opts, func() (worker, error) {
+		if len(opts.Worker) == 0 {
+			return nil, errors.New("start the NVML worker: no command given")
+		}
+		return startChild(opts.Worker)
+	})
+	return &Collector{opts: opts, unbound: b.unbound(), start: b.start, backends: b}
 }
 
 // Name returns gpu.
@@ -102,6 +107,11 @@ func (c *Collector) Name() string { return "gpu" }
 // Update publishes the last snapshot. The error wraps exporter.ErrNoData where there is no driver, and before the first
 // snapshot; otherwise it says which GPU cannot be read, or why none can.
 func (c *Collector) Update(context.Context) ([]prometheus.Metric, error) {
+	metrics, err := c.update()
+	return append(c.backends.metrics(), metrics...), err
+}
+
+func (c *Collector) update() ([]prometheus.Metric, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.snapshot == nil {
@@ -130,7 +140,7 @@ func (c *Collector) Snapshot() *Snapshot {
 	if c.snapshot == nil || time.Since(c.taken) > staleAfter*c.opts.Interval {
 		return nil
 	}
-	return &Snapshot{Taken: c.taken, Driver: c.snapshot.Driver, CUDA: c.snapshot.CUDA, Library: c.snapshot.Library, Devices: c.snapshot.Devices}
+	return &Snapshot{Taken: c.taken, Backend: c.snapshot.Backend, Driver: c.snapshot.Driver, CUDA: c.snapshot.CUDA, Library: c.snapshot.Library, Devices: c.snapshot.Devices}
 }
 
 // accept makes rep the snapshot and logs which GPUs were lost and which came back.

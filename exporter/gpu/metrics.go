@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -74,7 +75,7 @@ func (p *page) up(uuid string, index int, up bool) {
 
 func (p *page) device(d Device, driver string) {
 	gpu := strconv.Itoa(d.Index)
-	p.gauge(infoDesc, 1, d.UUID, gpu, "nvidia", d.Name, driver, d.PCIBusID)
+	p.gauge(infoDesc, 1, d.UUID, gpu, cmp.Or(d.Vendor, "nvidia"), d.Name, driver, d.PCIBusID)
 	for _, v := range []struct {
 		desc  *prometheus.Desc
 		value *float64

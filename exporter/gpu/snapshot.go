@@ -13,7 +13,9 @@ type reply struct {
 	Seq     uint64   `json:"seq"`
 	State   state    `json:"state"`
 	Error   string   `json:"error,omitempty"`   // why State is not ok
+	Backend string   `json:"backend,omitempty"` // how GPUs are read; filled in by the parent
 	Library string   `json:"library,omitempty"` // the library that was opened
+	From    string   `json:"from,omitempty"`    // what was read in place of a library
 	Tried   []string `json:"tried,omitempty"`   // where it was looked for, when State is absent
 	Driver  string   `json:"driver,omitempty"`  // the driver's version
 	CUDA    string   `json:"cuda,omitempty"`    // the newest CUDA that the driver supports
@@ -34,6 +36,7 @@ type Snapshot struct {
 	Taken   time.Time
 	Driver  string   // the driver's version
 	CUDA    string   // the newest CUDA that the driver supports, such as 12.8; empty where not known
+	Backend string   // how GPUs are read: nvml, nvidia-smi, amdgpu or sim
 	Library string   // the library that was opened; empty for other backends
 	Devices []Device // by index; those that cannot be read now have an Error
 }
