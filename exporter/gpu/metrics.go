@@ -369,8 +369,29 @@ func reported(rep *reply, uuid string) bool {
 	return false
 }
 
-// page collects metrics.
-type page struct{ metrics []prometheus.Metric }
+// page collects metrics, thousands of them, so what they are made of is allocated by the hundred.
+type page struct {
+	metrics  []prometheus.Metric
+	samples  slab[sample]
+	labels   slab[dto.LabelPair]
+	lists    slab[*dto.LabelPair]
+	gauges   slab[dto.Gauge]
+	counters slab[dto.Counter]
+}
+
+// slab hands out zero values that were allocated together.
+type slab[T any] struct{ free []T }
+
+const slabSize = 128
+
+func (s *slab[T]) take(n int) []T {
+	if len(s.free) < n {
+		s.free = make([]T, max(slabSize, n))
+	}
+	taken := s.free[:n:n]
+	s.free = s.free[n:]
+	return taken
+}
 
 func (p *page) up(uuid string, index int, up bool) {
 	p.add(upFamily, owner(uuid, index), ratio(up))
@@ -393,18 +414,23 @@ func owner(uuid string, index int) [2]*dto.LabelPair {
 func label(name, value string) *dto.LabelPair { return &dto.LabelPair{Name: &name, Value: &value} }
 
 func (p *page) add(f *family, owner [2]*dto.LabelPair, v float64, values ...string) {
-	s := &sample{desc: f.desc, value: v, labels: make([]*dto.LabelPair, len(f.order))}
+	s := &p.samples.take(1)[0]
+	s.desc, s.value, s.labels = f.desc, v, p.lists.take(len(f.order))
 	for at, i := range f.order {
 		if i < len(owner) {
 			s.labels[at] = owner[i]
-		} else {
-			s.labels[at] = &dto.LabelPair{Name: &f.Labels[i], Value: &values[i-len(owner)]}
+			continue
 		}
+		pair := &p.labels.take(1)[0]
+		pair.Name, pair.Value = &f.Labels[i], &values[i-len(owner)]
+		s.labels[at] = pair
 	}
 	if f.Type == "counter" {
-		s.counter = &dto.Counter{Value: &s.value}
+		s.counter = &p.counters.take(1)[0]
+		s.counter.Value = &s.value
 	} else {
-		s.gauge = &dto.Gauge{Value: &s.value}
+		s.gauge = &p.gauges.take(1)[0]
+		s.gauge.Value = &s.value
 	}
 	p.metrics = append(p.metrics, s)
 }

@@ -194,6 +194,7 @@ type nvmlDevice struct {
 func (d nvmlDevice) UUID() (string, error) {
 	return invoke(d.library, "nvmlDeviceGetUUID", d.device.GetUUID)
 }
+
 func (d nvmlDevice) Name() (string, error) {
 	return invoke(d.library, "nvmlDeviceGetName", d.device.GetName)
 }
@@ -495,7 +496,7 @@ func (d nvmlDevice) Fields(fields []field) ([]fieldValue, error) {
 func number(v nvml.FieldValue) (uint64, error) {
 	bits := binary.NativeEndian.Uint64(v.Value[:])
 	low := binary.NativeEndian.Uint32(v.Value[:4])
-	n := int64(0) // of a signed value
+	var n int64 // of a signed value
 	switch nvml.ValueType(v.ValueType) {
 	case nvml.VALUE_TYPE_UNSIGNED_LONG, nvml.VALUE_TYPE_UNSIGNED_LONG_LONG:
 		return bits, nil

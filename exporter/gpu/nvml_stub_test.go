@@ -129,6 +129,9 @@ func TestReadStub(t *testing.T) {
 			}
 			for _, d := range got.Devices {
 				maps.Copy(emitted, complete(t, got, d))
+				if tt.mode != "odd" && d.Faults != nil {
+					t.Errorf("GPU %d: faults %q", d.Index, d.Faults)
+				}
 			}
 			if tt.page != "" {
 				golden(t, tt.page, pageOf(t, got))

@@ -285,8 +285,14 @@ func (r *readout) fields(want ...field) map[field]uint64 {
 
 func (r *readout) fastFields() {
 	want := []field{
-		{id: fieldMemoryTemp}, {id: fieldPCIeTX}, {id: fieldPCIeRX}, {id: fieldNVLinkCount},
-		{fieldNVLinkTX, allLinks}, {fieldNVLinkRX, allLinks}, {fieldNVLink5TX, allLinks}, {fieldNVLink5RX, allLinks},
+		{id: fieldMemoryTemp},
+		{id: fieldPCIeTX},
+		{id: fieldPCIeRX},
+		{id: fieldNVLinkCount},
+		{fieldNVLinkTX, allLinks},
+		{fieldNVLinkRX, allLinks},
+		{fieldNVLink5TX, allLinks},
+		{fieldNVLink5RX, allLinks},
 	}
 	for _, f := range clockEventFields {
 		want = append(want, field{id: f.id})
