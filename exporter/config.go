@@ -21,12 +21,6 @@ type Collectors struct {
 	GPU  bool `yaml:"gpu"`
 }
 
-// GPU is how the GPUs are read.
-type GPU struct {
-	Library string `yaml:"library"` // the file of libnvidia-ml.so.1; empty to look where drivers put it
-	Require bool   `yaml:"require"` // a machine without a working GPU is an error, not an ordinary machine
-}
-
 // maxTimeout is well above any scrape timeout in use (Prometheus's default is 10 s): a longer deadline is no deadline.
 const maxTimeout = time.Minute
 
@@ -37,6 +31,7 @@ func DefaultConfig() Config {
 		// Collectors read files and snapshots in memory, which takes milliseconds; 2 s is what a loaded machine may need,
 		// and leaves most of a 10 s scrape timeout to the network.
 		Timeout: model.Duration(2 * time.Second),
+		GPU:     defaultGPU(),
 	}
 }
 
@@ -46,8 +41,6 @@ func (c Config) Validate() error {
 	if t := time.Duration(c.Timeout); t <= 0 || t > maxTimeout {
 		faults = append(faults, fmt.Errorf("timeout: %s is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s", c.Timeout))
 	}
-	if c.GPU.Require && !c.Collectors.GPU {
-		faults = append(faults, errors.New("gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing"))
-	}
+	faults = append(faults, c.GPU.validate(c.Collectors.GPU))
 	return errors.Join(faults...)
 }

@@ -18,24 +18,46 @@ func TestConfig(t *testing.T) {
 		{name: "empty", yaml: "{}", want: DefaultConfig()},
 		{
 			name: "everything",
-			yaml: "{collectors: {host: false, gpu: true}, timeout: 500ms, gpu: {library: /opt/libnvidia-ml.so.1, require: true}}",
+			yaml: "{collectors: {host: false, gpu: true}, timeout: 500ms, gpu: {backend: nvml, library: /opt/libnvidia-ml.so.1, require: true, interval: 1s, slow_interval: 1m, timeout: 3s, processes: true, max_processes: 16}}",
 			want: Config{
 				Collectors: Collectors{GPU: true},
 				Timeout:    model.Duration(500 * time.Millisecond),
-				GPU:        GPU{Library: "/opt/libnvidia-ml.so.1", Require: true},
+				GPU: GPU{
+					Backend: "nvml", Library: "/opt/libnvidia-ml.so.1", Require: true,
+					Interval: model.Duration(time.Second), SlowInterval: model.Duration(time.Minute), Timeout: model.Duration(3 * time.Second), Processes: true, MaxProcesses: 16,
+				},
 			},
 		},
 		{
 			name: "all faults at once",
-			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {require: true}}",
-			want: Config{Collectors: Collectors{Host: true}, Timeout: model.Duration(2 * time.Minute), GPU: GPU{Require: true}},
+			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {backend: rocm, require: true, library: x.so, sim: gpus.yml, interval: 10m, slow_interval: 2h, timeout: 0s, max_processes: 0}}",
+			want: Config{
+				Collectors: Collectors{Host: true}, Timeout: model.Duration(2 * time.Minute),
+				GPU: GPU{Backend: "rocm", Require: true, Library: "x.so", Sim: "gpus.yml", Interval: model.Duration(10 * time.Minute), SlowInterval: model.Duration(2 * time.Hour)},
+			},
 			fault: `timeout: 2m is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s
-gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing`,
+gpu.backend: "rocm" is none of auto, nvml, nvidia-smi, amdgpu, sim, none
+gpu.library: the backend rocm does not use it
+gpu.sim: the backend rocm reads real GPUs: give gpu.backend: sim with it
+gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing
+gpu.interval: 10m: give from 200ms to 5m, such as 5s
+gpu.slow_interval: 2h: give more than 0s and at most 1h, such as 30s
+gpu.timeout: 0s: give more than 0s and at most 1m, such as 2s
+gpu.max_processes: 0: give from 1 to 1024, such as 64`,
+		},
+		{
+			name: "simulated, of no file", yaml: "{gpu: {backend: sim}}",
+			want: func() Config {
+				c := DefaultConfig()
+				c.GPU.Backend = "sim"
+				return c
+			}(),
+			fault: "gpu.sim: missing: the backend sim needs a file that describes the GPUs",
 		},
 		{
 			name:  "no time at all",
 			yaml:  "{timeout: 0s}",
-			want:  Config{Collectors: DefaultConfig().Collectors},
+			want:  Config{Collectors: DefaultConfig().Collectors, GPU: DefaultConfig().GPU},
 			fault: "timeout: 0s is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s",
 		},
 	} {

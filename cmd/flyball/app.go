@@ -240,8 +240,9 @@ func (a *app) buildProcesses() error {
 	return err
 }
 
-// newExporter makes the exporter of a configuration; the collector of GPUs is nil where there is none.
-func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector, error) {
+// newExporter makes the exporter of a configuration; sim is what its GPUs are simulated by. The collector of GPUs is nil where
+// there is none.
+func (a *app) newExporter(c exporter.Config, sim *gpu.Sim) (*exporter.Exporter, *gpu.Collector, error) {
 	log := a.opts.log.With("component", "exporter")
 	var list []exporter.Collector
 	if c.Collectors.Host {
@@ -257,7 +258,7 @@ func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector
 		if err != nil {
 			return nil, nil, err
 		}
-		gpus = gpu.New(gpu.Options{Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: c.GPU.Require, Logger: log})
+		gpus = newGPUs(c.GPU, sim, self, log)
 		list = append(list, gpus)
 	}
 	e, err := exporter.New(exporter.Options{Timeout: time.Duration(c.Timeout), Logger: log}, list...)

@@ -22,8 +22,8 @@ const maxSettle = time.Second
 // errChanging is why files were not read: what was read of one may belong to another state than what was read of the next.
 var errChanging = errors.New("the configuration or its rule files change while they are read")
 
-// fingerprint stands for the content of a configuration file and of every rule file and kubeconfig that it names, with their
-// names. What cannot be read has a fingerprint as well: that it is so. Web configurations and what scrapers authenticate with
+// fingerprint stands for the content of a configuration file and of every rule file, kubeconfig and description of simulated
+// GPUs that it names, with their names. What cannot be read has a fingerprint as well: that it is so. Web configurations and what scrapers authenticate with
 // are read anew by those who use them.
 func fingerprint(configFile string) string {
 	sum := sha256.New()
@@ -35,6 +35,11 @@ func fingerprint(configFile string) string {
 	}
 	var c struct {
 		RuleFiles []string `yaml:"rule_files"`
+		Exporter  struct {
+			GPU struct {
+				Sim string `yaml:"sim"`
+			} `yaml:"gpu"`
+		} `yaml:"exporter"`
 		Actuators struct {
 			Kubernetes struct {
 				Kubeconfig string `yaml:"kubeconfig"`
@@ -43,7 +48,10 @@ func fingerprint(configFile string) string {
 	}
 	_ = yaml.NewDecoder(bytes.NewReader(add(configFile))).Decode(&c) // load says what is wrong
 	dir := filepath.Dir(configFile)
-	if path := c.Actuators.Kubernetes.Kubeconfig; path != "" {
+	for _, path := range []string{c.Actuators.Kubernetes.Kubeconfig, c.Exporter.GPU.Sim} {
+		if path == "" {
+			continue
+		}
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(dir, path)
 		}

@@ -17,6 +17,7 @@ import (
 	"flyball/batchproxy"
 	"flyball/cmd/flyball/tracing"
 	"flyball/exporter"
+	"flyball/exporter/gpu"
 	"flyball/rules"
 	"flyball/rules/remote"
 	"flyball/rules/source"
@@ -93,6 +94,7 @@ type loaded struct {
 	scrape   store.ScrapeConfigs
 	writes   store.RemoteWrites
 	alerting store.Alerting
+	sim      *gpu.Sim // what GPUs are simulated by; nil where they are not
 }
 
 // load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them; more
@@ -126,11 +128,12 @@ func load(path string, more ...func(*loaded, *source.Decoder)) (*loaded, error) 
 			d.FaultAt(file.at, 0, "%s", err)
 		}
 	}
+	simFaults := l.readSim(d, filepath.Dir(path))
 	l.checkElsewhereQueries(d, &reader)
 	if ruleFaults == nil { // else a file that could not be read may write what the others ask for
 		ruleFaults = append(ruleFaults, reader.Finish())
 	}
-	if err := source.Join(append([]error{d.Err()}, ruleFaults...)...); err != nil {
+	if err := source.Join(append([]error{d.Err(), simFaults}, ruleFaults...)...); err != nil {
 		return nil, err
 	}
 	l.lint = reader.Lint()

@@ -11,6 +11,7 @@
 //	server.go   the page, /metrics, /debug/batcher and the API, which read what the parts say of themselves
 //	listeners.go, webconfig.go    the addresses, systemd's sockets, TLS and passwords
 //	lifecycle.go, profiles.go     health, reload and quit by HTTP, systemd's notifications; pprof on loopback
+//	gpus.go     the collector of GPUs, and the file that describes simulated ones
 //	completion.go, man.go, help.go   what helps at a prompt, made from the command line itself
 //	web/        the page and the API
 //

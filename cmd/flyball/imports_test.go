@@ -34,7 +34,7 @@ func TestImports(t *testing.T) {
 		"flyball/examples/modelserver/digits":   {},
 		"flyball/examples/quickstart":           {},
 		"flyball/exporter":                      {},
-		"flyball/exporter/gpu":                  {"flyball/exporter"},
+		"flyball/exporter/gpu":                  {"flyball/exporter", "flyball/rules/source"},
 		"flyball/exporter/host":                 {"flyball/exporter"},
 		"flyball/forecast":                      {},
 		"flyball/forecast/eval":                 {"flyball/forecast"},

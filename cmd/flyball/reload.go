@@ -121,8 +121,8 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 			return nil, fmt.Errorf("batchproxy: services are found through actuators.kubernetes: %w", err)
 		}
 	}
-	if a.opts.has(roleExporter) && (a.exporter.Load() == nil || !reflect.DeepEqual(l.Exporter, now.Exporter)) {
-		if n.exporter, n.gpus, err = a.newExporter(l.Exporter); err != nil {
+	if a.opts.has(roleExporter) && (a.exporter.Load() == nil || !reflect.DeepEqual(l.Exporter, now.Exporter) || !reflect.DeepEqual(l.sim, now.sim)) {
+		if n.exporter, n.gpus, err = a.newExporter(l.Exporter, l.sim); err != nil {
 			return nil, fmt.Errorf("exporter: %w", err)
 		}
 	}

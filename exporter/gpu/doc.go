@@ -1,4 +1,5 @@
-// Package gpu reads NVIDIA GPUs through NVML, the library that comes with the driver.
+// Package gpu reads NVIDIA GPUs through NVML, the library that comes with the driver, and where that cannot be opened by
+// other ways; see Backends below.
 //
 // NVML is called in a process of its own, a worker. A call into a library that hangs in the driver, lacks a symbol or
 // crashes ends or wedges the process that makes it, and Go cannot recover from that. The worker is this same binary,
@@ -61,7 +62,7 @@
 //	               mig_sm_active_ratio mig_tensor_active_ratio mig_dram_active_ratio
 //	processes      process_memory_bytes process_sm_utilization_ratio process_dropped
 //	health         health unhealthy_reason xid_errors_total xid_last_timestamp_seconds
-//	the reading    collect_errors_total flyball_gpus flyball_nvml_worker_up flyball_nvml_worker_restarts_total
+//	the reading    collect_errors_total backend_info flyball_gpus flyball_nvml_worker_up flyball_nvml_worker_restarts_total
 //	               flyball_nvml_symbol_missing
 //
 // utilization_ratio tells that a kernel ran, not that the GPU was full: where there is sm_active_ratio (Hopper and later),
@@ -90,9 +91,28 @@
 // Every function of NVML is looked up before it is called the first time, as calling one that is not there ends the
 // process. [Symbols] lists them. What a missing one would tell is read by the older way, or is absent.
 //
+// # Backends
+//
+// Options.Backend says how GPUs are read. BackendAuto takes the first way by which there is something: NVML, then nvidia-smi,
+// then AMD's driver. A way that is there and fails is not passed over, and where a library is asked for there is no way but
+// NVML. Which one it is, is in the log and in
+//
+//	flyball_gpu_backend_info{backend}  1
+//
+//	nvml        by the worker: everything
+//	nvidia-smi  the command, in $PATH or where drivers put it, started at every poll and ended at the deadline, and never twice
+//	            at once: one that cannot be ended is left behind, and none is started before it is gone. Fields that it does
+//	            not list are not asked for. There is no energy, NVLink, activity of units, MIG instance nor XID.
+//	amdgpu      the files of AMD's driver in sysfs. uuid is unique_id, or the PCI bus id of a GPU without one; the sensor gpu
+//	            is what AMD calls edge, memory mem, and junction is the hottest spot. ECC errors are those of all blocks.
+//	sim         GPUs that Options.Sim describes: for dashboards, rules and alerts without any. What they show follows from the
+//	            description and the time of day alone. vendor is sim, and there is a warning in the log.
+//	none        nothing is read
+//
 // # Building and running
 //
-// The binding needs cgo and Linux with glibc. A binary built without it has no GPU series and says so in the log.
+// The binding needs cgo and Linux with glibc. A binary built without it reads NVIDIA's GPUs by nvidia-smi, and says so in the
+// log.
 //
 // The binding leaves NVML's symbols unresolved at link time and counts on lazy binding. A binary linked with -z now, or
 // started with LD_BIND_NOW set, therefore ends with "symbol lookup error" before main, parent and worker alike: build

@@ -20,6 +20,11 @@ type Options struct {
 	// Worker is the command that runs Worker: normally this binary with its hidden command.
 	Worker []string
 
+	Backend   string // one of Backends; empty for BackendAuto
+	Sim       *Sim   // the GPUs of BackendSim
+	NvidiaSMI string // the command of BackendNvidiaSMI; empty to look for it in $PATH and where drivers put it
+	SysPath   string // where sysfs is mounted, for BackendAMDGPU; empty for /sys
+
 	Library string       // the file or name of libnvidia-ml.so.1; empty to look where drivers put it
 	Require bool         // Run returns ErrNoGPU on a machine without driver or GPU
 	Logger  *slog.Logger // nil to log nothing
@@ -78,20 +83,21 @@ type worker interface {
 // to publish.
 type Collector struct {
 	opts      Options
-	unbound   string        // why this binary cannot call NVML; empty where it can
-	nvml      bool          // the worker calls NVML
+	unbound   string        // why this binary cannot call NVML, where that is the only way; empty otherwise
 	hungRetry time.Duration // until a GPU that hung or crashed a worker is tried again
 	start     func() (worker, error)
+	backends  *backends
 
-	mu     sync.Mutex
-	gpus   map[string]*gpu // every GPU that was ever seen, by UUID
-	stray  []Device        // what the last poll found without a UUID; each has an Error
-	read   bool            // there was a good poll
-	driver string          // as the last good poll said, like the next two
-	cuda   string
-	path   string // of the library
-	err    error  // why there is no poll since; nil while all is well, and where there is no driver
-	stats  stats
+	mu      sync.Mutex
+	gpus    map[string]*gpu // every GPU that was ever seen, by UUID
+	stray   []Device        // what the last poll found without a UUID; each has an Error
+	read    bool            // there was a good poll
+	backend string          // as the last poll said, like the next three
+	driver  string
+	cuda    string
+	path    string // of the library
+	err     error  // why there is no poll since; nil while all is well, and where there is no driver
+	stats   stats
 }
 
 // gpu is a GPU that was seen.
@@ -123,24 +129,20 @@ func New(opts Options) *Collector {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	b := newBackends(opts, func() (worker, error) {
+		if len(opts.Worker) == 0 {
+			return nil, errors.New("start the NVML worker: no command given")
+		}
+		w, err := startChild(opts.Worker)
+		if err != nil {
+			return nil, err
+		}
+		w.limits = limits{start: opts.StartTimeout, attach: max(attachTime, opts.Timeout), gpu: opts.Timeout / 2}
+		return w, nil
+	})
 	return &Collector{
-		opts:      opts,
-		unbound:   unbound(),
-		nvml:      true,
-		hungRetry: hungRetry,
-		gpus:      map[string]*gpu{},
-		stats:     stats{restarts: map[string]uint64{}},
-		start: func() (worker, error) {
-			if len(opts.Worker) == 0 {
-				return nil, errors.New("start the NVML worker: no command given")
-			}
-			w, err := startChild(opts.Worker)
-			if err != nil {
-				return nil, err
-			}
-			w.limits = limits{start: opts.StartTimeout, attach: max(attachTime, opts.Timeout), gpu: opts.Timeout / 2}
-			return w, nil
-		},
+		opts: opts, unbound: b.unbound(), hungRetry: hungRetry, start: b.start, backends: b,
+		gpus: map[string]*gpu{}, stats: stats{restarts: map[string]uint64{}},
 	}
 }
 
@@ -151,6 +153,11 @@ func (c *Collector) Name() string { return "gpu" }
 // exporter.ErrNoData where there is no driver, and before the first reading; otherwise it says which GPU cannot be read,
 // or why none can.
 func (c *Collector) Update(context.Context) ([]prometheus.Metric, error) {
+	metrics, err := c.update()
+	return append(c.backends.metrics(), metrics...), err
+}
+
+func (c *Collector) update() ([]prometheus.Metric, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
@@ -189,7 +196,7 @@ func (c *Collector) Snapshot() *Snapshot {
 	if taken.IsZero() {
 		return nil
 	}
-	return &Snapshot{Taken: taken, Driver: rep.Driver, CUDA: rep.CUDA, Library: rep.Library, Devices: rep.Devices}
+	return &Snapshot{Taken: taken, Backend: c.backend, Driver: rep.Driver, CUDA: rep.CUDA, Library: rep.Library, Devices: rep.Devices}
 }
 
 // puzzle logs the odd answers about a GPU that were not logged before. They come again with every reading.
@@ -235,7 +242,7 @@ func (g *gpu) identity(err string) Device {
 	return Device{
 		Index: g.last.Index, UUID: g.last.UUID, Error: err, Lost: g.last.Lost,
 		Vendor: g.last.Vendor, Name: g.last.Name, PCIBusID: g.last.PCIBusID,
-		Serial: g.last.Serial, VBIOS: g.last.VBIOS, Arch: g.last.Arch, MIGMode: g.last.MIGMode,
+		Serial: g.last.Serial, VBIOS: g.last.VBIOS, Arch: g.last.Arch, MIGMode: g.last.MIGMode, XIDs: g.last.XIDs,
 	}
 }
 
@@ -279,6 +286,9 @@ func (c *Collector) accept(rep reply, now time.Time) {
 	c.observe(rep)
 	if rep.Driver != "" {
 		c.driver, c.cuda, c.path = rep.Driver, rep.CUDA, rep.Library
+	}
+	if rep.Backend != "" {
+		c.backend = rep.Backend
 	}
 	if rep.State != stateOK {
 		return

@@ -1,6 +1,7 @@
 package gpu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,7 +160,7 @@ func (p *poller) step(ctx context.Context) (time.Duration, error) {
 	}
 	p.c.accept(rep, time.Now())
 	if p.becomes(reading) {
-		opts.Logger.Info("reading GPUs", "gpus", len(rep.Devices), "driver", rep.Driver, "library", rep.Library)
+		opts.Logger.Info("reading GPUs", "gpus", len(rep.Devices), "backend", rep.Backend, "driver", rep.Driver, "library", rep.Library)
 	}
 	p.pass()
 	p.startTrial(ctx)
@@ -325,7 +326,7 @@ func (p *poller) absent(rep reply) (time.Duration, error) {
 
 // empty notes that the library works and finds no GPU.
 func (p *poller) empty(rep reply) (time.Duration, error) {
-	err := fmt.Errorf("%s, driver %s, works but finds no GPU: are the devices /dev/nvidia* there?", rep.Library, rep.Driver)
+	err := fmt.Errorf("%s, driver %s, works but finds no GPU: are the devices /dev/nvidia* there?", cmp.Or(rep.Library, rep.From), rep.Driver)
 	if p.c.opts.Require && !p.c.seen() {
 		return 0, fmt.Errorf("%w: %w", ErrNoGPU, err)
 	}

@@ -16,7 +16,7 @@ import (
 func selfFamilies() []exporter.Family {
 	list := []exporter.Family{
 		xidFamily, xidLastFamily, healthFamily, unhealthyFamily, collectErrorsFamily,
-		countFamily, workerUpFamily, restartsFamily, symbolFamily,
+		backendFamily, countFamily, workerUpFamily, restartsFamily, symbolFamily,
 	}
 	return list
 }
@@ -125,7 +125,7 @@ func (c *Collector) self(devices []Device, now time.Time) []prometheus.Metric {
 		add(countDesc, gauge, float64(c.stats.seen), "seen")
 		add(countDesc, gauge, float64(c.stats.expected), "expected")
 	}
-	if c.stats.present && c.nvml {
+	if c.stats.present && c.backends.mayBe(BackendNVML) {
 		add(workerUpDesc, gauge, boolean(c.stats.workerUp))
 		for _, reason := range restartReasons {
 			add(restartsDesc, counter, float64(c.stats.restarts[reason]), reason)

@@ -8,7 +8,9 @@ type reply struct {
 	State   state    // empty where the poll ended early: Devices is what was read until then
 	Error   string   // why State is not ok
 	Gone    bool     // State is failed because the driver was unloaded or replaced: a library that is opened anew may work
+	Backend string   // how GPUs are read; empty for what a worker alone says
 	Library string   // the library that was opened
+	From    string   // what was read in place of a library
 	Tried   []string // where it was looked for, when State is absent
 	Driver  string   // the driver's version
 	CUDA    string   // the newest CUDA that the driver supports
@@ -40,6 +42,7 @@ type Snapshot struct {
 	Taken   time.Time
 	Driver  string   // the driver's version
 	CUDA    string   // the newest CUDA that the driver supports, such as 12.8; empty where not known
+	Backend string   // how GPUs are read: nvml, nvidia-smi, amdgpu or sim
 	Library string   // the library that was opened; empty for other backends
 	Devices []Device // by index; those that cannot be read now have an Error
 }

@@ -71,7 +71,7 @@ func readRequests(ctx context.Context, in io.Reader, requests chan<- request) er
 // for errors of the GPUs.
 func answer(ctx context.Context, out io.Writer, requests <-chan request, open func(path string) (library, string, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{out: &lines{w: out}, ended: ctx.Done()}
+	s := &server{out: &frameWriter{w: out}, ended: ctx.Done()}
 	defer func() {
 		cancel()
 		s.watchers.Wait()
@@ -111,7 +111,7 @@ func answer(ctx context.Context, out io.Writer, requests <-chan request, open fu
 
 // server is the state of a worker.
 type server struct {
-	out   *lines
+	out   *frameWriter
 	lib   library // nil until it is open
 	path  string
 	known map[string]attached // the GPUs of the last poll by UUID
@@ -252,7 +252,7 @@ const (
 // watcher waits for errors of the GPUs, in a goroutine of its own.
 type watcher struct {
 	lib     library
-	out     *lines
+	out     *frameWriter
 	ended   <-chan struct{}
 	changed chan []string // of capacity 1: other GPUs than before are there, or are to be left out, which are these
 	settled chan struct{} // closed once it is known whether errors are reported
@@ -334,8 +334,8 @@ func (w *watcher) write(set events, skip []string) (_ []string, again bool, _ er
 	}
 }
 
-// lines writes frames, each with one call, for two goroutines.
-type lines struct {
+// frameWriter writes frames, each with one call, for two goroutines.
+type frameWriter struct {
 	mu sync.Mutex
 	w  io.Writer
 }
@@ -346,7 +346,7 @@ type writeError struct{ err error }
 func (e *writeError) Error() string { return "nvml worker: answer: " + e.err.Error() }
 func (e *writeError) Unwrap() error { return e.err }
 
-func (l *lines) write(f frame) error {
+func (l *frameWriter) write(f frame) error {
 	line, err := json.Marshal(f)
 	if err != nil && f.Device != nil { // a value that is not a number
 		f.Device = &Device{Index: f.Device.Index, UUID: f.Device.UUID, Error: err.Error()}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"flyball/exporter"
+	"flyball/exporter/gpu"
+	"flyball/rules/source"
+)
+
+// newGPUs makes the collector of GPUs of a configuration; self is this binary.
+func newGPUs(c exporter.GPU, sim *gpu.Sim, self string, log *slog.Logger) *gpu.Collector {
+	return gpu.New(gpu.Options{
+		Worker: []string{self, nvmlCommand}, Backend: c.Backend, Library: c.Library, Require: c.Require, Sim: sim,
+		Interval: time.Duration(c.Interval), SlowInterval: time.Duration(c.SlowInterval), Timeout: time.Duration(c.Timeout), Processes: c.Processes, MaxProcesses: c.MaxProcesses, Logger: log,
+	})
+}
+
+// readSim reads the description of simulated GPUs. Its faults are the error; that it cannot be read is one of the
+// configuration.
+func (l *loaded) readSim(d *source.Decoder, dir string) error {
+	c := &l.Exporter.GPU
+	if c.Sim == "" || c.Backend != gpu.BackendSim {
+		return nil
+	}
+	if !filepath.IsAbs(c.Sim) {
+		c.Sim = filepath.Join(dir, c.Sim)
+	}
+	var err error
+	l.sim, err = gpu.ReadSim(c.Sim)
+	if _, inFile := errors.AsType[source.Errors](err); inFile {
+		return err
+	}
+	if err != nil {
+		d.FaultAt("exporter.gpu.sim", 0, "%s", err)
+	}
+	return nil
+}

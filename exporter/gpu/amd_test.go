@@ -1,0 +1,111 @@
+package gpu
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+// unpack writes the files of an archive into a directory of their own.
+func unpack(t *testing.T, name string) string {
+	t.Helper()
+	archive, err := txtar.ParseFile(filepath.Join("testdata", "amd", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, f := range archive.Files {
+		path := filepath.Join(dir, filepath.FromSlash(f.Name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, f.Data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestAMD reads what real cards have in sysfs.
+func TestAMD(t *testing.T) {
+	for _, name := range []string{"vega56", "mi250"} {
+		t.Run(name, func(t *testing.T) {
+			lines, logger := newLog()
+			c := New(Options{Backend: BackendAMDGPU, SysPath: unpack(t, name+".txtar"), Logger: logger, Interval: time.Hour})
+			run(t, c)
+			lines.await(t, "backend=amdgpu")
+			lines.await(t, "reading GPUs")
+			golden(t, "amd_"+name+".json", devicesJSON(t, c.Snapshot().Devices))
+			golden(t, "amd_"+name+".prom", scrape(t, c))
+		})
+	}
+}
+
+func TestAMDAbsent(t *testing.T) {
+	dir := t.TempDir()
+	_, err := amd{sys: dir}.read(t.Context())
+	if absent, ok := errors.AsType[*absentError](err); !ok || !strings.HasSuffix(absent.tried[0], "drm: there is none") {
+		t.Errorf("read: %v, want that there is no directory", err)
+	}
+	sys := unpack(t, "vega56.txtar")
+	if err := os.WriteFile(filepath.Join(sys, "class/drm/card0/device/uevent"), []byte("DRIVER=vfio-pci\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = amd{sys: sys}.read(t.Context())
+	if absent, ok := errors.AsType[*absentError](err); !ok || !strings.Contains(absent.tried[0], "no GPU of the driver amdgpu") {
+		t.Errorf("read: %v, want that there is no GPU", err)
+	}
+}
+
+// TestAMDUnreadable: a file that cannot be read is the GPU's error; its fellows are read.
+func TestAMDUnreadable(t *testing.T) {
+	sys := unpack(t, "mi250.txtar")
+	path := filepath.Join(sys, "class/drm/card10/device/gpu_busy_percent")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o755); err != nil { // reading it is an error of its own kind (EISDIR)
+		t.Fatal(err)
+	}
+	got, err := amd{sys: sys}.read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range got.Devices {
+		if bad := i == 2; (d.Error != "") != bad || bad && !strings.Contains(d.Error, "gpu_busy_percent") || d.UUID == "" {
+			t.Errorf("GPU %d (%s): %q", i, d.UUID, d.Error)
+		}
+	}
+}
+
+// TestAMDHangs: a file that is not answered costs one reading, however often it is tried.
+func TestAMDHangs(t *testing.T) {
+	sys := unpack(t, "vega56.txtar")
+	path := filepath.Join(sys, "class/drm/card0/device/gpu_busy_percent")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w := readerWorker{&reader{name: BackendAMDGPU, backend: amd{sys: sys}}}
+	for _, want := range []string{"no answer within 50ms", "has not ended, and no other is begun"} {
+		if _, err := w.poll(t.Context(), request{}, 50*time.Millisecond); !errors.Is(err, errTimeout) || !strings.Contains(err.Error(), want) {
+			t.Errorf("poll: %v, want %q", err, want)
+		}
+	}
+	gone := w.kill()
+	writer, err := os.OpenFile(path, os.O_WRONLY, 0) // it is answered after all
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer.WriteString("17\n")
+	writer.Close()
+	<-gone
+}
