@@ -14,34 +14,28 @@ import (
 // selfFamilies are the families of what is known about the GPUs beside what is read of them: their errors, and how the
 // reading goes.
 func selfFamilies() []exporter.Family {
-	list := []exporter.Family{
-		xidFamily, xidLastFamily, healthFamily, unhealthyFamily, collectErrorsFamily,
+	return []exporter.Family{
+		xidFamily.Family, xidLastFamily.Family, healthFamily.Family, unhealthyFamily.Family, collectErrorsFamily.Family,
 		backendFamily, countFamily, workerUpFamily, restartsFamily, symbolFamily,
 	}
-	return list
 }
 
 var (
-	xidFamily = exporter.Family{
-		Name: "flyball_gpu_xid_errors_total", Type: "counter", Collector: "gpu", Labels: []string{"uuid", "gpu", "xid", "class"},
-		Help: "Errors that the driver reported for the GPU (XIDs) since flyball first saw it, by number and by what they call for: app (the application), hardware, nvlink, info. Known bad numbers start at 0.",
-	}
-	xidLastFamily = exporter.Family{
-		Name: "flyball_gpu_xid_last_timestamp_seconds", Type: "gauge", Collector: "gpu", Labels: []string{"uuid", "gpu", "xid", "class"},
-		Help: "When the driver last reported this error (XID) for the GPU, as seconds since 1970. Absent where it has not yet.",
-	}
-	healthFamily = exporter.Family{
-		Name: "flyball_gpu_health", Type: "gauge", Collector: "gpu", Labels: []string{"uuid", "gpu"},
-		Help: "Whether nothing known speaks against the GPU (1), or one of flyball_gpu_unhealthy_reason does (0).",
-	}
-	unhealthyFamily = exporter.Family{
-		Name: "flyball_gpu_unhealthy_reason", Type: "gauge", Collector: "gpu", Labels: []string{"uuid", "gpu", "reason"},
-		Help: "Whether this speaks against the GPU (1) or not (0): lost (it was seen and cannot be read), xid (an XID of class hardware in the last hour), ecc_uncorrected (since the driver was loaded), remap_failure, recovery_action (the driver asks for a reset or a reboot). Absent where it cannot be told.",
-	}
-	collectErrorsFamily = exporter.Family{
-		Name: "flyball_gpu_collect_errors_total", Type: "counter", Collector: "gpu", Labels: []string{"uuid", "gpu", "reason"},
-		Help: "Attempts to read the GPU that came to nothing: timeout (it hung), crash and missing_symbol (the library ended the worker over it), lost (the driver has given it up), gone (not listed any more), error (any other).",
-	}
+	xidFamily = counter("xid_errors_total",
+		"Errors that the driver reported for the GPU (XIDs) since flyball first saw it, by number and by what they call for: app (the application), hardware, nvlink, info. Known bad numbers start at 0.",
+		nil, "xid", "class")
+	xidLastFamily = gauge("xid_last_timestamp_seconds",
+		"When the driver last reported this error (XID) for the GPU, as seconds since 1970. Absent where it has not yet.",
+		nil, "xid", "class")
+	healthFamily = gauge("health",
+		"Whether nothing known speaks against the GPU (1), or one of flyball_gpu_unhealthy_reason does (0).",
+		nil)
+	unhealthyFamily = gauge("unhealthy_reason",
+		"Whether this speaks against the GPU (1) or not (0): lost (it was seen and cannot be read), xid (an XID of class hardware in the last hour), ecc_uncorrected (since the driver was loaded), remap_failure, recovery_action (the driver asks for a reset or a reboot). Absent where it cannot be told.",
+		nil, "reason")
+	collectErrorsFamily = counter("collect_errors_total",
+		"Attempts to read the GPU that came to nothing: timeout (it hung), crash and missing_symbol (the library ended the worker over it), lost (the driver has given it up), gone (not listed any more), error (any other).",
+		nil, "reason")
 	countFamily = exporter.Family{
 		Name: "flyball_gpus", Type: "gauge", Collector: "gpu", Labels: []string{"state"},
 		Help: "GPUs that the driver lists now (seen), readable or not, and the most that it listed since flyball started (expected).",
@@ -59,11 +53,8 @@ var (
 		Help: "Functions of NVML that are used and that the installed driver lacks; always 1. What they would tell is absent.",
 	}
 
-	xidDesc, xidLastDesc         = desc(xidFamily), desc(xidLastFamily)
-	healthDesc, unhealthyDesc    = desc(healthFamily), desc(unhealthyFamily)
-	collectErrorsDesc, countDesc = desc(collectErrorsFamily), desc(countFamily)
-	workerUpDesc, restartsDesc   = desc(workerUpFamily), desc(restartsFamily)
-	symbolDesc                   = desc(symbolFamily)
+	countDesc, workerUpDesc  = desc(countFamily), desc(workerUpFamily)
+	restartsDesc, symbolDesc = desc(restartsFamily), desc(symbolFamily)
 )
 
 func desc(f exporter.Family) *prometheus.Desc {
@@ -92,41 +83,42 @@ func (s *stats) miss(symbols ...string) {
 
 // self returns the metrics of selfFamilies. The devices are those of view.
 func (c *Collector) self(devices []Device, now time.Time) []prometheus.Metric {
-	var list []prometheus.Metric
-	add := func(desc *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
-		list = append(list, prometheus.MustNewConstMetric(desc, kind, v, labels...))
-	}
-	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
+	var page page
 	for i := range devices {
 		d := &devices[i]
 		g := c.gpus[d.UUID]
 		if g == nil {
 			continue
 		}
-		index := strconv.Itoa(d.Index)
+		labels := owner(d.UUID, d.Index)
 		for _, x := range d.XIDs {
 			number, class := strconv.FormatUint(x.Number, 10), xidClass(x.Number)
-			add(xidDesc, counter, float64(x.Count), d.UUID, index, number, class)
+			page.add(xidFamily, labels, float64(x.Count), number, class)
 			if x.Count > 0 {
-				add(xidLastDesc, gauge, float64(x.Last.UnixMilli())/1000, d.UUID, index, number, class)
+				page.add(xidLastFamily, labels, float64(x.Last.UnixMilli())/1000, number, class)
 			}
 		}
 		well := true
 		for _, j := range judge(d, now) {
-			add(unhealthyDesc, gauge, boolean(j.holds), d.UUID, index, j.reason)
+			page.add(unhealthyFamily, labels, ratio(j.holds), j.reason)
 			well = well && !j.holds
 		}
-		add(healthDesc, gauge, boolean(well), d.UUID, index)
+		page.add(healthFamily, labels, ratio(well))
 		for _, reason := range collectReasons {
-			add(collectErrorsDesc, counter, float64(g.errors[reason]), d.UUID, index, reason)
+			page.add(collectErrorsFamily, labels, float64(g.errors[reason]), reason)
 		}
 	}
+	list := page.metrics
+	add := func(desc *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		list = append(list, prometheus.MustNewConstMetric(desc, kind, v, labels...))
+	}
+	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
 	if c.stats.expected > 0 {
 		add(countDesc, gauge, float64(c.stats.seen), "seen")
 		add(countDesc, gauge, float64(c.stats.expected), "expected")
 	}
 	if c.stats.present && c.backends.mayBe(BackendNVML) {
-		add(workerUpDesc, gauge, boolean(c.stats.workerUp))
+		add(workerUpDesc, gauge, ratio(c.stats.workerUp))
 		for _, reason := range restartReasons {
 			add(restartsDesc, counter, float64(c.stats.restarts[reason]), reason)
 		}
@@ -135,11 +127,4 @@ func (c *Collector) self(devices []Device, now time.Time) []prometheus.Metric {
 		}
 	}
 	return list
-}
-
-func boolean(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
