@@ -13,6 +13,9 @@ type Config struct {
 	Collectors Collectors     `yaml:"collectors"`
 	Timeout    model.Duration `yaml:"timeout"` // the longest that one collector may take at a scrape
 	GPU        GPU            `yaml:"gpu"`
+
+	Compat              string `yaml:"compat"`                // CompatNone, which empty stands for, or CompatDCGM
+	CompatHostnameLabel string `yaml:"compat_hostname_label"` // of CompatDCGM: Hostname, which empty stands for, or hostname
 }
 
 // Collectors says which collectors run.
@@ -49,5 +52,6 @@ func (c Config) Validate() error {
 	if c.GPU.Require && !c.Collectors.GPU {
 		faults = append(faults, errors.New("gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing"))
 	}
+	faults = append(faults, c.validateCompat())
 	return errors.Join(faults...)
 }

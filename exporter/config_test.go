@@ -33,6 +33,36 @@ func TestConfig(t *testing.T) {
 gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing`,
 		},
 		{
+			name: "names of DCGM",
+			yaml: "{compat: dcgm, compat_hostname_label: hostname}",
+			want: func() Config {
+				c := DefaultConfig()
+				c.Compat, c.CompatHostnameLabel = CompatDCGM, "hostname"
+				return c
+			}(),
+		},
+		{
+			name: "names of DCGM, every fault",
+			yaml: "{compat: dcgm, compat_hostname_label: host, collectors: {gpu: false}}",
+			want: func() Config {
+				c := DefaultConfig()
+				c.Compat, c.CompatHostnameLabel, c.Collectors.GPU = CompatDCGM, "host", false
+				return c
+			}(),
+			fault: `compat: dcgm has nothing to show while collectors.gpu is false
+compat_hostname_label: "host" is not a label that dcgm-exporter has: expected Hostname or hostname`,
+		},
+		{
+			name: "names of somebody else",
+			yaml: "{compat: rocm}",
+			want: func() Config {
+				c := DefaultConfig()
+				c.Compat = "rocm"
+				return c
+			}(),
+			fault: `compat: "rocm" is not known: expected none or dcgm`,
+		},
+		{
 			name:  "no time at all",
 			yaml:  "{timeout: 0s}",
 			want:  Config{Collectors: DefaultConfig().Collectors},

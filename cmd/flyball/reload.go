@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -30,6 +31,7 @@ type live struct {
 	deciders
 	proxy  *batchproxy.Proxy // nil where this process has none
 	gpus   *gpu.Collector    // nil where it has none
+	dcgm   http.Handler      // the GPUs under dcgm-exporter's names; nil where that is not asked for
 	remote *remote.Client    // nil where the store answers all
 }
 
@@ -105,7 +107,7 @@ func (a *app) loadAgain(ctx context.Context) error {
 // prepare has every part check its share of a configuration.
 func (a *app) prepare(l *loaded) (n *next, err error) {
 	now := a.live.Load()
-	n = &next{live: live{loaded: l, proxy: now.proxy, gpus: now.gpus}}
+	n = &next{live: live{loaded: l, proxy: now.proxy, gpus: now.gpus, dcgm: now.dcgm}}
 	if a.processes != nil {
 		if n.processes, err = a.processes.Prepare(l.Actuators.Process); err != nil {
 			return nil, fmt.Errorf("actuators.process: %w", err)
@@ -125,6 +127,7 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 		if n.exporter, n.gpus, err = a.newExporter(l.Exporter); err != nil {
 			return nil, fmt.Errorf("exporter: %w", err)
 		}
+		n.dcgm = newDCGMPage(l.Exporter, n.gpus)
 	}
 	switch {
 	case a.proxyListener != nil:
