@@ -14,6 +14,6 @@
 //	completion.go, man.go, help.go   what helps at a prompt, made from the command line itself
 //	web/        the page and the API
 //
-// Two hidden commands are for flyball itself: supervise holds one replica (actuators/process), nvml-worker makes the NVML
-// calls (exporter/gpu). Both are this binary, started again, and end when their parent's pipe closes.
+// Three hidden commands are for flyball itself: supervise holds one replica (actuators/process), nvml-worker makes the NVML
+// calls (exporter/gpu), nvml-probe those of probe gpu. All are this binary, started again, and end when their parent's pipe closes.
 package main

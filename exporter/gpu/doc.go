@@ -27,6 +27,8 @@
 // What a GPU does not support has no series; nothing is ever published as 0 for want of a value. A snapshot older than
 // three intervals is not published either: then flyball_gpu_up is 0 for every GPU and the rest is gone.
 //
+// What a machine has and lacks of this, and how long the driver takes for each call, is what [Probe] finds out.
+//
 // # Machines without a GPU
 //
 // Without the library or the driver there is one log line, which says where was looked, and no series; it is looked for
