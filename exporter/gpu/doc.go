@@ -13,18 +13,36 @@
 //	go c.Run(ctx)                                   // owned by the caller's errgroup
 //	e, err := exporter.New(exporter.Options{}, c)
 //
-// The series; every one but the first two carries just uuid and gpu (the index), so the rest is joined from
-// flyball_gpu_info with * on (uuid) group_left (name):
+// # What is published
 //
-//	flyball_gpu_info{uuid,gpu,vendor,name,driver_version,pci_bus_id}  1
-//	flyball_gpu_up{uuid,gpu}                           0 when a GPU seen before cannot be read now
-//	flyball_gpu_utilization_ratio                      share of time in which any kernel ran: busy, not full
-//	flyball_gpu_memory_bandwidth_utilization_ratio     share of time in which memory was read or written
-//	flyball_gpu_memory_{total,used,free}_bytes         used without what the driver reserves, where it tells them apart
-//	flyball_gpu_power_watts, flyball_gpu_energy_joules_total
-//	flyball_gpu_temperature_celsius{sensor}, flyball_gpu_clock_hertz{domain}
+// [Families] has each with its labels and what it means; names start with flyball_gpu_. Every series has the labels uuid
+// and gpu (the index); what else is known of the GPU is joined from flyball_gpu_info with * on (uuid) group_left (name).
 //
-// What a GPU does not support has no series; nothing is ever published as 0 for want of a value. A snapshot older than
+//	what it is     info up
+//	use            utilization_ratio memory_bandwidth_utilization_ratio encoder_utilization_ratio decoder_utilization_ratio
+//	memory         memory_total_bytes memory_used_bytes memory_free_bytes memory_reserved_bytes
+//	power          power_watts power_limit_watts energy_joules_total
+//	heat, clocks   temperature_celsius temperature_threshold_celsius fan_speed_ratio clock_hertz clock_max_hertz pstate
+//	why it is slow clock_event_active clock_event_seconds_total
+//	errors         ecc_errors_total remapped_rows_total row_remap_pending row_remap_failure retired_pages recovery_action
+//	PCIe           pcie_tx_bytes_total pcie_rx_bytes_total pcie_replay_total pcie_link_generation pcie_link_width
+//	NVLink         nvlink_tx_bytes_total nvlink_rx_bytes_total nvlink_errors_total nvlink_up
+//	activity       graphics_active_ratio sm_active_ratio tensor_active_ratio dram_active_ratio fp16_active_ratio
+//	               fp32_active_ratio fp64_active_ratio sm_occupancy_ratio
+//	MIG            mig_info mig_memory_total_bytes mig_memory_used_bytes mig_memory_free_bytes mig_memory_reserved_bytes
+//	               mig_sm_active_ratio mig_tensor_active_ratio mig_dram_active_ratio
+//	processes      process_memory_bytes process_sm_utilization_ratio process_dropped
+//
+// utilization_ratio tells that a kernel ran, not that the GPU was full: where there is sm_active_ratio (Hopper and later),
+// that is the better measure. Activity is that between two readings, so there is none at the first, and a slow reading of an
+// instance of MIG has the mean over the time since the one before. Processes are read only where asked for: the call is the
+// dearest of all, and their series come and go.
+//
+// The driver tells bytes over PCIe by counters that wrap, energy since it was loaded, and the seconds of clock events in
+// nanoseconds. nvmlDeviceGetPcieThroughput, which blocks for 20 ms, is never called.
+//
+// What GPU or driver do not support has no series; nothing is ever published as 0 for want of a value. An odd answer about
+// one value that is not vital, an unknown error of NVLink, costs that value alone; a lost GPU costs its own. A snapshot older than
 // three intervals is not published either: then flyball_gpu_up is 0 for every GPU and the rest is gone.
 //
 // What a machine has and lacks of this, and how long the driver takes for each call, is what [Probe] finds out.
@@ -38,6 +56,11 @@
 //
 // The library is the one of Options.Library; else the one of $FLYBALL_NVML_LIBRARY; else libnvidia-ml.so.1 as the loader
 // finds it, where NVIDIA's GPU operator puts it, and where WSL has it.
+//
+// # Old drivers
+//
+// Every function of NVML is looked up before it is called the first time, as calling one that is not there ends the
+// process. [Symbols] lists them. What a missing one would tell is read by the older way, or is absent.
 //
 // # Building and running
 //

@@ -295,7 +295,7 @@ func TestGPULeaves(t *testing.T) {
 	c.accept(gpus(0), time.Now())
 	lines.await(t, "GPU-1")
 	want := `flyball_collector_success{collector="gpu"} 0
-flyball_gpu_info{driver_version="570.1",gpu="0",name="H100",pci_bus_id="",uuid="GPU-0",vendor="nvidia"} 1
+flyball_gpu_info{arch="",cuda_version="",driver_version="570.1",gpu="0",mig_mode="",name="H100",pci_bus_id="",serial="",uuid="GPU-0",vbios="",vendor="nvidia"} 1
 flyball_gpu_up{gpu="0",uuid="GPU-0"} 1
 flyball_gpu_up{gpu="1",uuid="GPU-1"} 0
 `

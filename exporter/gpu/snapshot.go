@@ -18,6 +18,7 @@ type reply struct {
 	Driver  string   `json:"driver,omitempty"`  // the driver's version
 	CUDA    string   `json:"cuda,omitempty"`    // the newest CUDA that the driver supports
 	Devices []Device `json:"devices,omitempty"` // by index
+	Missing []string `json:"missing,omitempty"` // symbols that the library lacks; what they would have told is absent
 }
 
 // state is how a poll went.
@@ -76,7 +77,7 @@ type Device struct {
 	RowRemapPending *bool             `json:"row_remap_pending,omitempty"`
 	RowRemapFailure *bool             `json:"row_remap_failure,omitempty"`
 	RetiredPages    map[string]uint64 `json:"retired_pages,omitempty"`   // by cause: single_bit, double_bit, pending
-	RecoveryAction  *int              `json:"recovery_action,omitempty"` // 0 none, 1 reset, 2 reboot, 3 drain P2P, 4 drain and reset
+	RecoveryAction  *int              `json:"recovery_action,omitempty"` // 0 none, 1 reset the GPU, 2 reboot, 3 drain P2P, 4 drain and reset, 5 recover the IMEX domain, 6 reset the bus, 7 reboot the system
 
 	PCIe      *PCIe              `json:"pcie,omitempty"`
 	NVLink    *NVLink            `json:"nvlink,omitempty"`    // nil where the GPU has no links
@@ -85,6 +86,10 @@ type Device struct {
 	Instances []Instance         `json:"instances,omitempty"` // of MIG
 	Processes []Process          `json:"processes,omitempty"` // read only where asked for
 	XIDs      []XID              `json:"xids,omitempty"`      // since flyball first saw the GPU; filled in by the parent
+
+	ProcessesDropped int      `json:"processes_dropped,omitempty"` // how many are left out of Processes: those with the least memory
+	Faults           []string `json:"faults,omitempty"`            // odd answers about single values, which are left out; the rest was read
+	Unsupported      []string `json:"unsupported,omitempty"`       // what is absent and why, only where asked for
 }
 
 // Memory is memory in bytes.

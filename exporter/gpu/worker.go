@@ -112,88 +112,24 @@ func read(lib library) (reply, error) {
 	if err != nil && !errors.Is(err, errUnsupported) {
 		return reply{}, fmt.Errorf("driver version: %w", err)
 	}
+	cuda, err := lib.CUDAVersion()
+	if unexpected(err) {
+		return reply{}, fmt.Errorf("CUDA version: %w", err)
+	}
 	n, err := lib.DeviceCount()
 	if err != nil {
 		return reply{}, fmt.Errorf("count GPUs: %w", err)
 	}
-	rep := reply{Driver: driver}
+	rep := reply{Driver: driver, CUDA: cuda}
 	for i := range n {
 		d := Device{Index: i}
-		if err := readDevice(lib, &d); errors.Is(err, errDriverGone) {
+		if err := readDevice(lib, &d, tierStatic|tierFast|tierSlow); errors.Is(err, errDriverGone) {
 			return reply{}, fmt.Errorf("GPU %d: %w", i, err)
 		} else if err != nil {
 			d.Error = err.Error()
 		}
 		rep.Devices = append(rep.Devices, d)
 	}
+	rep.Missing = lib.Missing()
 	return rep, nil
 }
-
-// readDevice fills in d. It stops at the first error that is not errUnsupported: such a GPU is lost, mostly until the
-// machine is started again, and another worker would not find it either.
-func readDevice(lib library, d *Device) error {
-	dev, err := lib.Device(d.Index)
-	if err != nil {
-		return err
-	}
-	if d.UUID, err = dev.UUID(); err != nil {
-		return err
-	}
-	if d.Name, err = dev.Name(); unexpected(err) {
-		return err
-	}
-	if d.PCIBusID, err = dev.PCIBusID(); unexpected(err) {
-		return err
-	}
-
-	gpu, memory, err := dev.Utilization()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Utilization, d.MemoryUtilization = &gpu, &memory
-	}
-	m, err := dev.Memory()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Memory = &m
-	}
-	power, err := dev.Power()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Power = &power
-	}
-	energy, err := dev.Energy()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Energy = &energy
-	}
-	celsius, err := dev.Temperature()
-	if unexpected(err) {
-		return err
-	}
-	if err == nil {
-		d.Temperature = map[string]float64{"gpu": celsius}
-	}
-	for _, domain := range domains {
-		hertz, err := dev.Clock(domain)
-		if unexpected(err) {
-			return err
-		}
-		if err == nil {
-			if d.Clock == nil {
-				d.Clock = map[string]float64{}
-			}
-			d.Clock[domain] = hertz
-		}
-	}
-	return nil
-}
-
-func unexpected(err error) bool { return err != nil && !errors.Is(err, errUnsupported) }

@@ -20,12 +20,16 @@ type fakeLibrary struct {
 }
 
 func (l fakeLibrary) DriverVersion() (string, error) { return "570.1", l.err }
+func (l fakeLibrary) CUDAVersion() (string, error)   { return "", errUnsupported }
+func (l fakeLibrary) Events() (events, error)        { return nil, errUnsupported }
+func (l fakeLibrary) Missing() []string              { return nil }
 func (l fakeLibrary) DeviceCount() (int, error)      { return len(l.devices), l.err }
 func (l fakeLibrary) Close() error                   { return l.err }
 
 func (l fakeLibrary) Device(i int) (device, error) { return l.devices[i], l.err }
 
 type fakeDevice struct {
+	bareDevice
 	uuid    string
 	uuidErr error
 	power   float64

@@ -1,0 +1,81 @@
+//go:build linux && cgo
+
+package gpu
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+)
+
+// nvmlEvents is a set of events of the GPUs.
+type nvmlEvents struct {
+	library *nvmlLibrary
+	set     nvml.EventSet
+	uuids   map[nvml.Device]string
+}
+
+// Events leaves out GPUs that do not report errors or cannot be read. The error wraps errUnsupported where none is left.
+func (l *nvmlLibrary) Events() (events, error) {
+	const create, register = "nvmlEventSetCreate", "nvmlDeviceRegisterEvents"
+	if err := l.hasAll(create, register, "nvmlEventSetFree"); err != nil {
+		return nil, err
+	}
+	if err := l.hasOne("nvmlEventSetWait_v2", "nvmlEventSetWait"); err != nil {
+		return nil, err
+	}
+	n, err := l.DeviceCount()
+	if err != nil {
+		return nil, err
+	}
+	set, ret := l.nvml.EventSetCreate()
+	if err := l.check(create, ret); err != nil {
+		return nil, err
+	}
+	e := &nvmlEvents{library: l, set: set, uuids: map[nvml.Device]string{}}
+	var faults []error
+	for i := range n {
+		handle, ret := l.nvml.DeviceGetHandleByIndex(i)
+		if err := l.check("nvmlDeviceGetHandleByIndex", ret); err != nil {
+			faults = append(faults, fmt.Errorf("GPU %d: %w", i, err))
+			continue
+		}
+		uuid, err := nvmlDevice{library: l, device: handle}.UUID()
+		if err == nil {
+			err = l.check(register, handle.RegisterEvents(nvml.EventTypeXidCriticalError, set))
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("GPU %d: %w", i, err))
+			continue
+		}
+		e.uuids[handle] = uuid
+	}
+	if len(e.uuids) == 0 {
+		_ = e.Close()
+		return nil, errors.Join(append(faults, fmt.Errorf("no GPU reports errors: %w", errUnsupported))...)
+	}
+	return e, nil
+}
+
+func (e *nvmlEvents) Wait(timeout time.Duration) (event, bool, error) {
+	data, ret := e.set.Wait(uint32(timeout.Milliseconds()))
+	if ret == nvml.ERROR_TIMEOUT {
+		return event{}, false, nil
+	}
+	if err := e.library.check("nvmlEventSetWait", ret); err != nil {
+		return event{}, false, err
+	}
+	if data.EventType != nvml.EventTypeXidCriticalError {
+		return event{}, false, nil
+	}
+	return event{
+		UUID: e.uuids[data.Device], XID: data.EventData,
+		GI: instanceID(data.GpuInstanceId), CI: instanceID(data.ComputeInstanceId),
+	}, true, nil
+}
+
+func (e *nvmlEvents) Close() error {
+	return e.library.check("nvmlEventSetFree", e.set.Free())
+}
