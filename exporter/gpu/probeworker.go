@@ -127,6 +127,7 @@ var probeArguments = map[string][]any{
 	"ClockMax":       {"sm"},
 	"ECC":            {"corrected", "volatile"},
 	"FanSpeed":       {0},
+	"Fields":         {[]field{{id: fieldMemoryTemp}}},
 	"NVLinkErrors":   {0, "crc_flit"},
 	"NVLinkUp":       {0},
 	"PCIeGeneration": {"current"},
