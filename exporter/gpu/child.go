@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,26 +18,54 @@ import (
 
 // child is a worker process as its parent sees it. It is used by one goroutine.
 type child struct {
-	cmd    *exec.Cmd
-	stdin  io.WriteCloser
-	stderr said
-	lines  chan []byte   // of its standard output; closed at its end
-	killed chan struct{} // closed by kill
-	gone   chan struct{} // closed once the process has ended and was reaped
-	exit   error         // how it ended; to be read once gone is closed
+	limits  limits
+	cmd     *exec.Cmd
+	stdin   io.WriteCloser
+	stderr  said
+	frames  chan received // of its standard output; closed at its end
+	killed  chan struct{} // closed by kill
+	gone    chan struct{} // closed once the process has ended and was reaped
+	exit    error         // how it ended; to be read once gone is closed
+	opened  bool          // it has answered once, so the library is open
+	devices map[string]Device
+	reached map[int]bool // by index: it has got hold of the GPU before
+	count   int          // of GPUs, as it said last
+
+	mu     sync.Mutex
+	events []xidEvent // since the last poll
 }
 
-// errTimeout says that a worker did not answer in time.
-var errTimeout = errors.New("no answer")
+// limits are how long a worker may take for one step of a poll; the zero value sets none, and only the whole poll has one.
+type limits struct {
+	start  time.Duration // to open the library; to get hold of a GPU too, where the request is patient
+	attach time.Duration // to get hold of a GPU for the first time: without the persistence daemon, that initialises it
+	gpu    time.Duration // to read a GPU
+}
+
+// received is a frame, or why there is none.
+type received struct {
+	frame frame
+	err   error
+}
+
+var (
+	// errTimeout says that a worker did not answer in time.
+	errTimeout = errors.New("no answer")
+	// errEnded says that a worker ended.
+	errEnded = errors.New("the worker ended")
+)
 
 // startChild starts a worker. The goroutine that reads from it ends with the process.
 func startChild(argv []string) (*child, error) {
 	c := &child{
-		cmd:    exec.Command(argv[0], argv[1:]...),
-		lines:  make(chan []byte),
-		killed: make(chan struct{}),
-		gone:   make(chan struct{}),
+		cmd:     exec.Command(argv[0], argv[1:]...),
+		frames:  make(chan received),
+		killed:  make(chan struct{}),
+		gone:    make(chan struct{}),
+		devices: map[string]Device{},
+		reached: map[int]bool{},
 	}
+	c.cmd.Path = image(c.cmd.Path)
 	c.cmd.Stderr = &c.stderr
 	var err error
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
@@ -55,63 +86,174 @@ func startChild(argv []string) (*child, error) {
 	return c, nil
 }
 
-// read hands on lines until the process ends its output. After kill they are thrown away.
+// image returns what to start for the program with the path. Where that is this program, it is the file that this process
+// was started from, even if an upgrade has put another in its place meanwhile or removed it: the two need not speak the
+// same protocol.
+func image(path string) string {
+	const running = "/proc/self/exe"
+	if self, err := os.Executable(); err != nil || self != path || runtime.GOOS != "linux" {
+		return path
+	}
+	if _, err := os.Stat(running); err != nil {
+		return path
+	}
+	return running
+}
+
+// read hands on frames until the process ends its output. After kill they are thrown away.
 func (c *child) read(stdout io.Reader) {
-	defer close(c.lines)
+	defer close(c.frames)
 	scanner := bufio.NewScanner(stdout)
 	scanner.Buffer(nil, maxLine)
 	for scanner.Scan() {
+		f, err := decodeFrame(scanner.Bytes())
+		if err == nil && f.Kind == kindEvent {
+			c.note(xidEvent{event: *f.Event, At: f.At})
+			continue
+		}
 		select {
-		case c.lines <- []byte(scanner.Text()):
+		case c.frames <- received{f, err}:
 		case <-c.killed:
 		}
+		if err != nil {
+			break
+		}
 	}
-	_, _ = io.Copy(io.Discard, stdout) // after a line that was too long
+	_, _ = io.Copy(io.Discard, stdout) // after a line that was too long or made no sense
 }
 
-// poll asks once and waits for the answer, at most for timeout. After an error the child is of no more use.
+// note keeps an event for the next poll.
+func (c *child) note(e xidEvent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.events) < maxEvents {
+		c.events = append(c.events, e)
+	}
+}
+
+// noted returns the events since the last call.
+func (c *child) noted() []xidEvent {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	events := c.events
+	c.events = nil
+	return events
+}
+
+// poll asks once and waits for the answer, at most for timeout and for each of its steps at most as the limits say. Beside
+// an error, which is a *failure or that of ctx, the reply has what came before it. After an error the child is of no more
+// use.
 func (c *child) poll(ctx context.Context, req request, timeout time.Duration) (reply, error) {
+	rep := reply{Seq: req.Seq}
+	err := c.exchange(ctx, req, timeout, &rep)
+	rep.Events = c.noted()
+	return rep, err
+}
+
+func (c *child) exchange(ctx context.Context, req request, timeout time.Duration, rep *reply) error {
 	line, err := json.Marshal(req)
 	if err != nil {
-		return reply{}, err
+		return err
 	}
 	c.stderr.reset()
 	if _, err := c.stdin.Write(append(line, '\n')); err != nil {
-		return reply{}, c.ended(err)
+		return c.ended(nil, err)
 	}
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	select {
-	case line, ok := <-c.lines:
-		if !ok {
-			return reply{}, c.ended(io.ErrUnexpectedEOF)
+	whole := time.NewTimer(timeout)
+	defer whole.Stop()
+	limit := c.limits.gpu // of the step
+	if !c.opened {
+		limit = c.limits.start
+	}
+	step := time.NewTimer(limit)
+	defer step.Stop()
+	var at *place // the GPU that is being read
+	for {
+		expired := step.C
+		if limit == 0 {
+			expired = nil
 		}
-		return decode(line, req.Seq)
-	case <-timer.C:
-		return reply{}, fmt.Errorf("NVML worker: %w within %s", errTimeout, timeout)
-	case <-ctx.Done():
-		return reply{}, ctx.Err()
+		select {
+		case r, ok := <-c.frames:
+			if !ok {
+				return c.ended(at, io.ErrUnexpectedEOF)
+			}
+			if r.err == nil && r.frame.Seq != req.Seq {
+				r.err = fmt.Errorf("answer %d to request %d", r.frame.Seq, req.Seq)
+			}
+			if r.err != nil {
+				return &failure{reason: reasonError, err: r.err}
+			}
+			c.opened = true
+			done, err := c.take(r.frame, rep, &at)
+			if done || err != nil {
+				return err
+			}
+			limit = c.limits.gpu
+			if at != nil && !c.reached[at.index] {
+				limit = c.limits.attach
+				if req.patient {
+					limit = c.limits.start
+				}
+			}
+			step.Reset(limit)
+		case <-expired:
+			return &failure{reason: reasonTimeout, gpu: at, err: fmt.Errorf("%w within %s", errTimeout, limit)}
+		case <-whole.C:
+			if limit != 0 {
+				at = nil // it is slow, but it had not used up its own time: nothing says that it hangs
+			}
+			return &failure{reason: reasonTimeout, gpu: at, err: fmt.Errorf("%w within %s", errTimeout, timeout)}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
-// decode reads the answer to the request with the number seq.
-func decode(line []byte, seq uint64) (reply, error) {
-	var rep reply
-	if err := json.Unmarshal(line, &rep); err != nil {
-		return reply{}, fmt.Errorf("NVML worker: answer: %w", err)
+// take adds a frame to the reply and reports whether it was the last. at becomes the GPU that comes next.
+func (c *child) take(f frame, rep *reply, at **place) (done bool, err error) {
+	switch f.Kind {
+	case kindBegin:
+		rep.Library, rep.Driver, rep.CUDA, c.count = f.Library, f.Driver, f.CUDA, f.Count
+	case kindNext:
+		*at = &place{f.Index, c.count, f.UUID, f.PCIBusID}
+		if f.UUID != "" {
+			c.reached[f.Index] = true
+		}
+	case kindDevice:
+		*at = nil
+		if len(rep.Devices) == maxGPUs {
+			return false, &failure{reason: reasonError, err: fmt.Errorf("answer: more than %d GPUs", maxGPUs)}
+		}
+		d := *f.Device
+		if d.Error == "" {
+			d = merge(c.devices[d.UUID], d, f.Read)
+			c.devices[d.UUID] = d
+		}
+		rep.Devices = append(rep.Devices, d)
+	case kindSkipped:
+		*at = nil
+		if len(rep.Skipped) == maxGPUs {
+			return false, &failure{reason: reasonError, err: fmt.Errorf("answer: more than %d GPUs", maxGPUs)}
+		}
+		rep.Skipped = append(rep.Skipped, Device{Index: f.Index, UUID: f.UUID, PCIBusID: f.PCIBusID})
+	case kindEnd:
+		rep.State, rep.Missing, rep.Watching = stateOK, f.Missing, f.Watching
+		for uuid := range c.devices { // those that left
+			if !slices.ContainsFunc(rep.Devices, func(d Device) bool { return d.UUID == uuid && d.Error == "" }) {
+				delete(c.devices, uuid)
+			}
+		}
+		return true, nil
+	case kindError:
+		rep.State, rep.Error, rep.Tried, rep.Gone, rep.Library = f.State, f.Error, f.Tried, f.Gone, f.Library
+		return true, nil
 	}
-	if rep.Seq != seq {
-		return reply{}, fmt.Errorf("NVML worker: answer %d to request %d", rep.Seq, seq)
-	}
-	switch rep.State {
-	case stateOK, stateAbsent, stateFailed:
-		return rep, nil
-	}
-	return reply{}, fmt.Errorf("NVML worker: answer of unknown state %q", rep.State)
+	return false, nil
 }
 
-// ended says how the process ended; err is how that was noticed.
-func (c *child) ended(err error) error {
+// ended says how the process ended over the GPU; err is how that was noticed.
+func (c *child) ended(at *place, err error) error {
 	select {
 	case <-c.gone:
 		if c.exit != nil {
@@ -119,11 +261,20 @@ func (c *child) ended(err error) error {
 		}
 	case <-time.After(reapTime):
 	}
-	if text := c.stderr.String(); text != "" {
-		return fmt.Errorf("NVML worker ended: %w: %s", err, text)
+	f := &failure{reason: reasonCrash, gpu: at}
+	text := c.stderr.String()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == exitLoader && undefined.MatchString(text) {
+		f.reason = reasonSymbol
 	}
-	return fmt.Errorf("NVML worker ended: %w", err)
+	f.err = fmt.Errorf("%w: %w", errEnded, err)
+	if text != "" {
+		f.err = fmt.Errorf("%w: %w: %s", errEnded, err, text)
+	}
+	return f
 }
+
+// exitLoader is the exit status of a process that the loader ended, because a symbol was missing when it was called.
+const exitLoader = 127
 
 // kill ends the process and waits for it, but not for long: one that hangs in the driver cannot be ended before the
 // driver lets go. The channel that it returns is closed once the process is gone.

@@ -6,17 +6,45 @@
 //
 //	err := gpu.Worker(ctx, os.Stdin, os.Stdout)
 //
-// The [Collector] polls it every 5 s, ends it when it does not answer in time, and starts another. A scrape publishes
-// the last snapshot and causes no call into the driver.
+// The [Collector] polls it every 5 s. A scrape publishes the last readings and causes no call into the driver.
 //
 //	c := gpu.New(gpu.Options{Worker: []string{self, "nvml-worker"}, Logger: logger})
 //	go c.Run(ctx)                                   // owned by the caller's errgroup
 //	e, err := exporter.New(exporter.Options{}, c)
 //
+// # A GPU that hangs
+//
+// The worker sends each GPU as soon as it is read, and announces it before. One that is not read within half of
+// Options.Timeout hangs: the worker is killed, and the next one, which starts at once, leaves that GPU out. A GPU over
+// which a worker crashed, or ended for a symbol that is missing, is left out when that happens again within 10 minutes.
+// Every minute such a GPU is tried in a worker of its own, so that one that still hangs delays no other, and it is read
+// again once it answers. Meanwhile it has flyball_gpu_up 0 and none of its values; the others have all of theirs.
+//
+// A worker in a system call that cannot be interrupted cannot be killed either. It is left behind; a GPU that one is stuck
+// on is not tried again before it has ended, and once three are stuck that read no GPU at all, no more are started.
+//
+// The library is opened anew by another worker when the driver was unloaded or replaced. GPUs are enumerated at every poll
+// and known by UUID; their index is that of the last poll.
+//
+// # How often
+//
+// Use, memory, power, clocks and bytes are read every Options.Interval; error counts, limits, links, fans and instances of
+// MIG every Options.SlowInterval, processes every 15 s; what a GPU is, once by each worker. A value holds until the next
+// reading of its kind. The driver reports errors (XIDs) as they happen; what it reports while there is no worker, between
+// two of them, is not seen.
+//
+// # Counters
+//
+// The counters of energy and of bytes over PCIe and NVLink begin at 0 when flyball first sees the GPU. They go on where a
+// worker is replaced, where the driver's counter wraps, and where it begins again, because the driver was loaded or the
+// GPU reset: then what it has reached since counts. A step that no GPU can make is left out. NVML does not say at how many
+// bits its PCIe counters wrap: 32 and 42 are reckoned with, and a counter of 32 bits that goes round more than once between
+// two polls is short by those rounds. Errors of the driver are counted from when the GPU was first seen too.
+//
 // # What is published
 //
-// [Families] has each with its labels and what it means; names start with flyball_gpu_. Every series has the labels uuid
-// and gpu (the index); what else is known of the GPU is joined from flyball_gpu_info with * on (uuid) group_left (name).
+// [Families] has each with its labels and what it means; names start with flyball_gpu_ unless they are given in full. Every
+// series of a GPU has the labels uuid and gpu (the index); what else is known of the GPU is joined from flyball_gpu_info with * on (uuid) group_left (name).
 //
 //	what it is     info up
 //	use            utilization_ratio memory_bandwidth_utilization_ratio encoder_utilization_ratio decoder_utilization_ratio
@@ -32,18 +60,20 @@
 //	MIG            mig_info mig_memory_total_bytes mig_memory_used_bytes mig_memory_free_bytes mig_memory_reserved_bytes
 //	               mig_sm_active_ratio mig_tensor_active_ratio mig_dram_active_ratio
 //	processes      process_memory_bytes process_sm_utilization_ratio process_dropped
+//	health         health unhealthy_reason xid_errors_total xid_last_timestamp_seconds
+//	the reading    collect_errors_total flyball_gpus flyball_nvml_worker_up flyball_nvml_worker_restarts_total
+//	               flyball_nvml_symbol_missing
 //
 // utilization_ratio tells that a kernel ran, not that the GPU was full: where there is sm_active_ratio (Hopper and later),
 // that is the better measure. Activity is that between two readings, so there is none at the first, and a slow reading of an
 // instance of MIG has the mean over the time since the one before. Processes are read only where asked for: the call is the
 // dearest of all, and their series come and go.
 //
-// The driver tells bytes over PCIe by counters that wrap, energy since it was loaded, and the seconds of clock events in
-// nanoseconds. nvmlDeviceGetPcieThroughput, which blocks for 20 ms, is never called.
+// nvmlDeviceGetPcieThroughput, which blocks for 20 ms, is never called.
 //
 // What GPU or driver do not support has no series; nothing is ever published as 0 for want of a value. An odd answer about
-// one value that is not vital, an unknown error of NVLink, costs that value alone; a lost GPU costs its own. A snapshot older than
-// three intervals is not published either: then flyball_gpu_up is 0 for every GPU and the rest is gone.
+// one value that is not vital, an unknown error of NVLink, costs that value alone; a lost GPU costs its own. A reading older than
+// three intervals is not published either: then flyball_gpu_up is 0 and the values are gone.
 //
 // What a machine has and lacks of this, and how long the driver takes for each call, is what [Probe] finds out.
 //

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,14 +27,20 @@ type Options struct {
 	// Interval is how often the GPUs are read: 5 s by default. The driver computes utilisation over 1/6 s to 1 s, and
 	// every call takes a lock that workloads need too, so more often costs them and tells little.
 	Interval time.Duration
-	// Timeout is how long a worker may take to read all GPUs: 2 s by default. It takes microseconds for each; what is
-	// not there after 2 s hangs.
+	// SlowInterval is how often what hardly changes is read: 30 s by default. That is error counts, limits, links, fans
+	// and instances of MIG, some of which take a hundred times longer to read than utilisation.
+	SlowInterval time.Duration
+	// Timeout is how long a worker may take to read all GPUs: 2 s by default, of which one GPU may take half. It takes
+	// milliseconds for each; one that is not there after 1 s hangs.
 	Timeout time.Duration
 	// StartTimeout is how long a worker's first answer may take: 30 s by default. Without the persistence daemon NVML
 	// initialises every GPU when it is opened, which takes seconds for each.
 	StartTimeout time.Duration
 	// Retry is how often driver and GPUs are looked for where there are none: every 30 s by default.
 	Retry time.Duration
+	// Processes says to read which processes run on the GPUs, every 15 s at most. That takes longest of all, some
+	// milliseconds a GPU.
+	Processes bool
 }
 
 // Limits of what is done about a worker that fails.
@@ -42,7 +49,15 @@ const (
 	maxBackoff   = time.Minute // up to this: a driver that is being replaced takes minutes
 	reapTime     = time.Second // for a killed worker to end; longer, and it is stuck in the driver and abandoned
 	maxAbandoned = 3           // such workers at most: each holds memory and a place in the driver's queue
-	staleAfter   = 3           // intervals until the last snapshot is not published any more: one may be lost to a restart
+	staleAfter   = 3           // intervals until a reading is not published any more: one may be lost to a restart
+
+	processInterval = 15 * time.Second // at least, between two readings of the processes
+
+	maxKnown = 4 * maxGPUs // GPUs that are remembered: some may have been replaced while flyball runs
+
+	attachTime = 5 * time.Second  // for another worker to get hold of a GPU that was read before
+	hungRetry  = time.Minute      // until a GPU that hung or crashed a worker is tried again
+	strikeTime = 10 * time.Minute // two crashes over a GPU within this, and it is left out: one may be a coincidence
 )
 
 // ErrNoGPU is what Run returns where GPUs are required and there are none.
@@ -54,18 +69,33 @@ type worker interface {
 	kill() <-chan struct{}
 }
 
-// Collector keeps the last snapshot of the GPUs and publishes it. It is an exporter.Collector; without Run it has nothing
+// Collector keeps the last reading of the GPUs and publishes it. It is an exporter.Collector; without Run it has nothing
 // to publish.
 type Collector struct {
 	opts    Options
 	unbound string // why this binary cannot call NVML; empty where it can
+	nvml    bool   // the worker calls NVML
 	start   func() (worker, error)
 
-	mu       sync.Mutex
-	snapshot *reply    // the last good one; nil before that
-	taken    time.Time // when snapshot was taken
-	known    []known   // every GPU that was ever seen, in that order
-	err      error     // why there is none since; nil while all is well, and where there is no driver
+	mu     sync.Mutex
+	gpus   map[string]*gpu // every GPU that was ever seen, by UUID
+	stray  []Device        // what the last poll found without a UUID; each has an Error
+	read   bool            // there was a good poll
+	driver string          // as the last good poll said, like the next two
+	cuda   string
+	path   string // of the library
+	err    error  // why there is no poll since; nil while all is well, and where there is no driver
+	stats  stats
+}
+
+// gpu is a GPU that was seen.
+type gpu struct {
+	last   Device    // as read last, with the counters of totals; index and UUID are always there
+	taken  time.Time // when last was read; zero where it never was
+	err    string    // why it cannot be read now; empty while it can
+	totals totals
+	xids   xidCounts         // nil where nothing tells of them
+	errors map[string]uint64 // by collectReasons
 }
 
 // known is a GPU that was seen.
@@ -81,17 +111,26 @@ func New(opts Options) *Collector {
 	opts.Timeout = cmp.Or(opts.Timeout, 2*time.Second)
 	opts.StartTimeout = cmp.Or(opts.StartTimeout, 30*time.Second)
 	opts.Retry = cmp.Or(opts.Retry, 30*time.Second)
+	opts.SlowInterval = cmp.Or(opts.SlowInterval, 30*time.Second)
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Collector{
 		opts:    opts,
 		unbound: unbound(),
+		nvml:    true,
+		gpus:    map[string]*gpu{},
+		stats:   stats{restarts: map[string]uint64{}},
 		start: func() (worker, error) {
 			if len(opts.Worker) == 0 {
 				return nil, errors.New("start the NVML worker: no command given")
 			}
-			return startChild(opts.Worker)
+			w, err := startChild(opts.Worker)
+			if err != nil {
+				return nil, err
+			}
+			w.limits = limits{start: opts.StartTimeout, attach: max(attachTime, opts.Timeout), gpu: opts.Timeout / 2}
+			return w, nil
 		},
 	}
 }
@@ -99,92 +138,255 @@ func New(opts Options) *Collector {
 // Name returns gpu.
 func (c *Collector) Name() string { return "gpu" }
 
-// Update publishes the last snapshot. The error wraps exporter.ErrNoData where there is no driver, and before the first
-// snapshot; otherwise it says which GPU cannot be read, or why none can.
+// Update publishes the last reading of each GPU, and what is known of them beside that. The error wraps
+// exporter.ErrNoData where there is no driver, and before the first reading; otherwise it says which GPU cannot be read,
+// or why none can.
 func (c *Collector) Update(context.Context) ([]prometheus.Metric, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.snapshot == nil {
+	now := time.Now()
+	rep, seen, stale := c.view(now)
+	self := c.self(rep.Devices, now)
+	if !c.read {
 		if c.err != nil {
-			return nil, fmt.Errorf("gpu: %w", c.err)
+			return self, fmt.Errorf("gpu: %w", c.err)
 		}
-		return nil, fmt.Errorf("gpu: %w", exporter.ErrNoData)
+		if len(rep.Devices) == 0 {
+			return self, fmt.Errorf("gpu: %w", exporter.ErrNoData)
+		}
 	}
-	if age := time.Since(c.taken); age > staleAfter*c.opts.Interval {
-		var page page
-		for _, k := range c.known {
-			page.up(k.uuid, k.index, false)
-		}
-		if c.err != nil {
-			return page.metrics, fmt.Errorf("gpu: no reading for %s: %w", age.Round(time.Second), c.err)
-		}
-		return page.metrics, fmt.Errorf("gpu: no reading for %s", age.Round(time.Second))
+	metrics, err := publish(rep, seen)
+	if stale && c.err != nil {
+		err = errors.Join(fmt.Errorf("gpu: %w", c.err), err)
 	}
-	return publish(c.snapshot, c.known)
+	return append(metrics, self...), err
 }
 
-// Snapshot returns the last reading; nil before the first, and where it is so old that it is not published any more.
+// Snapshot returns the last reading; nil before the first, and where there is no reading that is recent enough to be
+// published.
 func (c *Collector) Snapshot() *Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.snapshot == nil || time.Since(c.taken) > staleAfter*c.opts.Interval {
+	rep, _, _ := c.view(time.Now())
+	var taken time.Time
+	for _, d := range rep.Devices {
+		if g := c.gpus[d.UUID]; g != nil && d.Error == "" && g.taken.After(taken) {
+			taken = g.taken
+		}
+	}
+	if taken.IsZero() {
 		return nil
 	}
-	return &Snapshot{Taken: c.taken, Driver: c.snapshot.Driver, CUDA: c.snapshot.CUDA, Library: c.snapshot.Library, Devices: c.snapshot.Devices}
+	return &Snapshot{Taken: taken, Driver: rep.Driver, CUDA: rep.CUDA, Library: rep.Library, Devices: rep.Devices}
 }
 
-// accept makes rep the snapshot and logs which GPUs were lost and which came back.
+// view puts together what is known now, by index. A GPU that cannot be read, or was not read for three intervals, has an
+// Error and nothing but what it is and its XIDs; stale says that there are some of the latter kind.
+func (c *Collector) view(now time.Time) (rep *reply, seen []known, stale bool) {
+	rep = &reply{State: stateOK, Driver: c.driver, CUDA: c.cuda, Library: c.path}
+	for uuid, g := range c.gpus {
+		d := g.last
+		if age := now.Sub(g.taken); g.err != "" {
+			d = g.identity(g.err)
+		} else if age > staleAfter*c.opts.Interval {
+			stale = true
+			d = g.identity(fmt.Sprintf("no reading for %s", age.Round(time.Second)))
+		}
+		if g.xids != nil {
+			d.XIDs = slices.Clone(g.xids)
+		}
+		rep.Devices = append(rep.Devices, d)
+		seen = append(seen, known{uuid: uuid, index: d.Index, err: d.Error})
+	}
+	rep.Devices = append(rep.Devices, c.stray...)
+	slices.SortFunc(rep.Devices, func(a, b Device) int {
+		return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.UUID, b.UUID))
+	})
+	slices.SortFunc(seen, func(a, b known) int {
+		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.uuid, b.uuid))
+	})
+	return rep, seen, stale
+}
+
+// identity returns what the GPU is, with an error in place of its values.
+func (g *gpu) identity(err string) Device {
+	return Device{
+		Index: g.last.Index, UUID: g.last.UUID, Error: err, Lost: g.last.Lost,
+		Vendor: g.last.Vendor, Name: g.last.Name, PCIBusID: g.last.PCIBusID,
+		Serial: g.last.Serial, VBIOS: g.last.VBIOS, Arch: g.last.Arch, MIGMode: g.last.MIGMode,
+	}
+}
+
+// accept takes in what a poll read and logs which GPUs were lost and which came back. Of a poll that ended early, which has
+// no State, it takes the GPUs that it came to, and leaves the others as they were.
 func (c *Collector) accept(rep reply, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	errs := map[string]string{} // by uuid, for those that are there
+	there := map[string]bool{}
+	var stray []Device
 	for _, d := range rep.Devices {
 		if d.UUID == "" {
+			stray = append(stray, d)
 			continue
 		}
-		errs[d.UUID] = d.Error
-		if !c.knows(d) {
-			c.known = append(c.known, known{uuid: d.UUID, index: d.Index})
+		there[d.UUID] = true
+		g := c.know(d.UUID, d.Index)
+		if g == nil {
+			continue
+		}
+		if d.Error != "" {
+			reason := reasonError
+			if d.Lost {
+				reason = reasonLost
+			}
+			g.last.Lost = d.Lost
+			c.lose(g, d.Error, reason)
+			continue
+		}
+		g.totals.apply(&d, now)
+		if rep.Watching && g.xids == nil {
+			g.xids = newXIDCounts()
+		}
+		g.last, g.taken = d, now
+		if g.err != "" {
+			c.opts.Logger.Info("GPU is read again", "uuid", d.UUID, "gpu", d.Index)
+			g.err = ""
 		}
 	}
-	for i := range c.known {
-		k := &c.known[i]
-		err, there := errs[k.uuid]
-		if !there {
-			err = "it is not there any more"
-		}
-		switch {
-		case err != "" && k.err == "":
-			c.opts.Logger.Warn("GPU cannot be read", "uuid", k.uuid, "gpu", k.index, "err", err)
-		case err == "" && k.err != "":
-			c.opts.Logger.Info("GPU is read again", "uuid", k.uuid, "gpu", k.index)
-		}
-		k.err = err
+	c.observe(rep)
+	if rep.Driver != "" {
+		c.driver, c.cuda, c.path = rep.Driver, rep.CUDA, rep.Library
 	}
-	c.snapshot, c.taken, c.err = &rep, now, nil
+	if rep.State != stateOK {
+		return
+	}
+	unnamed := map[int]bool{} // by index: left out before it told its UUID
+	for _, d := range rep.Skipped {
+		there[d.UUID] = true
+		unnamed[d.Index] = d.UUID == ""
+	}
+	for uuid, g := range c.gpus {
+		if unnamed[g.last.Index] && !there[uuid] {
+			delete(unnamed, g.last.Index)
+		} else if !there[uuid] {
+			c.lose(g, "it is not there any more", reasonGone)
+		}
+	}
+	for _, d := range c.stray {
+		if unnamed[d.Index] {
+			stray = append(stray, d)
+		}
+	}
+	c.read, c.err, c.stray = true, nil, stray
+	c.stats.seen = len(rep.Devices) + len(rep.Skipped)
+	c.stats.expected = max(c.stats.expected, c.stats.seen)
+	c.stats.present = true
 }
 
-// knows reports whether d was seen before, and notes its index, which may change.
-func (c *Collector) knows(d Device) bool {
-	for i := range c.known {
-		if c.known[i].uuid == d.UUID {
-			c.known[i].index = d.Index
-			return true
-		}
+// know returns the GPU with the UUID and notes its index, which may change. It returns nil for more GPUs than a machine can
+// have had.
+func (c *Collector) know(uuid string, index int) *gpu {
+	g := c.gpus[uuid]
+	if g == nil && len(c.gpus) == maxKnown {
+		return nil
 	}
-	return false
+	if g == nil {
+		g = &gpu{totals: newTotals(), errors: map[string]uint64{}}
+		c.gpus[uuid] = g
+	}
+	g.last.UUID, g.last.Index = uuid, index
+	return g
 }
 
-// fail notes why there is no new snapshot; nil where none is to be expected.
+// lose notes why a GPU cannot be read.
+func (c *Collector) lose(g *gpu, err, reason string) {
+	if g.err == "" {
+		c.opts.Logger.Warn("GPU cannot be read", "uuid", g.last.UUID, "gpu", g.last.Index, "err", err)
+	}
+	if g.err == "" || reason != reasonGone { // one that is gone was not tried again
+		g.errors[reason]++
+	}
+	g.err = err
+}
+
+// exclude notes that a worker hung on a GPU or crashed over it.
+func (c *Collector) exclude(at place, err, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at.uuid == "" {
+		for uuid, g := range c.gpus {
+			if g.last.Index == at.index && g.err == "" {
+				at.uuid = uuid
+			}
+		}
+	}
+	if at.uuid == "" {
+		c.stray = append(c.stray, Device{Index: at.index, Error: err})
+		c.opts.Logger.Warn("GPU cannot be read", "gpu", at.index, "err", err)
+		return
+	}
+	g := c.know(at.uuid, at.index)
+	if g == nil {
+		return
+	}
+	if g.last.PCIBusID == "" {
+		g.last.PCIBusID = at.pciBusID
+	}
+	c.lose(g, err, reason)
+}
+
+// observe takes in what a poll tells beside the values of the GPUs.
+func (c *Collector) observe(rep reply) {
+	for _, e := range rep.Events {
+		if g := c.gpus[e.UUID]; g != nil {
+			if g.xids == nil {
+				g.xids = newXIDCounts()
+			}
+			g.xids.add(e.XID, e.At)
+			c.opts.Logger.Warn("the driver reports an error of a GPU", "uuid", e.UUID, "gpu", g.last.Index, "xid", e.XID, "class", xidClass(e.XID))
+		}
+	}
+	c.stats.miss(rep.Missing...)
+}
+
+// fail notes why there is no new reading; nil where none is to be expected.
 func (c *Collector) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.err = err
+	c.stats.present = c.stats.present || err != nil
 }
 
-// seen reports whether there ever was a snapshot.
+// restart notes that a worker was given up.
+func (c *Collector) restart(reason string, missing ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.restarts[reason]++
+	c.stats.miss(missing...)
+	if reason == reasonReload {
+		for _, g := range c.gpus {
+			g.totals.reload()
+		}
+	}
+}
+
+// list notes how many GPUs the driver lists where there was no good poll.
+func (c *Collector) list(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.seen = n
+}
+
+// working notes whether a worker runs.
+func (c *Collector) working(up bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stats.workerUp = up
+}
+
+// seen reports whether there ever was a reading.
 func (c *Collector) seen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.snapshot != nil
+	return c.read
 }

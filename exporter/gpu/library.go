@@ -17,8 +17,8 @@ type library interface {
 	CUDAVersion() (string, error) // the newest that the driver supports, such as 12.8
 	DeviceCount() (int, error)
 	Device(index int) (device, error)
-	Events() (events, error) // of the GPUs that are there now
-	Missing() []string       // the symbols that were wanted and that the library lacks, sorted
+	Events(skip ...string) (events, error) // of the GPUs that are there now, but for those that it names as request.Skip does
+	Missing() []string                     // the symbols that were wanted and that the library lacks, sorted
 	Close() error
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,20 @@ func TestMain(m *testing.M) {
 	}
 	if len(os.Args) > 1 && os.Args[1] == "nvml-worker" {
 		if err := Worker(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "script-worker" {
+		if err := serve(context.Background(), os.Stdin, os.Stdout, script(os.Args[2]).open); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "replace-self" {
+		if err := replaceSelf(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -90,8 +105,21 @@ func (l logLines) quiet(t *testing.T) {
 	}
 }
 
-// scrape returns the page of an exporter with this collector, without how long it took.
+// scrape returns the page of an exporter with this collector, without how long it took and without selfFamilies.
 func scrape(t *testing.T, c *Collector) string {
+	t.Helper()
+	values, _ := scrapeBoth(t, c)
+	return values
+}
+
+// scrapeSelf returns what of the page are selfFamilies.
+func scrapeSelf(t *testing.T, c *Collector) string {
+	t.Helper()
+	_, self := scrapeBoth(t, c)
+	return self
+}
+
+func scrapeBoth(t *testing.T, c *Collector) (values, self string) {
 	t.Helper()
 	e, err := exporter.New(exporter.Options{}, c)
 	if err != nil {
@@ -103,12 +131,16 @@ func scrape(t *testing.T, c *Collector) string {
 	if err != nil {
 		t.Errorf("gather: %v", err)
 	}
-	var page bytes.Buffer
+	var page, own bytes.Buffer
 	for _, f := range families {
-		if f.GetName() == "flyball_collector_duration_seconds" {
+		to := &page
+		if slices.ContainsFunc(selfFamilies(), func(s exporter.Family) bool { return s.Name == f.GetName() }) {
+			to = &own
+		}
+		if f.GetName() == "flyball_collector_duration_seconds" || f.GetName() == xidLastFamily.Name {
 			continue
 		}
-		if _, err := expfmt.MetricFamilyToText(&page, f); err != nil {
+		if _, err := expfmt.MetricFamilyToText(to, f); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -119,7 +151,7 @@ func scrape(t *testing.T, c *Collector) string {
 	for _, p := range problems {
 		t.Errorf("lint: %s: %s", p.Metric, p.Text)
 	}
-	return page.String()
+	return page.String(), own.String()
 }
 
 // series returns the lines of a page without HELP and TYPE.

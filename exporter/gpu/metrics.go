@@ -14,13 +14,20 @@ import (
 	"flyball/exporter"
 )
 
-// Families lists what is published of a GPU, sorted by name. All have the labels uuid and gpu, the index, first.
+// Families lists what is published, sorted by name. What is published of a GPU has the labels uuid and gpu, the index,
+// first.
 func Families() []exporter.Family {
+	list := append(readFamilies(), selfFamilies()...)
+	slices.SortFunc(list, func(a, b exporter.Family) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// readFamilies are those that are read of a GPU, and whether it can be.
+func readFamilies() []exporter.Family {
 	list := []exporter.Family{upFamily.Family, infoFamily.Family}
 	for _, f := range deviceFamilies {
 		list = append(list, f.Family)
 	}
-	slices.SortFunc(list, func(a, b exporter.Family) int { return strings.Compare(a.Name, b.Name) })
 	return list
 }
 

@@ -18,7 +18,7 @@ type nvmlEvents struct {
 }
 
 // Events leaves out GPUs that do not report errors or cannot be read. The error wraps errUnsupported where none is left.
-func (l *nvmlLibrary) Events() (events, error) {
+func (l *nvmlLibrary) Events(skip ...string) (events, error) {
 	const create, register = "nvmlEventSetCreate", "nvmlDeviceRegisterEvents"
 	if err := l.hasAll(create, register, "nvmlEventSetFree"); err != nil {
 		return nil, err
@@ -37,12 +37,20 @@ func (l *nvmlLibrary) Events() (events, error) {
 	e := &nvmlEvents{library: l, set: set, uuids: map[nvml.Device]string{}}
 	var faults []error
 	for i := range n {
+		at := place{index: i, count: n}
+		if at.in(skip...) {
+			continue
+		}
 		handle, ret := l.nvml.DeviceGetHandleByIndex(i)
 		if err := l.check("nvmlDeviceGetHandleByIndex", ret); err != nil {
 			faults = append(faults, fmt.Errorf("GPU %d: %w", i, err))
 			continue
 		}
 		uuid, err := nvmlDevice{library: l, device: handle}.UUID()
+		at.uuid = uuid
+		if err == nil && at.in(skip...) {
+			continue
+		}
 		if err == nil {
 			err = l.check(register, handle.RegisterEvents(nvml.EventTypeXidCriticalError, set))
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -11,8 +12,8 @@ import (
 // Run reads the GPUs until ctx is done, then ends the worker and returns nil. It returns before that only where
 // Options.Require is set and there is no driver or no GPU: an error that wraps ErrNoGPU.
 func (c *Collector) Run(ctx context.Context) error {
-	p := poller{c: c}
-	defer p.stop()
+	p := poller{c: c, out: map[string]*outcast{}, strikes: map[string]time.Time{}, patient: true}
+	defer p.close()
 	for {
 		wait, err := p.step(ctx)
 		if ctx.Err() != nil {
@@ -32,11 +33,49 @@ func (c *Collector) Run(ctx context.Context) error {
 // poller is the state of Run.
 type poller struct {
 	c         *Collector
-	worker    worker // nil when none runs
+	worker    worker    // nil when none runs
+	useful    bool      // it has read a GPU
+	patient   bool      // GPUs may take long to attach: nothing was ever read, or the driver is new
+	slow      time.Time // when the slow tier was last read
+	processes time.Time // likewise
 	seq       uint64
-	backoff   time.Duration     // before the next worker; 0 after a success
-	abandoned []<-chan struct{} // workers that were killed and did not end; closed when they do
-	condition condition         // as logged last
+	backoff   time.Duration // before the next worker; 0 after a success
+	abandoned []stuck       // workers that were killed and did not end
+	condition condition     // as logged last
+
+	out     map[string]*outcast  // the GPUs that are left out, by place.id
+	strikes map[string]time.Time // when a worker last crashed over a GPU, likewise
+	trial   *trial               // of one of them; nil while there is none
+	passed  worker               // the worker of a trial that went well, until the GPU is read by the other
+}
+
+// stuck is a worker that was killed and did not end.
+type stuck struct {
+	gone    <-chan struct{} // closed when it does
+	against bool            // it speaks against the driver, not against one GPU
+}
+
+// outcast is a GPU that a worker hung on or crashed over. Workers are told to leave it out.
+type outcast struct {
+	place
+	gone  <-chan struct{} // of the worker that hung on it: closed once it has ended
+	retry time.Time       // not before
+}
+
+// trial is an attempt to read an outcast. It has a worker of its own, so that one that hangs again takes nothing from the
+// GPUs that work: to strike the GPU off the list of the only worker would stop them for the length of a deadline, every
+// minute, for as long as the GPU hangs.
+type trial struct {
+	gpu    *outcast
+	worker worker
+	cancel context.CancelFunc
+	done   chan result // of capacity 1
+}
+
+// result is what a poll returned.
+type result struct {
+	rep reply
+	err error
 }
 
 // condition is what is logged when it changes.
@@ -57,35 +96,73 @@ func (p *poller) step(ctx context.Context) (time.Duration, error) {
 	if p.c.unbound != "" {
 		return p.absent(reply{Error: "no binding to NVML", Tried: []string{p.c.unbound}})
 	}
+	p.finishTrial()
 	if p.worker == nil {
-		if stuck := p.stuck(); stuck >= maxAbandoned {
-			return p.failed(fmt.Errorf("%d workers are stuck in the driver: no more are started until one of them ends", stuck)), nil
+		if n := p.stuck(); n >= maxAbandoned {
+			return p.failed(fmt.Errorf("%d workers are stuck in the driver: no more are started until one of them ends", n)), nil
 		}
 		w, err := p.c.start()
 		if err != nil {
 			return p.failed(err), nil
 		}
-		p.worker, timeout = w, opts.StartTimeout
+		p.worker, p.useful, timeout = w, false, opts.StartTimeout
+		p.c.working(true)
+	}
+	now := time.Now()
+	want := tierFast
+	processes := opts.Processes && now.Sub(p.processes) >= processInterval
+	if processes {
+		want |= tierProcesses
+	}
+	slow := now.Sub(p.slow) >= opts.SlowInterval
+	if slow {
+		want |= tierSlow
 	}
 	p.seq++
-	rep, err := p.worker.poll(ctx, request{Seq: p.seq, Library: opts.Library}, timeout)
-	switch {
-	case ctx.Err() != nil:
+	rep, err := p.worker.poll(ctx, request{Seq: p.seq, Library: opts.Library, Want: want, Skip: p.skip(nil), patient: p.patient}, timeout)
+	if ctx.Err() != nil {
 		return 0, nil
-	case err != nil:
+	}
+	p.useful = p.useful || len(rep.Devices) > 0
+	if err != nil {
+		rep.State = "" // whatever came of it, it is not whole
+		p.c.accept(rep, time.Now())
+		if f := failed(err); f.gpu != nil {
+			return p.accuse(f), nil
+		}
 		return p.failed(err), nil
+	}
+	if rep.State != stateOK || len(rep.Devices)+len(rep.Skipped) == 0 {
+		part := rep
+		part.State = ""
+		p.c.accept(part, time.Now())
+	}
+	switch {
 	case rep.State == stateFailed:
-		return p.failed(errors.New(rep.Error)), nil
+		err := &failure{reason: reasonError, err: errors.New(rep.Error)}
+		if rep.Gone {
+			err.reason = reasonReload
+			p.reloaded()
+		}
+		return p.failed(err), nil
 	case rep.State == stateAbsent:
 		return p.absent(rep)
-	case len(rep.Devices) == 0:
+	case len(rep.Devices)+len(rep.Skipped) == 0:
 		return p.empty(rep)
 	}
-	p.backoff = 0
+	p.backoff, p.patient = 0, false
+	if slow {
+		p.slow = now
+	}
+	if processes {
+		p.processes = now
+	}
 	p.c.accept(rep, time.Now())
 	if p.becomes(reading) {
 		opts.Logger.Info("reading GPUs", "gpus", len(rep.Devices), "driver", rep.Driver, "library", rep.Library)
 	}
+	p.pass()
+	p.startTrial(ctx)
 	return opts.Interval, nil
 }
 
@@ -98,24 +175,147 @@ func (p *poller) failed(err error) time.Duration {
 // giveUp notes the failure and ends the worker. It returns wait.
 func (p *poller) giveUp(err error, wait time.Duration) time.Duration {
 	p.c.fail(err)
-	p.stop()
+	if p.worker != nil {
+		f := failed(err)
+		p.c.restart(f.reason, f.symbols()...)
+	}
+	p.stop(nil)
 	if p.becomes(failing) {
 		p.c.opts.Logger.Warn("GPUs cannot be read", "err", err, "retry", wait)
 	}
 	return wait
 }
 
+// accuse ends a worker that hung on a GPU or crashed over it, and returns when to start another. A GPU that hangs is left
+// out from then on; one over which a worker crashed, when that happens again.
+//
+// The next worker is started at once where it will do something else than this one, because a GPU was left out: the other
+// GPUs are read again within their interval, and there are not more such starts than GPUs. Otherwise it has to wait, as
+// after any failure.
+func (p *poller) accuse(f *failure) time.Duration {
+	now, id := time.Now(), f.gpu.id()
+	last, before := p.strikes[id]
+	if f.reason != reasonTimeout && (!before || now.Sub(last) > strikeTime) {
+		p.strikes[id] = now
+		return p.failed(f)
+	}
+	delete(p.strikes, id)
+	p.c.restart(f.reason, f.symbols()...)
+	gone := p.stop(f.gpu)
+	o := &outcast{place: *f.gpu, gone: gone, retry: now.Add(hungRetry)}
+	p.out[id] = o
+	p.c.exclude(*f.gpu, fmt.Sprintf("%s: left out, and tried again every %s", f.err, hungRetry), f.reason)
+	return 0
+}
+
+// reloaded notes that the driver was unloaded or replaced: what was wrong with a GPU may be over.
+func (p *poller) reloaded() {
+	p.patient = true
+	for id, o := range p.out {
+		if ended(o.gone) {
+			delete(p.out, id)
+		}
+	}
+}
+
+// skip returns what a request says to leave out: all outcasts but one. Each is named by its place too, because a GPU may
+// hang before it tells its UUID.
+func (p *poller) skip(but *outcast) []string {
+	var list []string
+	for _, o := range p.out {
+		if o == but {
+			continue
+		}
+		if o.uuid != "" {
+			list = append(list, o.uuid)
+		}
+		list = append(list, o.position())
+	}
+	slices.Sort(list)
+	return list
+}
+
+// startTrial tries an outcast whose time has come. There is one trial at a time, and none of a GPU that a worker is still
+// stuck on.
+func (p *poller) startTrial(ctx context.Context) {
+	if p.trial != nil || p.passed != nil {
+		return
+	}
+	var next *outcast
+	for _, o := range p.out {
+		if !o.retry.After(time.Now()) && ended(o.gone) && (next == nil || o.retry.Before(next.retry)) {
+			next = o
+		}
+	}
+	if next == nil {
+		return
+	}
+	w, err := p.c.start()
+	if err != nil {
+		next.retry = time.Now().Add(hungRetry)
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	t := &trial{gpu: next, worker: w, cancel: cancel, done: make(chan result, 1)}
+	p.trial = t
+	req := request{
+		Seq: 1, Library: p.c.opts.Library, Want: tierFast | tierSlow | tierStatic, Skip: p.skip(next), Only: next.id(), patient: true,
+	}
+	go func() {
+		rep, err := w.poll(ctx, req, p.c.opts.StartTimeout)
+		t.done <- result{rep, err}
+	}()
+}
+
+// finishTrial takes in the outcome of a trial that is over. A GPU that was read is read by the other worker from then on.
+func (p *poller) finishTrial() {
+	t := p.trial
+	if t == nil {
+		return
+	}
+	var r result
+	select {
+	case r = <-t.done:
+	default:
+		return
+	}
+	p.trial = nil
+	t.cancel()
+	if r.err == nil && r.rep.State == stateOK {
+		delete(p.out, t.gpu.id())
+		p.passed = t.worker // it holds the GPU attached, so that the other gets hold of it at once
+		return
+	}
+	t.gpu.retry = time.Now().Add(hungRetry)
+	t.gpu.gone = p.kill(t.worker, false)
+	if r.err != nil {
+		if f := failed(r.err); f.gpu != nil {
+			p.c.exclude(t.gpu.place, fmt.Sprintf("%s: left out, and tried again every %s", f.err, hungRetry), f.reason)
+		}
+	}
+}
+
+// pass ends the worker of a trial that went well.
+func (p *poller) pass() {
+	if p.passed != nil {
+		p.kill(p.passed, false)
+		p.passed = nil
+	}
+}
+
 // absent notes that there is no driver. Where GPUs were read before, that is a failure: the driver is being replaced.
 func (p *poller) absent(rep reply) (time.Duration, error) {
 	tried := strings.Join(rep.Tried, "; ")
 	if p.c.seen() {
-		return p.failed(fmt.Errorf("%s: %s", rep.Error, tried)), nil
+		p.c.list(0)
+		p.reloaded()
+		return p.failed(&failure{reason: reasonReload, err: fmt.Errorf("%s: %s", rep.Error, tried)}), nil
 	}
 	if p.c.opts.Require {
 		return 0, fmt.Errorf("%w: %s: %s", ErrNoGPU, rep.Error, tried)
 	}
 	p.c.fail(nil)
-	p.stop()
+	p.stop(nil)
 	p.backoff = 0
 	if p.becomes(absent) {
 		p.c.opts.Logger.Info("no GPUs to read", "why", rep.Error, "tried", tried, "retry", p.c.opts.Retry)
@@ -129,6 +329,7 @@ func (p *poller) empty(rep reply) (time.Duration, error) {
 	if p.c.opts.Require && !p.c.seen() {
 		return 0, fmt.Errorf("%w: %w", ErrNoGPU, err)
 	}
+	p.c.list(0)
 	return p.giveUp(err, p.c.opts.Retry), nil
 }
 
@@ -139,31 +340,63 @@ func (p *poller) becomes(now condition) bool {
 	return changed
 }
 
-// stop ends the worker, if one runs.
-func (p *poller) stop() {
+// stop ends the worker, if one runs, and returns a channel that is closed once it has ended. gpu is the one that it hung
+// on or crashed over; nil where that is not known.
+func (p *poller) stop(gpu *place) <-chan struct{} {
 	if p.worker == nil {
-		return
+		return nil
 	}
-	gone := p.worker.kill()
+	// One that got nowhere tells nothing of the GPU that it hung on: the next one may hang on the next GPU.
+	gone := p.kill(p.worker, gpu == nil || !p.useful)
 	p.worker = nil
-	select {
-	case <-gone:
-	default:
-		p.abandoned = append(p.abandoned, gone)
-		p.c.opts.Logger.Error("NVML worker cannot be killed: it is stuck in the driver", "stuck", p.stuck())
+	p.c.working(false)
+	return gone
+}
+
+// kill ends a worker and returns a channel that is closed once it has ended.
+func (p *poller) kill(w worker, against bool) <-chan struct{} {
+	gone := w.kill()
+	if !ended(gone) {
+		p.abandoned = append(p.abandoned, stuck{gone, against})
+		p.c.opts.Logger.Error("NVML worker cannot be killed: it is stuck in the driver", "stuck", len(p.abandoned))
+	}
+	return gone
+}
+
+// stuck returns how many abandoned workers have not ended that speak against the driver as a whole. Those that hang on one
+// GPU each are not counted, because there cannot be more of them than GPUs: a GPU is not tried again while one is stuck on
+// it.
+func (p *poller) stuck() int {
+	p.abandoned = slices.DeleteFunc(p.abandoned, func(s stuck) bool { return ended(s.gone) })
+	n := 0
+	for _, s := range p.abandoned {
+		if s.against {
+			n++
+		}
+	}
+	return n
+}
+
+// close ends all workers.
+func (p *poller) close() {
+	p.stop(nil)
+	p.pass()
+	if t := p.trial; t != nil {
+		t.cancel()
+		<-t.done
+		p.kill(t.worker, false)
 	}
 }
 
-// stuck returns how many abandoned workers still have not ended.
-func (p *poller) stuck() int {
-	var left []<-chan struct{}
-	for _, gone := range p.abandoned {
-		select {
-		case <-gone:
-		default:
-			left = append(left, gone)
-		}
+// ended reports whether the channel is closed, or nil.
+func ended(gone <-chan struct{}) bool {
+	if gone == nil {
+		return true
 	}
-	p.abandoned = left
-	return len(left)
+	select {
+	case <-gone:
+		return true
+	default:
+		return false
+	}
 }

@@ -20,11 +20,15 @@ import (
 // fakeWorker answers every poll with the same thing.
 type fakeWorker struct {
 	answer func() (reply, error)
-	stuck  bool // it cannot be killed
+	to     func(request) (reply, error) // instead of answer, where it is set
+	stuck  bool                         // it cannot be killed
 	gone   chan struct{}
 }
 
-func (w *fakeWorker) poll(ctx context.Context, req request, _ time.Duration) (reply, error) {
+func (w *fakeWorker) poll(_ context.Context, req request, _ time.Duration) (reply, error) {
+	if w.to != nil {
+		return w.to(req)
+	}
 	rep, err := w.answer()
 	rep.Seq = req.Seq
 	return rep, err

@@ -2,23 +2,28 @@ package gpu
 
 import "time"
 
-// request is the line that the parent writes for one poll.
-type request struct {
-	Seq     uint64 `json:"seq"`
-	Library string `json:"library,omitempty"` // the library to open; only that of the first request counts
+// reply is what one poll came to.
+type reply struct {
+	Seq     uint64
+	State   state    // empty where the poll ended early: Devices is what was read until then
+	Error   string   // why State is not ok
+	Gone    bool     // State is failed because the driver was unloaded or replaced: a library that is opened anew may work
+	Library string   // the library that was opened
+	Tried   []string // where it was looked for, when State is absent
+	Driver  string   // the driver's version
+	CUDA    string   // the newest CUDA that the driver supports
+	Devices []Device // by index, each with all that is known of it, also where the poll read a part only
+	Skipped []Device // index, UUID and PCI bus id of those that were not read because the request said so
+	Events  []xidEvent
+	Missing []string // the symbols that were wanted and that the library lacks
+
+	Watching bool // errors of the GPUs are reported as Events
 }
 
-// reply is the line that the worker answers with.
-type reply struct {
-	Seq     uint64   `json:"seq"`
-	State   state    `json:"state"`
-	Error   string   `json:"error,omitempty"`   // why State is not ok
-	Library string   `json:"library,omitempty"` // the library that was opened
-	Tried   []string `json:"tried,omitempty"`   // where it was looked for, when State is absent
-	Driver  string   `json:"driver,omitempty"`  // the driver's version
-	CUDA    string   `json:"cuda,omitempty"`    // the newest CUDA that the driver supports
-	Devices []Device `json:"devices,omitempty"` // by index
-	Missing []string `json:"missing,omitempty"` // symbols that the library lacks; what they would have told is absent
+// xidEvent is an error that the driver reported since the poll before.
+type xidEvent struct {
+	event
+	At time.Time
 }
 
 // state is how a poll went.
@@ -45,6 +50,7 @@ type Device struct {
 	Index    int    `json:"index"`
 	UUID     string `json:"uuid,omitempty"`   // with its prefix GPU-; empty only beside an Error
 	Error    string `json:"error,omitempty"`  // why the GPU could not be read; what was read before that is kept
+	Lost     bool   `json:"lost,omitempty"`   // beside an Error: the driver has given the GPU up
 	Vendor   string `json:"vendor,omitempty"` // nvidia, amd or sim; empty for nvidia
 	Name     string `json:"name,omitempty"`
 	PCIBusID string `json:"pci_bus_id,omitempty"`

@@ -105,15 +105,14 @@ func TestStub(t *testing.T) {
 	t.Run("hang", func(t *testing.T) {
 		mode := newStubMode(t, "normal")
 		lines, logger := newLog()
-		// The timeout is longer than a snapshot is published (three intervals), so that it is stale once that is logged.
-		c := New(Options{Worker: self(t), Library: library, Logger: logger, Interval: 50 * time.Millisecond, Timeout: 500 * time.Millisecond})
+		// Half the timeout is longer than a reading is published (three intervals), so that it is stale once that is logged.
+		c := New(Options{Worker: self(t), Library: library, Logger: logger, Interval: 50 * time.Millisecond, Timeout: time.Second})
 		run(t, c)
 		lines.await(t, "reading GPUs")
 		mode.set(t, "hang")
 		lines.await(t, "no answer within 500ms")
+		lines.await(t, "no answer within 500ms")
 		golden(t, "stale.prom", scrape(t, c))
-		mode.set(t, "normal")
-		lines.await(t, "reading GPUs")
 	})
 
 	t.Run("killed", func(t *testing.T) {

@@ -9,14 +9,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
-// maxLine bounds one line between parent and worker in bytes: 16 GPUs take less than 16 KiB, so 1 MiB is a fault.
-const maxLine = 1 << 20
-
-// Worker answers polls: for every line of in it writes one to out. It opens NVML at the first and returns nil when in
-// ends, at once even while a call into NVML hangs, so that a worker never outlives its parent; the caller must end the
+// Worker answers polls: for every line of in it writes those of an answer to out, and one for every error that the driver
+// reports meanwhile. It opens NVML at the first poll and returns nil when in ends, at once even while a call into NVML hangs, so that a worker never outlives its parent; the caller must end the
 // process then. The terminal's interrupt and SIGTERM are left to the parent, who closes in.
 func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM)
@@ -66,13 +67,16 @@ func readRequests(ctx context.Context, in io.Reader, requests chan<- request) er
 	return nil
 }
 
-// answer reads the GPUs for every request. All calls into NVML are made here, one after another.
+// answer reads the GPUs for every request. All calls into NVML are made here, one after another, but for those that wait
+// for errors of the GPUs.
 func answer(ctx context.Context, out io.Writer, requests <-chan request, open func(path string) (library, string, error)) error {
-	var lib library
-	var path string
+	ctx, cancel := context.WithCancel(ctx)
+	s := &server{out: &lines{w: out}, ended: ctx.Done()}
 	defer func() {
-		if lib != nil {
-			_ = lib.Close() // the process ends
+		cancel()
+		s.watchers.Wait()
+		if s.lib != nil {
+			_ = s.lib.Close() // the process ends
 		}
 	}()
 	for {
@@ -82,54 +86,279 @@ func answer(ctx context.Context, out io.Writer, requests <-chan request, open fu
 		case <-ctx.Done():
 			return nil
 		}
-		var rep reply
 		var err error
-		if lib == nil {
-			lib, path, err = open(req.Library)
+		if s.lib == nil {
+			s.lib, s.path, err = open(req.Library)
 		}
 		if err == nil {
-			rep, err = read(lib)
+			err = s.poll(req)
 		}
-		rep.Seq, rep.Library = req.Seq, path
-		switch absent, ok := errors.AsType[*absentError](err); {
-		case ok:
-			rep.State, rep.Error, rep.Tried = stateAbsent, absent.Error(), absent.tried
-		case err != nil:
-			rep.State, rep.Error = stateFailed, err.Error()
-		default:
-			rep.State = stateOK
+		if fault, ok := errors.AsType[*writeError](err); ok {
+			return fault
 		}
-		if err := json.NewEncoder(out).Encode(rep); err != nil {
-			return fmt.Errorf("nvml worker: answer: %w", err)
+		if err != nil {
+			f := frame{Kind: kindError, Seq: req.Seq, Library: s.path, State: stateFailed, Error: err.Error(), Gone: errors.Is(err, errDriverGone)}
+			if absent, ok := errors.AsType[*absentError](err); ok {
+				f.State, f.Error, f.Tried = stateAbsent, absent.Error(), absent.tried
+			}
+			if err := s.out.write(f); err != nil {
+				return err
+			}
+			continue
 		}
 	}
 }
 
-// read takes a snapshot of every GPU. GPUs are enumerated every time, because they come and go. An error is one of the
-// library as a whole; that of one GPU is in its Device.
-func read(lib library) (reply, error) {
-	driver, err := lib.DriverVersion()
-	if err != nil && !errors.Is(err, errUnsupported) {
-		return reply{}, fmt.Errorf("driver version: %w", err)
-	}
-	cuda, err := lib.CUDAVersion()
+// server is the state of a worker.
+type server struct {
+	out   *lines
+	lib   library // nil until it is open
+	path  string
+	known map[string]attached // the GPUs of the last poll by UUID
+	skip  []string            // as the last poll said
+
+	ended    <-chan struct{} // closed when the worker is to end
+	watchers sync.WaitGroup
+	watcher  *watcher // nil until the first poll was through
+}
+
+// attached is what is remembered of a GPU that was read.
+type attached struct {
+	pciBusID string
+	mig      string
+}
+
+// poll goes through the GPUs, which are enumerated every time, because they come and go. An error is one of the library
+// as a whole; that of one GPU is in its Device.
+func (s *server) poll(req request) error {
+	driver, err := s.lib.DriverVersion()
 	if unexpected(err) {
-		return reply{}, fmt.Errorf("CUDA version: %w", err)
+		return fmt.Errorf("driver version: %w", err)
 	}
-	n, err := lib.DeviceCount()
+	n, err := s.lib.DeviceCount()
 	if err != nil {
-		return reply{}, fmt.Errorf("count GPUs: %w", err)
+		return fmt.Errorf("count GPUs: %w", err)
 	}
-	rep := reply{Driver: driver, CUDA: cuda}
+	begin := frame{Kind: kindBegin, Seq: req.Seq, Library: s.path, Driver: driver, Count: n}
+	if begin.CUDA, err = s.lib.CUDAVersion(); unexpected(err) {
+		return fmt.Errorf("CUDA version: %w", err)
+	}
+	if err := s.out.write(begin); err != nil {
+		return err
+	}
+	known := make(map[string]attached, n)
 	for i := range n {
-		d := Device{Index: i}
-		if err := readDevice(lib, &d, tierStatic|tierFast|tierSlow); errors.Is(err, errDriverGone) {
-			return reply{}, fmt.Errorf("GPU %d: %w", i, err)
-		} else if err != nil {
-			d.Error = err.Error()
+		if err := s.gpu(req, place{index: i, count: n}, known); err != nil {
+			return err
 		}
-		rep.Devices = append(rep.Devices, d)
 	}
-	rep.Missing = lib.Missing()
-	return rep, nil
+	changed := s.known != nil && !sameGPUs(s.known, known) || !slices.Equal(s.skip, req.Skip)
+	s.known, s.skip = known, req.Skip
+	end := frame{Kind: kindEnd, Seq: req.Seq}
+	if req.Only == "" {
+		end.Watching = s.watch(changed, req.Skip)
+	}
+	end.Missing = s.lib.Missing()
+	return s.out.write(end)
+}
+
+// gpu reads a GPU, unless it is to be left out, and notes it in known.
+func (s *server) gpu(req request, at place, known map[string]attached) error {
+	index := at.index
+	leave := func() error {
+		return s.out.write(frame{Kind: kindSkipped, Seq: req.Seq, Index: index, UUID: at.uuid, PCIBusID: at.pciBusID})
+	}
+	if at.in(req.Skip...) {
+		return leave()
+	}
+	announce := func() error {
+		return s.out.write(frame{Kind: kindNext, Seq: req.Seq, Index: index, UUID: at.uuid, PCIBusID: at.pciBusID})
+	}
+	if err := announce(); err != nil {
+		return err
+	}
+	d := Device{Index: index}
+	dev, err := s.lib.Device(index) // attaches the GPU at the first call, which may take seconds
+	if err == nil {
+		d.UUID, err = dev.UUID()
+	}
+	if err != nil {
+		return s.give(req, &d, 0, err)
+	}
+	at.uuid = d.UUID
+	before, read := s.known[d.UUID]
+	at.pciBusID = before.pciBusID
+	if at.in(req.Skip...) || req.Only != "" && !at.in(req.Only) {
+		if read {
+			known[d.UUID] = before
+		}
+		return leave()
+	}
+	if !read {
+		if at.pciBusID, err = dev.PCIBusID(); unexpected(err) {
+			return s.give(req, &d, 0, err)
+		}
+	}
+	if err := announce(); err != nil {
+		return err
+	}
+	want := req.Want | tierFast
+	if !read {
+		want |= tierSlow | tierStatic
+	}
+	err = readDevice(s.lib, &d, want)
+	if err == nil && (!read || want&tierSlow == 0 || d.MIGMode == before.mig) {
+		// Only then: a GPU that could not be read, or whose instances changed, is read wholly at the next poll.
+		mig := before.mig
+		if want&tierSlow != 0 {
+			mig = d.MIGMode
+		}
+		known[d.UUID] = attached{pciBusID: at.pciBusID, mig: mig}
+	}
+	return s.give(req, &d, want, err)
+}
+
+// sameGPUs reports whether two polls found the same GPUs.
+func sameGPUs(a, b map[string]attached) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for uuid := range a {
+		if _, ok := b[uuid]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// give sends what was read of a GPU before err.
+func (s *server) give(req request, d *Device, read tiers, err error) error {
+	if errors.Is(err, errDriverGone) {
+		return fmt.Errorf("GPU %d: %w", d.Index, err)
+	}
+	if err != nil {
+		d.Error = err.Error()
+		d.Lost = errors.Is(err, errLost)
+	}
+	return s.out.write(frame{Kind: kindDevice, Seq: req.Seq, Device: d, Read: read})
+}
+
+const (
+	eventWait     = time.Second            // the longest that a wait for an event keeps the worker from ending in good order
+	eventRetry    = time.Second            // after an error, such as that a GPU was lost, which is left out then
+	eventRegister = 200 * time.Millisecond // for the driver to take in what is waited for; it takes microseconds
+)
+
+// watcher waits for errors of the GPUs, in a goroutine of its own.
+type watcher struct {
+	lib     library
+	out     *lines
+	ended   <-chan struct{}
+	changed chan []string // of capacity 1: other GPUs than before are there, or are to be left out, which are these
+	settled chan struct{} // closed once it is known whether errors are reported
+	works   atomic.Bool   // they are
+}
+
+// watch starts the watcher at the first poll, after the GPUs were read: one that hangs is found by the poll, which says
+// which one it is. It tells the watcher of other GPUs and reports whether errors are reported.
+func (s *server) watch(changed bool, skip []string) bool {
+	switch {
+	case s.watcher == nil:
+		s.watcher = &watcher{lib: s.lib, out: s.out, ended: s.ended, changed: make(chan []string, 1), settled: make(chan struct{})}
+		s.watchers.Go(func() { s.watcher.run(skip) })
+		select {
+		case <-s.watcher.settled:
+		case <-time.After(eventRegister):
+		}
+	case changed:
+		select {
+		case <-s.watcher.changed: // which it has not taken in yet
+		default:
+		}
+		s.watcher.changed <- skip
+	}
+	return s.watcher.works.Load()
+}
+
+// run writes what the driver reports until the worker is to end. It begins anew when the GPUs change, and some time after
+// an error.
+func (w *watcher) run(skip []string) {
+	for first := true; ; first = false {
+		set, err := w.lib.Events(skip...)
+		w.works.Store(err == nil)
+		if first {
+			close(w.settled)
+		}
+		if err == nil {
+			var again bool
+			skip, again, err = w.write(set, skip)
+			_ = set.Close()
+			if again {
+				continue
+			}
+		}
+		var retry <-chan time.Time // never, where the driver reports none: only other GPUs may do so
+		if !errors.Is(err, errUnsupported) {
+			retry = time.After(eventRetry)
+		}
+		select {
+		case <-w.ended:
+			return
+		case skip = <-w.changed:
+		case <-retry:
+		}
+	}
+}
+
+// write writes what the driver reports of the GPUs of the set. It returns when the GPUs change, which is to begin again
+// with those that it returns left out, when the worker is to end, and after an error.
+func (w *watcher) write(set events, skip []string) (_ []string, again bool, _ error) {
+	for {
+		select {
+		case <-w.ended:
+			return skip, false, nil
+		case skip = <-w.changed:
+			return skip, true, nil
+		default:
+		}
+		e, ok, err := set.Wait(eventWait)
+		if err != nil {
+			return skip, false, err
+		}
+		if !ok {
+			continue
+		}
+		if err := w.out.write(frame{Kind: kindEvent, Event: &e, At: time.Now().UTC()}); err != nil {
+			return skip, false, err
+		}
+	}
+}
+
+// lines writes frames, each with one call, for two goroutines.
+type lines struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// writeError says that the parent does not listen any more.
+type writeError struct{ err error }
+
+func (e *writeError) Error() string { return "nvml worker: answer: " + e.err.Error() }
+func (e *writeError) Unwrap() error { return e.err }
+
+func (l *lines) write(f frame) error {
+	line, err := json.Marshal(f)
+	if err != nil && f.Device != nil { // a value that is not a number
+		f.Device = &Device{Index: f.Device.Index, UUID: f.Device.UUID, Error: err.Error()}
+		line, err = json.Marshal(f)
+	}
+	if err != nil {
+		return &writeError{err}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, err := l.w.Write(append(line, '\n')); err != nil {
+		return &writeError{err}
+	}
+	return nil
 }

@@ -1,14 +1,18 @@
 package gpu
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"math"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -19,12 +23,12 @@ type fakeLibrary struct {
 	err     error // of every call
 }
 
-func (l fakeLibrary) DriverVersion() (string, error) { return "570.1", l.err }
-func (l fakeLibrary) CUDAVersion() (string, error)   { return "", errUnsupported }
-func (l fakeLibrary) Events() (events, error)        { return nil, errUnsupported }
-func (l fakeLibrary) Missing() []string              { return nil }
-func (l fakeLibrary) DeviceCount() (int, error)      { return len(l.devices), l.err }
-func (l fakeLibrary) Close() error                   { return l.err }
+func (l fakeLibrary) DriverVersion() (string, error)   { return "570.1", l.err }
+func (l fakeLibrary) CUDAVersion() (string, error)     { return "", errUnsupported }
+func (l fakeLibrary) Events(...string) (events, error) { return nil, errUnsupported }
+func (l fakeLibrary) Missing() []string                { return nil }
+func (l fakeLibrary) DeviceCount() (int, error)        { return len(l.devices), l.err }
+func (l fakeLibrary) Close() error                     { return l.err }
 
 func (l fakeLibrary) Device(i int) (device, error) { return l.devices[i], l.err }
 
@@ -46,28 +50,36 @@ func (d fakeDevice) Energy() (float64, error)                   { return 7, d.er
 func (d fakeDevice) Temperature() (float64, error)              { return 40, d.err }
 func (d fakeDevice) Clock(string) (float64, error)              { return 1e9, d.err }
 
-// ask sends n requests to a worker with the library and returns its answers.
-func ask(t *testing.T, lib library, openErr error, n int) []string {
+// ask sends requests to a worker with the library and returns what it writes for each.
+func ask(t *testing.T, lib library, openErr error, requests ...request) [][]string {
 	t.Helper()
-	in, requests := io.Pipe()
-	answers, out := io.Pipe()
+	in, to := io.Pipe()
+	from, out := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
 		done <- serve(t.Context(), in, out, func(string) (library, string, error) { return lib, "lib.so", openErr })
 	}()
-	decoder := json.NewDecoder(answers)
-	var got []string
-	for i := range n {
-		if _, err := fmt.Fprintf(requests, "{\"seq\":%d}\n", i+1); err != nil {
+	encoder, answers := json.NewEncoder(to), bufio.NewScanner(from)
+	var got [][]string
+	for i, req := range requests {
+		req.Seq = uint64(i + 1)
+		if err := encoder.Encode(req); err != nil {
 			t.Fatal(err)
 		}
-		var line json.RawMessage
-		if err := decoder.Decode(&line); err != nil {
-			t.Fatal(err)
+		var lines []string
+		for answers.Scan() {
+			f, err := decodeFrame(answers.Bytes())
+			if err != nil {
+				t.Fatalf("%s: %v", answers.Bytes(), err)
+			}
+			lines = append(lines, strings.ReplaceAll(answers.Text(), fmt.Sprintf(`"seq":%d,`, req.Seq), ""))
+			if f.Kind == kindEnd || f.Kind == kindError {
+				break
+			}
 		}
-		got = append(got, string(line))
+		got = append(got, lines)
 	}
-	if err := requests.Close(); err != nil {
+	if err := to.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err != nil {
@@ -78,52 +90,96 @@ func ask(t *testing.T, lib library, openErr error, n int) []string {
 
 func TestWorker(t *testing.T) {
 	unsupported := fmt.Errorf("nvmlDeviceGetX: %w", errUnsupported)
-	lost := errors.New("nvmlDeviceGetX: GPU is lost")
+	lost := fmt.Errorf("nvmlDeviceGetX: %w", errLost)
+	begin := func(n int) string {
+		return fmt.Sprintf(`{"frame":"begin","library":"lib.so","driver":"570.1","count":%d,"index":0}`, n)
+	}
+	const (
+		firstA, nextA = `{"frame":"next","index":0}`, `{"frame":"next","index":0,"uuid":"GPU-a"}`
+		firstB, nextB = `{"frame":"next","index":1}`, `{"frame":"next","index":1,"uuid":"GPU-b"}`
+		end           = `{"frame":"end","index":0}`
+	)
 	for _, tt := range []struct {
-		name    string
-		lib     fakeLibrary
-		openErr error
-		want    string
+		name     string
+		lib      fakeLibrary
+		openErr  error
+		requests []request
+		want     [][]string
 	}{
 		{
 			name: "what is unsupported is left out",
 			lib:  fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", power: 90, err: unsupported}}},
-			want: `{"seq":1,"state":"ok","library":"lib.so","driver":"570.1","devices":[{"index":0,"uuid":"GPU-a","power":90}]}`,
+			want: [][]string{{begin(1), firstA, nextA, `{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","power":90},"read":7}`, end}},
 		},
 		{
 			name: "one GPU is lost",
 			lib:  fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", err: lost}, {uuid: "GPU-b", err: unsupported}}},
-			want: `{"seq":1,"state":"ok","library":"lib.so","driver":"570.1","devices":[{"index":0,"uuid":"GPU-a","error":"nvmlDeviceGetX: GPU is lost"},{"index":1,"uuid":"GPU-b","power":0}]}`,
+			want: [][]string{{
+				begin(2), firstA,
+				`{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","error":"nvmlDeviceGetX: the GPU is lost","lost":true}}`,
+				firstB, nextB, `{"frame":"device","index":0,"device":{"index":1,"uuid":"GPU-b","power":0},"read":7}`, end,
+			}},
 		},
 		{
 			name: "everything is supported",
 			lib:  fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", power: 1}}},
-			want: `{"seq":1,"state":"ok","library":"lib.so","driver":"570.1","devices":[{"index":0,"uuid":"GPU-a","utilization":0.5,"memory_utilization":0.25,"memory":{"total":8,"used":3,"free":5},"power":1,"energy":7,"temperature":{"gpu":40},"clock":{"graphics":1000000000,"mem":1000000000,"sm":1000000000,"video":1000000000}}]}`,
+			want: [][]string{{
+				begin(1), firstA, nextA,
+				`{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","utilization":0.5,"memory_utilization":0.25,"memory":{"total":8,"used":3,"free":5},"power":1,"energy":7,"temperature":{"gpu":40},"clock":{"graphics":1000000000,"mem":1000000000,"sm":1000000000,"video":1000000000}},"read":7}`,
+				end,
+			}},
+		},
+		{
+			name:     "the dear values are read once, and when they are asked for",
+			lib:      fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", err: unsupported}}},
+			requests: []request{{}, {Want: tierFast}, {Want: tierSlow | tierProcesses}},
+			want: [][]string{
+				{begin(1), firstA, nextA, `{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","power":0},"read":7}`, end},
+				{begin(1), firstA, nextA, `{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","power":0},"read":1}`, end},
+				{begin(1), firstA, nextA, `{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","power":0},"read":11}`, end},
+			},
+		},
+		{
+			name: "some are left out",
+			lib:  fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", err: unsupported}, {uuid: "GPU-b", err: unsupported}}},
+			requests: []request{
+				{Skip: []string{"GPU-b"}},
+				{Skip: []string{"#1/2"}},
+				{Skip: []string{"#1/3", "#0/2"}, Only: "GPU-b"}, // another count: that was another GPU
+				{Only: "#0/2"},
+			},
+			want: [][]string{
+				{begin(2), firstA, nextA, `{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","power":0},"read":7}`, firstB, `{"frame":"skipped","index":1,"uuid":"GPU-b"}`, end},
+				{begin(2), firstA, nextA, `{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","power":0},"read":1}`, `{"frame":"skipped","index":1}`, end},
+				{begin(2), `{"frame":"skipped","index":0}`, firstB, nextB, `{"frame":"device","index":0,"device":{"index":1,"uuid":"GPU-b","power":0},"read":7}`, end},
+				{begin(2), firstA, nextA, `{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","power":0},"read":7}`, firstB, `{"frame":"skipped","index":1,"uuid":"GPU-b"}`, end},
+			},
+		},
+		{
+			name: "a value that is not a number",
+			lib:  fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", power: math.NaN()}}},
+			want: [][]string{{begin(1), firstA, nextA, `{"frame":"device","index":0,"device":{"index":0,"uuid":"GPU-a","error":"json: unsupported value: NaN"},"read":7}`, end}},
 		},
 		{
 			name: "the driver is gone",
 			lib:  fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", err: fmt.Errorf("nvmlX: %w", errDriverGone)}}},
-			want: `{"seq":1,"state":"failed","error":"GPU 0: nvmlX: the driver is gone or was replaced","library":"lib.so"}`,
+			want: [][]string{{begin(1), firstA, `{"frame":"error","library":"lib.so","index":0,"state":"failed","error":"GPU 0: nvmlX: the driver is gone or was replaced","gone":true}`}},
 		},
 		{
 			name:    "no library",
 			openErr: &absentError{tried: []string{"here: not found"}},
-			want:    `{"seq":1,"state":"absent","error":"no NVIDIA driver","library":"lib.so","tried":["here: not found"]}`,
+			want:    [][]string{{`{"frame":"error","library":"lib.so","index":0,"state":"absent","error":"no NVIDIA driver","tried":["here: not found"]}`}},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff([]string{tt.want}, ask(t, tt.lib, tt.openErr, 1)); diff != "" {
+			if tt.requests == nil {
+				tt.requests = make([]request, 1)
+			}
+			if diff := cmp.Diff(tt.want, ask(t, tt.lib, tt.openErr, tt.requests...)); diff != "" {
 				t.Errorf("answers (-want +got):\n%s", diff)
 			}
 		})
 	}
-
-	t.Run("it answers again and again", func(t *testing.T) {
-		got := ask(t, fakeLibrary{}, nil, 3)
-		if !strings.HasPrefix(got[2], `{"seq":3,`) {
-			t.Errorf("third answer %s", got[2])
-		}
-	})
 
 	t.Run("a request that is none", func(t *testing.T) {
 		err := serve(t.Context(), strings.NewReader("hello\n"), io.Discard, open)
@@ -152,25 +208,85 @@ func TestCandidates(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever a worker writes, the parent gets a reply of a known state or an error, and a page that a scrape
-// survives.
-func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{"seq":1,"state":"ok","driver":"1","devices":[{"index":0,"uuid":"GPU-a","power":90,"clock":{"sm":1}}]}`))
-	f.Add([]byte(`{"seq":1,"state":"absent","tried":["x"]}`))
-	f.Add([]byte(`{"seq":2,"state":"ok"}`))
-	f.Add([]byte("{\"seq\":1,\"state\":\"ok\",\"devices\":[{\"uuid\":\"\xff\",\"name\":\"\xfe\"}]}"))
-	f.Fuzz(func(t *testing.T, line []byte) {
-		rep, err := decode(line, 1)
-		if err != nil {
-			return
+// FuzzAnswers: whatever a worker writes, the parent gets a bounded reply or an error, and a page that a scrape survives.
+func FuzzAnswers(f *testing.F) {
+	const begin, end = `{"frame":"begin","seq":1,"driver":"1","count":2}` + "\n", `{"frame":"end","seq":1,"missing":["nvmlX"]}` + "\n"
+	f.Add([]byte(begin + `{"frame":"next","seq":1,"index":0,"uuid":"GPU-a"}` + "\n" + `{"frame":"device","seq":1,"device":{"index":0,"uuid":"GPU-a","power":90,"clock":{"sm":1}},"read":1}` + "\n" + end))
+	f.Add([]byte(begin + `{"frame":"skipped","seq":1,"index":0,"uuid":"GPU-a"}` + "\n" + `{"frame":"event","event":{"uuid":"GPU-a","xid":79},"at":"2026-01-01T00:00:00Z"}` + "\n" + end))
+	f.Add([]byte(`{"frame":"error","seq":1,"state":"absent","tried":["x"]}`))
+	f.Add([]byte(`{"frame":"error","seq":2,"state":"failed","gone":true}`))
+	f.Add([]byte(begin + "{\"frame\":\"device\",\"seq\":1,\"device\":{\"uuid\":\"\xff\",\"name\":\"\xfe\",\"pcie\":{\"transmitted\":18446744073709551615},\"ecc\":[{\"type\":\"uncorrected\",\"scope\":\"volatile\"}]}}\n" + end))
+	f.Add([]byte(`{"frame":"next","seq":1,"index":-1}`))
+	f.Fuzz(func(t *testing.T, said []byte) {
+		c := New(Options{})
+		p := poller{c: c, out: map[string]*outcast{}, strikes: map[string]time.Time{}}
+		for range 2 {
+			w := overheard(said)
+			rep, err := w.poll(t.Context(), request{Seq: 1}, time.Minute)
+			if len(rep.Devices) > maxGPUs || len(rep.Skipped) > maxGPUs || len(rep.Events) > maxEvents || len(rep.Missing) > maxSymbols {
+				t.Fatalf("accepted too much: %+v", rep)
+			}
+			if err != nil {
+				rep.State = ""
+				if failed(err).reason == "" {
+					t.Fatalf("%v has no reason", err)
+				}
+			}
+			c.accept(rep, time.Now())
+			if err != nil && failed(err).gpu != nil {
+				p.accuse(failed(err))
+			}
+			<-w.kill()
 		}
-		if rep.Seq != 1 || (rep.State != stateOK && rep.State != stateAbsent && rep.State != stateFailed) {
-			t.Fatalf("accepted %+v", rep)
+		if len(c.gpus) > maxKnown {
+			t.Fatalf("%d GPUs", len(c.gpus))
 		}
-		var seen []known
-		for _, d := range rep.Devices {
-			seen = append(seen, known{uuid: d.UUID, index: d.Index, err: d.Error})
+		_, _ = c.Update(t.Context()) // must not panic
+	})
+}
+
+// overheard is a child whose process has said all that it will.
+func overheard(said []byte) *child {
+	c := &child{
+		cmd: &exec.Cmd{Process: &os.Process{Pid: -1}}, stdin: nowhere{}, frames: make(chan received), killed: make(chan struct{}),
+		gone: make(chan struct{}), devices: map[string]Device{}, reached: map[int]bool{},
+	}
+	go func() {
+		defer close(c.gone)
+		c.read(bytes.NewReader(said))
+	}()
+	return c
+}
+
+// nowhere is a pipe that nobody reads from.
+type nowhere struct{}
+
+func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (nowhere) Close() error                { return nil }
+
+// FuzzRequests: whatever a parent writes, the worker answers in whole frames or ends with an error.
+func FuzzRequests(f *testing.F) {
+	f.Add([]byte(`{"seq":1,"library":"x","want":15,"skip":["GPU-a","#1/2"]}` + "\n" + `{"seq":2,"only":"GPU-b"}`))
+	f.Add([]byte(`{"seq":-1}`))
+	f.Add([]byte("\n\n{}\n{\"want\":255}\n"))
+	lib := fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", err: errUnsupported}, {uuid: "GPU-b", err: errLost}}}
+	f.Fuzz(func(t *testing.T, said []byte) {
+		var out bytes.Buffer
+		requests := make(chan request)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- answer(ctx, &out, requests, func(string) (library, string, error) { return lib, "lib.so", nil })
+		}()
+		_ = readRequests(ctx, bytes.NewReader(said), requests)
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatalf("worker: %v", err)
 		}
-		_, _ = publish(&rep, seen) // must not panic
+		for line := range bytes.Lines(out.Bytes()) {
+			if _, err := decodeFrame(line); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+		}
 	})
 }
