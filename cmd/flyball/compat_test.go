@@ -83,7 +83,7 @@ func TestCompatDCGM(t *testing.T) {
 	t.Run("a name that nobody has", func(t *testing.T) {
 		write(t, config, with(", compat: rocm"))
 		out, err := exec.Command(built.path("flyball"), "check", "config", config).CombinedOutput()
-		if err == nil || !bytes.Contains(out, []byte(`exporter.compat: "rocm" is not known: expected none or dcgm`)) {
+		if err == nil || !bytes.Contains(out, []byte(`compat: "rocm" is not known: expected none or dcgm`)) {
 			t.Errorf("%v: %s", err, out)
 		}
 	})

@@ -2,35 +2,9 @@ package gpu
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"reflect"
-	"regexp"
-	"slices"
 	"testing"
 )
-
-// TestProbeSymbols: every symbol that the binding looks up is in the list that a probe goes through.
-func TestProbeSymbols(t *testing.T) {
-	files, err := filepath.Glob("nvml_*.go")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no files: %v", err)
-	}
-	for _, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile(`"(nvml[A-Z]\w*)"`).FindAllSubmatch(text, -1) {
-			if symbol := string(m[1]); !slices.Contains(Symbols(), symbol) {
-				t.Errorf("%s looks up %s, which Symbols has not", name, symbol)
-			}
-		}
-	}
-	if !slices.IsSorted(Symbols()) {
-		t.Error("Symbols is not sorted")
-	}
-}
 
 // TestProbeArguments: a probe makes every call of a device.
 func TestProbeArguments(t *testing.T) {
