@@ -18,7 +18,6 @@ import (
 	"flyball/batchproxy"
 	"flyball/cmd/flyball/tracing"
 	"flyball/exporter"
-	"flyball/exporter/gpu"
 	"flyball/rules/remote"
 	"flyball/rules/source"
 	"flyball/rules/store"
@@ -28,8 +27,8 @@ import (
 type live struct {
 	*loaded
 	deciders
+	sensors
 	proxy  *batchproxy.Proxy // nil where this process has none
-	gpus   *gpu.Collector    // nil where it has none
 	remote *remote.Client    // nil where the store answers all
 }
 
@@ -105,7 +104,7 @@ func (a *app) loadAgain(ctx context.Context) error {
 // prepare has every part check its share of a configuration.
 func (a *app) prepare(l *loaded) (n *next, err error) {
 	now := a.live.Load()
-	n = &next{live: live{loaded: l, proxy: now.proxy, gpus: now.gpus}}
+	n = &next{live: live{loaded: l, proxy: now.proxy, sensors: now.sensors}}
 	if a.processes != nil {
 		if n.processes, err = a.processes.Prepare(l.Actuators.Process); err != nil {
 			return nil, fmt.Errorf("actuators.process: %w", err)
@@ -122,7 +121,7 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 		}
 	}
 	if a.opts.has(roleExporter) && (a.exporter.Load() == nil || !reflect.DeepEqual(l.Exporter, now.Exporter)) {
-		if n.exporter, n.gpus, err = a.newExporter(l.Exporter); err != nil {
+		if n.exporter, n.sensors, err = a.newExporter(l.Exporter); err != nil {
 			return nil, fmt.Errorf("exporter: %w", err)
 		}
 	}
@@ -221,9 +220,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 	}
 	if n.exporter != nil {
 		if before := a.exporter.Swap(n.exporter); before == nil {
-			a.gpuSlot.start(runGPUs(n.gpus))
+			a.gpuSlot.start(n.sensors.run)
 		} else {
-			a.gpuSlot.replace(runGPUs(n.gpus), func() {})
+			a.gpuSlot.replace(n.sensors.run, func() {})
 		}
 	}
 	a.live.Store(&n.live)
@@ -237,16 +236,6 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		n.processes.Retire()
 	}
 	return nil
-}
-
-func runGPUs(c *gpu.Collector) func(context.Context) error {
-	if c != nil {
-		return c.Run
-	}
-	return func(ctx context.Context) error {
-		<-ctx.Done()
-		return nil
-	}
 }
 
 // currentExporter collects what the exporter of the present configuration does. It describes nothing, as that does.

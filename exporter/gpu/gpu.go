@@ -19,9 +19,11 @@ type Options struct {
 	// Worker is the command that runs Worker: normally this binary with its hidden command.
 	Worker []string
 
-	Library string       // the file or name of libnvidia-ml.so.1; empty to look where drivers put it
-	Require bool         // Run returns ErrNoGPU on a machine without driver or GPU
-	Logger  *slog.Logger // nil to log nothing
+	Library string // the file or name of libnvidia-ml.so.1; empty to look where drivers put it
+	Require bool   // Run returns ErrNoGPU on a machine without driver or GPU
+	// Processes says to read which processes run on the GPUs. That takes longest of all, some milliseconds a GPU.
+	Processes bool
+	Logger    *slog.Logger // nil to log nothing
 
 	// Interval is how often the GPUs are read: 5 s by default. The driver computes utilisation over 1/6 s to 1 s, and
 	// every call takes a lock that workloads need too, so more often costs them and tells little.

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -158,9 +159,9 @@ func keys(places []place) map[key]int {
 // parts divides what a GPU does among the pods that have it, by key. A pod of which nothing can be told has no part.
 func parts(d gpu.Device, places []place, whose finder) map[key]part {
 	all := map[key]part{}
-	byOwner := map[holder]key{}
+	byHolder := map[holder]key{}
 	for k := range keys(places) {
-		byOwner[k.holder] = k
+		byHolder[k.holder] = k
 	}
 	whole, byInstance, unknown := holders(places)
 	switch {
@@ -170,11 +171,11 @@ func parts(d gpu.Device, places []place, whose finder) map[key]part {
 		if d.Memory != nil {
 			p.memory = &d.Memory.Used
 		}
-		all[byOwner[whole[0]]] = p
+		all[byHolder[whole[0]]] = p
 	case len(byInstance) == 0 && !unknown:
-		shared(d.Processes, byOwner, whose, all)
+		shared(d.Processes, byHolder, whose, all)
 	default:
-		instances(d, byInstance, byOwner, whose, all)
+		instances(d, byInstance, byHolder, whose, all)
 	}
 	return all
 }
@@ -184,10 +185,8 @@ func parts(d gpu.Device, places []place, whose finder) map[key]part {
 func holders(places []place) (whole []holder, byInstance map[string][]holder, unknown bool) {
 	byInstance = map[string][]holder{}
 	add := func(to []holder, o holder) []holder {
-		for _, there := range to {
-			if there == o {
-				return to
-			}
+		if slices.Contains(to, o) {
+			return to
 		}
 		return append(to, o)
 	}
@@ -206,7 +205,7 @@ func holders(places []place) (whole []holder, byInstance map[string][]holder, un
 
 // shared divides a GPU that several pods have, by their processes. The share of a process is its part in the sum of all,
 // those of no pod too.
-func shared(list []gpu.Process, byOwner map[holder]key, whose finder, all map[key]part) {
+func shared(list []gpu.Process, byHolder map[holder]key, whose finder, all map[key]part) {
 	total := 0.0
 	for _, process := range list {
 		if process.SMUtilization != nil {
@@ -218,7 +217,7 @@ func shared(list []gpu.Process, byOwner map[holder]key, whose finder, all map[ke
 		if !ok {
 			continue
 		}
-		k, ok := byOwner[o]
+		k, ok := byHolder[o]
 		if !ok {
 			continue // of a pod that has not been given the GPU and uses it all the same
 		}
@@ -241,7 +240,7 @@ func shared(list []gpu.Process, byOwner map[holder]key, whose finder, all map[ke
 
 // instances divides a GPU that is parted by MIG. A pod that has a MIG device for itself has what that does; of one that is
 // shared only the memory is told, by the processes, since NVML tells no utilisation of processes under MIG.
-func instances(d gpu.Device, byInstance map[string][]holder, byOwner map[holder]key, whose finder, all map[key]part) {
+func instances(d gpu.Device, byInstance map[string][]holder, byHolder map[holder]key, whose finder, all map[key]part) {
 	total, told := 0.0, true
 	for _, i := range d.Instances {
 		sm, ok := i.Active["sm"]
@@ -254,14 +253,14 @@ func instances(d gpu.Device, byInstance map[string][]holder, byOwner map[holder]
 		who := byInstance[i.UUID]
 		if len(who) != 1 {
 			for _, o := range who {
-				blind[byOwner[o]] = true
+				blind[byHolder[o]] = true
 			}
 			if len(who) > 1 {
-				memoryOf(d, i, who, byOwner, whose, all)
+				memoryOf(d, i, who, byHolder, whose, all)
 			}
 			continue
 		}
-		k := byOwner[who[0]]
+		k := byHolder[who[0]]
 		p := all[k]
 		if i.Memory != nil {
 			p.memory = sum(p.memory, i.Memory.Used)
@@ -292,7 +291,7 @@ func instances(d gpu.Device, byInstance map[string][]holder, byOwner map[holder]
 
 // memoryOf adds the memory of the processes on a shared MIG device. Processes are told by GPU instance, so where that has
 // several compute instances it is not known on which of them they are, and none is counted.
-func memoryOf(d gpu.Device, i gpu.Instance, who []holder, byOwner map[holder]key, whose finder, all map[key]part) {
+func memoryOf(d gpu.Device, i gpu.Instance, who []holder, byHolder map[holder]key, whose finder, all map[key]part) {
 	for _, other := range d.Instances {
 		if other.GI == i.GI && other.UUID != i.UUID {
 			return
@@ -306,13 +305,10 @@ func memoryOf(d gpu.Device, i gpu.Instance, who []holder, byOwner map[holder]key
 		if !ok {
 			continue
 		}
-		for _, h := range who {
-			if h == o {
-				k := byOwner[o]
-				p := all[k]
-				p.memory = sum(p.memory, *process.Memory)
-				all[k] = p
-			}
+		if slices.Contains(who, o) {
+			p := all[byHolder[o]]
+			p.memory = sum(p.memory, *process.Memory)
+			all[byHolder[o]] = p
 		}
 	}
 }

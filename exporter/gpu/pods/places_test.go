@@ -12,7 +12,9 @@ func TestResolve(t *testing.T) {
 	inv := newInventory(&gpu.Snapshot{Devices: []gpu.Device{
 		{Index: 0, UUID: uuid(0), PCIBusID: "00000000:05:00.0"},
 		{Index: 1, UUID: uuid(1), PCIBusID: "00010000:E1:00.0", Instances: []gpu.Instance{
-			{UUID: mig1, GI: 7, Profile: "1g.10gb"}, {UUID: mig2, GI: 8, Profile: "1g.10gb"}, {UUID: mig3, GI: 2, CI: 1, Profile: "3g.40gb+me"},
+			{UUID: mig1, GI: 7, Profile: "1g.10gb"},
+			{UUID: mig2, GI: 8, Profile: "1g.10gb"},
+			{UUID: mig3, GI: 2, CI: 1, Profile: "3g.40gb+me"},
 			{UUID: "MIG-other", GI: 2, CI: 0, Profile: "1c.3g.40gb"},
 		}},
 		{Index: 2, Error: "GPU is lost"},
