@@ -13,6 +13,7 @@ type Config struct {
 	Collectors Collectors     `yaml:"collectors"`
 	Timeout    model.Duration `yaml:"timeout"` // the longest that one collector may take at a scrape
 	GPU        GPU            `yaml:"gpu"`
+	Kubernetes Kubernetes     `yaml:"kubernetes"`
 
 	Compat              string `yaml:"compat"`                // CompatNone, which empty stands for, or CompatDCGM
 	CompatHostnameLabel string `yaml:"compat_hostname_label"` // of CompatDCGM: Hostname, which empty stands for, or hostname
@@ -22,12 +23,16 @@ type Config struct {
 type Collectors struct {
 	Host bool `yaml:"host"`
 	GPU  bool `yaml:"gpu"`
+	Pods bool `yaml:"pods"`
 }
 
 // GPU is how the GPUs are read.
 type GPU struct {
 	Library string `yaml:"library"` // the file of libnvidia-ml.so.1; empty to look where drivers put it
 	Require bool   `yaml:"require"` // a machine without a working GPU is an error, not an ordinary machine
+
+	Processes bool      `yaml:"processes"`  // read the processes on each GPU too
+	IdleWatts IdleWatts `yaml:"idle_watts"` // the power of an idle GPU, which is no pod's
 }
 
 // maxTimeout is well above any scrape timeout in use (Prometheus's default is 10 s): a longer deadline is no deadline.
@@ -36,10 +41,11 @@ const maxTimeout = time.Minute
 // DefaultConfig returns the settings that hold where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		Collectors: Collectors{Host: true, GPU: true}, // a machine without GPUs has no GPU series, so on costs it nothing
+		Collectors: Collectors{Host: true, GPU: true, Pods: true}, // a machine without GPUs or a kubelet has no series of them, so on costs it nothing
 		// Collectors read files and snapshots in memory, which takes milliseconds; 2 s is what a loaded machine may need,
 		// and leaves most of a 10 s scrape timeout to the network.
-		Timeout: model.Duration(2 * time.Second),
+		Timeout:    model.Duration(2 * time.Second),
+		Kubernetes: defaultKubernetes(),
 	}
 }
 
@@ -53,5 +59,6 @@ func (c Config) Validate() error {
 		faults = append(faults, errors.New("gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing"))
 	}
 	faults = append(faults, c.validateCompat())
+	faults = append(faults, c.Kubernetes.validate(), c.GPU.IdleWatts.validate())
 	return errors.Join(faults...)
 }

@@ -16,21 +16,28 @@ func TestConfig(t *testing.T) {
 		fault      string
 	}{
 		{name: "empty", yaml: "{}", want: DefaultConfig()},
+		{name: "idle power learned", yaml: "{gpu: {idle_watts: auto}}", want: DefaultConfig()},
 		{
 			name: "everything",
-			yaml: "{collectors: {host: false, gpu: true}, timeout: 500ms, gpu: {library: /opt/libnvidia-ml.so.1, require: true}}",
+			yaml: "{collectors: {host: false, gpu: true, pods: false}, timeout: 500ms, gpu: {library: /opt/libnvidia-ml.so.1, require: true, processes: true, idle_watts: 55.5}, kubernetes: {pod_resources_socket: /k.sock}}",
 			want: Config{
 				Collectors: Collectors{GPU: true},
 				Timeout:    model.Duration(500 * time.Millisecond),
-				GPU:        GPU{Library: "/opt/libnvidia-ml.so.1", Require: true},
+				GPU:        GPU{Library: "/opt/libnvidia-ml.so.1", Require: true, Processes: true, IdleWatts: IdleWatts{Watts: new(55.5)}},
+				Kubernetes: Kubernetes{PodResourcesSocket: "/k.sock"},
 			},
 		},
 		{
 			name: "all faults at once",
-			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {require: true}}",
-			want: Config{Collectors: Collectors{Host: true}, Timeout: model.Duration(2 * time.Minute), GPU: GPU{Require: true}},
+			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {require: true, idle_watts: -1}, kubernetes: {pod_resources_socket: kubelet.sock}}",
+			want: Config{
+				Collectors: Collectors{Host: true, Pods: true}, Timeout: model.Duration(2 * time.Minute),
+				GPU: GPU{Require: true, IdleWatts: IdleWatts{Watts: new(-1.0)}}, Kubernetes: Kubernetes{PodResourcesSocket: "kubelet.sock"},
+			},
 			fault: `timeout: 2m is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s
-gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing`,
+gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing
+kubernetes.pod_resources_socket: "kubelet.sock" is no absolute path: give one such as /var/lib/kubelet/pod-resources/kubelet.sock, or collectors.pods: false
+gpu.idle_watts: -1: give auto, or from 0 to 1000 such as 50`,
 		},
 		{
 			name: "names of DCGM",
@@ -65,7 +72,7 @@ compat_hostname_label: "host" is not a label that dcgm-exporter has: expected Ho
 		{
 			name:  "no time at all",
 			yaml:  "{timeout: 0s}",
-			want:  Config{Collectors: DefaultConfig().Collectors},
+			want:  Config{Collectors: DefaultConfig().Collectors, Kubernetes: DefaultConfig().Kubernetes},
 			fault: "timeout: 0s is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s",
 		},
 	} {
@@ -85,5 +92,14 @@ compat_hostname_label: "host" is not a label that dcgm-exporter has: expected Ho
 				t.Errorf("faults (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestIdleWatts(t *testing.T) {
+	for _, text := range []string{"often", "50W", "[50]", "true"} {
+		var w IdleWatts
+		if err := yaml.Unmarshal([]byte(text), &w); err == nil || err.Error() != "expected auto or a number of watts such as 50" {
+			t.Errorf("%s: %v %v", text, w, err)
+		}
 	}
 }

@@ -240,28 +240,34 @@ func (a *app) buildProcesses() error {
 	return err
 }
 
-// newExporter makes the exporter of a configuration; the collector of GPUs is nil where there is none.
-func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector, error) {
+// newExporter makes the exporter of a configuration, and those of its collectors that are to be run.
+func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, sensors, error) {
 	log := a.opts.log.With("component", "exporter")
 	var list []exporter.Collector
 	if c.Collectors.Host {
 		collector, err := host.New(host.Options{})
 		if err != nil {
-			return nil, nil, err
+			return nil, sensors{}, err
 		}
 		list = append(list, collector)
 	}
-	var gpus *gpu.Collector
+	var s sensors
 	if c.Collectors.GPU {
 		self, err := executable()
 		if err != nil {
-			return nil, nil, err
+			return nil, sensors{}, err
 		}
-		gpus = gpu.New(gpu.Options{Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: c.GPU.Require, Logger: log})
-		list = append(list, gpus)
+		s.gpus = gpu.New(gpu.Options{
+			Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: c.GPU.Require, Processes: readsProcesses(c), Logger: log,
+		})
+		list = append(list, s.gpus)
+	}
+	if c.Collectors.Pods {
+		s.pods = newPods(c, s.gpus, log)
+		list = append(list, s.pods)
 	}
 	e, err := exporter.New(exporter.Options{Timeout: time.Duration(c.Timeout), Logger: log}, list...)
-	return e, gpus, err
+	return e, s, err
 }
 
 // newProxy makes the proxy of a configuration, with its metrics in a registry or, without one, nowhere.

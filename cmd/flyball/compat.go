@@ -9,8 +9,8 @@ import (
 
 	"flyball/cmd/flyball/web"
 	"flyball/exporter"
-	"flyball/exporter/gpu"
 	"flyball/exporter/gpu/dcgm"
+	"flyball/exporter/gpu/pods"
 )
 
 // compatFlags adds the flag that says under whose names the GPUs are served beside our own.
@@ -32,11 +32,27 @@ func (a *app) dcgmPage() http.Handler {
 }
 
 // newDCGMPage is the page of a configuration; nil where there is none.
-func newDCGMPage(c exporter.Config, gpus *gpu.Collector) http.Handler {
-	if gpus == nil || c.Compat != exporter.CompatDCGM {
+func newDCGMPage(c exporter.Config, s sensors) http.Handler {
+	if s.gpus == nil || c.Compat != exporter.CompatDCGM {
 		return nil
 	}
-	return dcgm.Handler(dcgm.Options{GPUs: gpus, Hostname: nodeName(), HostnameLabel: c.CompatHostnameLabel})
+	o := dcgm.Options{GPUs: s.gpus, Hostname: nodeName(), HostnameLabel: c.CompatHostnameLabel}
+	if s.pods != nil {
+		o.Pods = onlyHolder{s.pods}
+	}
+	return dcgm.Handler(o)
+}
+
+// onlyHolder is the pod that has a GPU for itself.
+type onlyHolder struct{ pods *pods.Collector }
+
+// Pod implements dcgm.Pods.
+func (h onlyHolder) Pod(uuid string, gi *int) (dcgm.Pod, bool) {
+	all := h.pods.Holders(uuid, gi)
+	if len(all) != 1 {
+		return dcgm.Pod{}, false
+	}
+	return dcgm.Pod(all[0]), true
 }
 
 // nodeName is the name of the node as dcgm-exporter finds it: what the pod was told of its node, or the machine's own.
