@@ -21,6 +21,7 @@ import (
 
 	"flyball/exporter"
 	"flyball/exporter/gpu"
+	"flyball/exporter/gpu/pods"
 )
 
 // probeParent is the command that has what looks at this machine below it.
@@ -69,6 +70,10 @@ type gpuReport struct {
 	gpu.Probed
 	Unread   string        `json:"unread,omitempty"`   // why the exporter has not read all
 	Families []probeFamily `json:"families,omitempty"` // all that there are, whether exported or not
+
+	Kubelet    string       `json:"kubelet"`                      // the socket that was asked for pods, and what was wrong there
+	Pods       []pods.Grant `json:"pods,omitempty"`               // what they were given
+	Unresolved int          `json:"unresolved_devices,omitempty"` // that pods were given and that are not found among the GPUs
 }
 
 // probeFamily is one family of metrics as the exporter would publish it.
@@ -102,7 +107,7 @@ func (o *probeOptions) run(ctx context.Context, stdout io.Writer) error {
 	if slices.ContainsFunc(r.GPUs, func(g gpu.ProbedGPU) bool { return g.Error != "" }) {
 		start = o.call // what hangs is known by now
 	}
-	o.read(ctx, &r, gpu.New(gpu.Options{
+	o.read(ctx, &r, c, gpu.New(gpu.Options{
 		Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: true, Timeout: o.call, StartTimeout: start,
 		Interval: 500 * time.Millisecond, // for what is measured between two readings
 	}))
@@ -141,7 +146,10 @@ func (r *gpuReport) verdict() error {
 }
 
 // read runs the exporter's own collector until it has read the GPUs twice, or cannot.
-func (o *probeOptions) read(ctx context.Context, r *gpuReport, c *gpu.Collector) {
+func (o *probeOptions) read(ctx context.Context, r *gpuReport, config exporter.Config, c *gpu.Collector) {
+	defer func() {
+		r.ask(ctx, newPods(config, c, slog.New(slog.DiscardHandler)), config.Kubernetes.PodResourcesSocket)
+	}() // beside a snapshot, if there is one
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(running) }()
@@ -194,6 +202,18 @@ func (o *probeOptions) read(ctx context.Context, r *gpuReport, c *gpu.Collector)
 			r.count(registry)
 			return
 		}
+	}
+}
+
+// ask notes which pods have which GPUs.
+func (r *gpuReport) ask(ctx context.Context, c *pods.Collector, socket string) {
+	r.Kubelet = socket
+	var err error
+	switch r.Pods, r.Unresolved, err = c.Ask(ctx); {
+	case errors.Is(err, exporter.ErrNoData):
+		r.Kubelet += ": no kubelet there"
+	case err != nil:
+		r.Kubelet += ": " + err.Error()
 	}
 }
 
@@ -272,6 +292,17 @@ func (r *gpuReport) write(w io.Writer) error {
 			}
 		}
 		row("  error", g.Error)
+	}
+	fmt.Fprintf(t, "\nkubelet\t%s\n", r.Kubelet)
+	for _, p := range r.Pods {
+		gi := ""
+		if p.GI != nil {
+			gi = fmt.Sprintf("/%d", *p.GI)
+		}
+		fmt.Fprintf(t, "  %s%s\t%s/%s\t%s\t%s\n", p.UUID, gi, p.Namespace, p.Pod, p.Container, p.Resource)
+	}
+	if r.Unresolved > 0 {
+		row("  not found", fmt.Sprintf("%d devices", r.Unresolved))
 	}
 	if len(r.Families) > 0 {
 		fmt.Fprintf(t, "\nFAMILY\tSERIES\n")

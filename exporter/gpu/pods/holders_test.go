@@ -1,9 +1,13 @@
 package pods
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"flyball/exporter"
+	"flyball/exporter/gpu"
 )
 
 func TestHolders(t *testing.T) {
@@ -34,5 +38,37 @@ func TestHolders(t *testing.T) {
 		if diff := cmp.Diff(tt.want, c.Holders(tt.uuid, tt.gi)); diff != "" {
 			t.Errorf("%s: %s", tt.uuid, diff)
 		}
+	}
+}
+
+// TestAsk: one question to a real server of the API, without Run.
+func TestAsk(t *testing.T) {
+	reply, at, n := scene(t)
+	k := newKubelet(t)
+	c := collect(k, n, nil, func() *gpu.Snapshot { return at(0) })
+	if grants, _, err := c.Ask(t.Context()); !errors.Is(err, exporter.ErrNoData) || grants != nil {
+		t.Errorf("without a kubelet: %v, %v", grants, err)
+	}
+	k.start(t)
+	k.set(reply, nil, false)
+	grants, unresolved, err := c.Ask(t.Context())
+	if err != nil || unresolved != 1 || len(grants) < 6 {
+		t.Fatalf("%d unresolved, %v: %+v", unresolved, err, grants)
+	}
+	if diff := cmp.Diff(Grant{UUID: grants[0].UUID, Resource: "nvidia.com/gpu", Namespace: "ml", Pod: "alone", Container: "server"}, grants[0]); diff != "" {
+		t.Error(diff)
+	}
+	instances := map[int]string{}
+	for _, g := range grants {
+		if g.GI != nil {
+			instances[*g.GI] = g.Pod
+		}
+	}
+	if diff := cmp.Diff(map[int]string{7: "parted-a", 2: "parted-b"}, instances); diff != "" {
+		t.Errorf("pods by GPU instance: %s", diff)
+	}
+	k.set(nil, errors.New("broken"), false)
+	if _, _, err := c.Ask(t.Context()); err == nil || errors.Is(err, exporter.ErrNoData) {
+		t.Errorf("a kubelet that fails: %v", err)
 	}
 }
