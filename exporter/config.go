@@ -13,12 +13,17 @@ type Config struct {
 	Collectors Collectors     `yaml:"collectors"`
 	Timeout    model.Duration `yaml:"timeout"` // the longest that one collector may take at a scrape
 	GPU        GPU            `yaml:"gpu"`
+	Kubernetes Kubernetes     `yaml:"kubernetes"`
+
+	Compat              string `yaml:"compat"`                // CompatNone, which empty stands for, or CompatDCGM
+	CompatHostnameLabel string `yaml:"compat_hostname_label"` // of CompatDCGM: Hostname, which empty stands for, or hostname
 }
 
 // Collectors says which collectors run.
 type Collectors struct {
 	Host bool `yaml:"host"`
 	GPU  bool `yaml:"gpu"`
+	Pods bool `yaml:"pods"`
 }
 
 // maxTimeout is well above any scrape timeout in use (Prometheus's default is 10 s): a longer deadline is no deadline.
@@ -27,11 +32,12 @@ const maxTimeout = time.Minute
 // DefaultConfig returns the settings that hold where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		Collectors: Collectors{Host: true, GPU: true}, // a machine without GPUs has no GPU series, so on costs it nothing
+		Collectors: Collectors{Host: true, GPU: true, Pods: true}, // a machine without GPUs or a kubelet has no series of them, so on costs it nothing
 		// Collectors read files and snapshots in memory, which takes milliseconds; 2 s is what a loaded machine may need,
 		// and leaves most of a 10 s scrape timeout to the network.
-		Timeout: model.Duration(2 * time.Second),
-		GPU:     defaultGPU(),
+		Timeout:    model.Duration(2 * time.Second),
+		GPU:        defaultGPU(),
+		Kubernetes: defaultKubernetes(),
 	}
 }
 
@@ -41,6 +47,6 @@ func (c Config) Validate() error {
 	if t := time.Duration(c.Timeout); t <= 0 || t > maxTimeout {
 		faults = append(faults, fmt.Errorf("timeout: %s is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s", c.Timeout))
 	}
-	faults = append(faults, c.GPU.validate(c.Collectors.GPU))
+	faults = append(faults, c.validateCompat(), c.GPU.validate(c.Collectors.GPU), c.Kubernetes.validate(), c.GPU.IdleWatts.validate())
 	return errors.Join(faults...)
 }

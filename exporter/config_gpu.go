@@ -20,6 +20,7 @@ type GPU struct {
 	Timeout      model.Duration `yaml:"timeout"`       // the longest that a reading may take, of which one GPU may take half
 	Processes    bool           `yaml:"processes"`     // read the processes on each GPU too
 	MaxProcesses int            `yaml:"max_processes"` // how many of one GPU have series: those with the most memory
+	IdleWatts    IdleWatts      `yaml:"idle_watts"`    // the power of an idle GPU, which is no pod's
 	Sim          string         `yaml:"sim"`           // the file that describes the GPUs of the backend sim
 }
 

@@ -16,24 +16,28 @@ func TestConfig(t *testing.T) {
 		fault      string
 	}{
 		{name: "empty", yaml: "{}", want: DefaultConfig()},
+		{name: "idle power learned", yaml: "{gpu: {idle_watts: auto}}", want: DefaultConfig()},
 		{
 			name: "everything",
-			yaml: "{collectors: {host: false, gpu: true}, timeout: 500ms, gpu: {backend: nvml, library: /opt/libnvidia-ml.so.1, require: true, interval: 1s, slow_interval: 1m, timeout: 3s, processes: true, max_processes: 16}}",
+			yaml: "{collectors: {host: false, gpu: true, pods: false}, timeout: 500ms, gpu: {backend: nvml, library: /opt/libnvidia-ml.so.1, require: true, interval: 1s, slow_interval: 1m, timeout: 3s, processes: true, max_processes: 16, idle_watts: 55.5}, kubernetes: {pod_resources_socket: /k.sock}}",
 			want: Config{
 				Collectors: Collectors{GPU: true},
 				Timeout:    model.Duration(500 * time.Millisecond),
 				GPU: GPU{
 					Backend: "nvml", Library: "/opt/libnvidia-ml.so.1", Require: true,
 					Interval: model.Duration(time.Second), SlowInterval: model.Duration(time.Minute), Timeout: model.Duration(3 * time.Second), Processes: true, MaxProcesses: 16,
+					IdleWatts: IdleWatts{Watts: new(55.5)},
 				},
+				Kubernetes: Kubernetes{PodResourcesSocket: "/k.sock"},
 			},
 		},
 		{
 			name: "all faults at once",
-			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {backend: rocm, require: true, library: x.so, sim: gpus.yml, interval: 10m, slow_interval: 2h, timeout: 0s, max_processes: 0}}",
+			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {backend: rocm, require: true, library: x.so, sim: gpus.yml, interval: 10m, slow_interval: 2h, timeout: 0s, max_processes: 0, idle_watts: -1}, kubernetes: {pod_resources_socket: kubelet.sock}}",
 			want: Config{
-				Collectors: Collectors{Host: true}, Timeout: model.Duration(2 * time.Minute),
-				GPU: GPU{Backend: "rocm", Require: true, Library: "x.so", Sim: "gpus.yml", Interval: model.Duration(10 * time.Minute), SlowInterval: model.Duration(2 * time.Hour)},
+				Collectors: Collectors{Host: true, Pods: true}, Timeout: model.Duration(2 * time.Minute),
+				GPU:        GPU{Backend: "rocm", Require: true, Library: "x.so", Sim: "gpus.yml", Interval: model.Duration(10 * time.Minute), SlowInterval: model.Duration(2 * time.Hour), IdleWatts: IdleWatts{Watts: new(-1.0)}},
+				Kubernetes: Kubernetes{PodResourcesSocket: "kubelet.sock"},
 			},
 			fault: `timeout: 2m is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s
 gpu.backend: "rocm" is none of auto, nvml, nvidia-smi, amdgpu, sim, none
@@ -43,7 +47,9 @@ gpu.require: true while collectors.gpu is false: switch the collector on, or req
 gpu.interval: 10m: give from 200ms to 5m, such as 5s
 gpu.slow_interval: 2h: give more than 0s and at most 1h, such as 30s
 gpu.timeout: 0s: give more than 0s and at most 1m, such as 2s
-gpu.max_processes: 0: give from 1 to 1024, such as 64`,
+gpu.max_processes: 0: give from 1 to 1024, such as 64
+kubernetes.pod_resources_socket: "kubelet.sock" is no absolute path: give one such as /var/lib/kubelet/pod-resources/kubelet.sock, or collectors.pods: false
+gpu.idle_watts: -1: give auto, or from 0 to 1000 such as 50`,
 		},
 		{
 			name: "simulated, of no file", yaml: "{gpu: {backend: sim}}",
@@ -55,9 +61,39 @@ gpu.max_processes: 0: give from 1 to 1024, such as 64`,
 			fault: "gpu.sim: missing: the backend sim needs a file that describes the GPUs",
 		},
 		{
+			name: "names of DCGM",
+			yaml: "{compat: dcgm, compat_hostname_label: hostname}",
+			want: func() Config {
+				c := DefaultConfig()
+				c.Compat, c.CompatHostnameLabel = CompatDCGM, "hostname"
+				return c
+			}(),
+		},
+		{
+			name: "names of DCGM, every fault",
+			yaml: "{compat: dcgm, compat_hostname_label: host, collectors: {gpu: false}}",
+			want: func() Config {
+				c := DefaultConfig()
+				c.Compat, c.CompatHostnameLabel, c.Collectors.GPU = CompatDCGM, "host", false
+				return c
+			}(),
+			fault: `compat: dcgm has nothing to show while collectors.gpu is false
+compat_hostname_label: "host" is not a label that dcgm-exporter has: expected Hostname or hostname`,
+		},
+		{
+			name: "names of somebody else",
+			yaml: "{compat: rocm}",
+			want: func() Config {
+				c := DefaultConfig()
+				c.Compat = "rocm"
+				return c
+			}(),
+			fault: `compat: "rocm" is not known: expected none or dcgm`,
+		},
+		{
 			name:  "no time at all",
 			yaml:  "{timeout: 0s}",
-			want:  Config{Collectors: DefaultConfig().Collectors, GPU: DefaultConfig().GPU},
+			want:  Config{Collectors: DefaultConfig().Collectors, GPU: DefaultConfig().GPU, Kubernetes: DefaultConfig().Kubernetes},
 			fault: "timeout: 0s is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s",
 		},
 	} {
@@ -77,5 +113,14 @@ gpu.max_processes: 0: give from 1 to 1024, such as 64`,
 				t.Errorf("faults (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestIdleWatts(t *testing.T) {
+	for _, text := range []string{"often", "50W", "[50]", "true"} {
+		var w IdleWatts
+		if err := yaml.Unmarshal([]byte(text), &w); err == nil || err.Error() != "expected auto or a number of watts such as 50" {
+			t.Errorf("%s: %v %v", text, w, err)
+		}
 	}
 }

@@ -7,6 +7,10 @@
     // Prometheus that scrapes flyball they have one, and 'job="flyball"' may stand here.
     scaleSelector: '',
 
+    // Which DCGM_FI_* series are read: those of a dcgm-exporter that is there already, such as 'job="dcgm-exporter"'; all, if
+    // empty. A GPU that flyball measures too is taken from flyball.
+    dcgmSelector: '',
+
     // The label that tells clusters apart, where one Prometheus has several; series without it are one cluster.
     clusterLabel: 'cluster',
     showMultiCluster: false,

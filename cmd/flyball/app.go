@@ -240,29 +240,35 @@ func (a *app) buildProcesses() error {
 	return err
 }
 
-// newExporter makes the exporter of a configuration; sim is what its GPUs are simulated by. The collector of GPUs is nil where
-// there is none.
-func (a *app) newExporter(c exporter.Config, sim *gpu.Sim) (*exporter.Exporter, *gpu.Collector, error) {
+// newExporter makes the exporter of a configuration, and those of its collectors that are to be run; sim is what its GPUs are
+// simulated by.
+func (a *app) newExporter(c exporter.Config, sim *gpu.Sim) (*exporter.Exporter, sensors, error) {
 	log := a.opts.log.With("component", "exporter")
 	var list []exporter.Collector
 	if c.Collectors.Host {
 		collector, err := host.New(host.Options{})
 		if err != nil {
-			return nil, nil, err
+			return nil, sensors{}, err
 		}
 		list = append(list, collector)
 	}
-	var gpus *gpu.Collector
+	var s sensors
 	if c.Collectors.GPU {
 		self, err := executable()
 		if err != nil {
-			return nil, nil, err
+			return nil, sensors{}, err
 		}
-		gpus = newGPUs(c.GPU, sim, self, log)
-		list = append(list, gpus)
+		g := c.GPU
+		g.Processes = readsProcesses(c)
+		s.gpus = newGPUs(g, sim, self, log)
+		list = append(list, s.gpus)
+	}
+	if c.Collectors.Pods {
+		s.pods = newPods(c, s.gpus, log)
+		list = append(list, s.pods)
 	}
 	e, err := exporter.New(exporter.Options{Timeout: time.Duration(c.Timeout), Logger: log}, list...)
-	return e, gpus, err
+	return e, s, err
 }
 
 // newProxy makes the proxy of a configuration, with its metrics in a registry or, without one, nowhere.

@@ -7,6 +7,7 @@
 //	config.go   the configuration file, composed of the parts' own, read with every fault at its place
 //	kinds.go    the one list of the kinds of actuators
 //	app.go      builds each part from those above it, runs them in order and stops them in the other
+//	sensors.go  the collectors that read in the background
 //	elsewhere.go, keda.go   what something else scales, and the external scaler that KEDA asks
 //	server.go   the page, /metrics, /debug/batcher and the API, which read what the parts say of themselves
 //	listeners.go, webconfig.go    the addresses, systemd's sockets, TLS and passwords
@@ -15,6 +16,6 @@
 //	completion.go, man.go, help.go   what helps at a prompt, made from the command line itself
 //	web/        the page and the API
 //
-// Two hidden commands are for flyball itself: supervise holds one replica (actuators/process), nvml-worker makes the NVML
-// calls (exporter/gpu). Both are this binary, started again, and end when their parent's pipe closes.
+// Three hidden commands are for flyball itself: supervise holds one replica (actuators/process), nvml-worker makes the NVML
+// calls (exporter/gpu), nvml-probe those of probe gpu. All are this binary, started again, and end when their parent's pipe closes.
 package main

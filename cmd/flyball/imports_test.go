@@ -35,6 +35,8 @@ func TestImports(t *testing.T) {
 		"flyball/examples/quickstart":           {},
 		"flyball/exporter":                      {},
 		"flyball/exporter/gpu":                  {"flyball/exporter", "flyball/rules/source"},
+		"flyball/exporter/gpu/dcgm":             {"flyball/exporter", "flyball/exporter/gpu"},
+		"flyball/exporter/gpu/pods":             {"flyball/exporter", "flyball/exporter/gpu"},
 		"flyball/exporter/host":                 {"flyball/exporter"},
 		"flyball/forecast":                      {},
 		"flyball/forecast/eval":                 {"flyball/forecast"},
@@ -55,7 +57,7 @@ func TestImports(t *testing.T) {
 	mayLink := map[string][]string{
 		"github.com/prometheus/prometheus/tsdb":   {"flyball/rules/store", "flyball/cmd/flyball"},
 		"github.com/prometheus/prometheus/promql": {"flyball/rules/store", "flyball/cmd/flyball"},
-		"github.com/NVIDIA/go-nvml/pkg/nvml":      {"flyball/exporter/gpu", "flyball/cmd/flyball"},
+		"github.com/NVIDIA/go-nvml/pkg/nvml":      {"flyball/exporter/gpu", "flyball/exporter/gpu/dcgm", "flyball/exporter/gpu/pods", "flyball/cmd/flyball"},
 		"go.opentelemetry.io/otel/sdk/trace":      {"flyball/cmd/flyball/tracing", "flyball/cmd/flyball"},
 		"k8s.io/client-go/dynamic":                {"flyball/actuators/kubernetes", "flyball/actuators/kubernetes/kubetest", "flyball/cmd/flyball"},
 	}

@@ -32,6 +32,7 @@ const (
 const (
 	superviseCommand = "supervise"
 	nvmlCommand      = "nvml-worker"
+	probeCommand     = "nvml-probe"
 )
 
 // builtVersion is the version of a binary that was not built by the Makefile, which sets it at link time.
@@ -49,6 +50,8 @@ func run(args []string) int {
 			return process.Supervise(args[1:], os.Stdin)
 		case nvmlCommand:
 			return nvmlWorker()
+		case probeCommand:
+			return nvmlProbe()
 		}
 	}
 	if version.Version == "" {
@@ -136,6 +139,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		explainCommand(app, stdout),
 		reportCommand(app, stdout, stderr),
 	}, forecastCommands(app, stdout, stderr), []command{
+		probeGPUCommand(app, stdout),
 		freezeCommand(app, stdout),
 		pauseCommand(app, stdout),
 		resumeCommand(app, stdout),

@@ -57,7 +57,9 @@ func TestScript(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", built.dir+string(os.PathListSeparator)+os.Getenv("PATH"))
-			return nil
+			stub, err := filepath.Abs("../../exporter/gpu/testdata/nvml_stub.c")
+			env.Setenv("NVML_STUB", stub)
+			return err
 		},
 	})
 }

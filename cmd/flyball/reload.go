@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -18,7 +19,6 @@ import (
 	"flyball/batchproxy"
 	"flyball/cmd/flyball/tracing"
 	"flyball/exporter"
-	"flyball/exporter/gpu"
 	"flyball/rules/remote"
 	"flyball/rules/source"
 	"flyball/rules/store"
@@ -28,8 +28,9 @@ import (
 type live struct {
 	*loaded
 	deciders
+	sensors
 	proxy  *batchproxy.Proxy // nil where this process has none
-	gpus   *gpu.Collector    // nil where it has none
+	dcgm   http.Handler      // the GPUs under dcgm-exporter's names; nil where that is not asked for
 	remote *remote.Client    // nil where the store answers all
 }
 
@@ -105,7 +106,7 @@ func (a *app) loadAgain(ctx context.Context) error {
 // prepare has every part check its share of a configuration.
 func (a *app) prepare(l *loaded) (n *next, err error) {
 	now := a.live.Load()
-	n = &next{live: live{loaded: l, proxy: now.proxy, gpus: now.gpus}}
+	n = &next{live: live{loaded: l, proxy: now.proxy, sensors: now.sensors, dcgm: now.dcgm}}
 	if a.processes != nil {
 		if n.processes, err = a.processes.Prepare(l.Actuators.Process); err != nil {
 			return nil, fmt.Errorf("actuators.process: %w", err)
@@ -122,9 +123,10 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 		}
 	}
 	if a.opts.has(roleExporter) && (a.exporter.Load() == nil || !reflect.DeepEqual(l.Exporter, now.Exporter) || !reflect.DeepEqual(l.sim, now.sim)) {
-		if n.exporter, n.gpus, err = a.newExporter(l.Exporter, l.sim); err != nil {
+		if n.exporter, n.sensors, err = a.newExporter(l.Exporter, l.sim); err != nil {
 			return nil, fmt.Errorf("exporter: %w", err)
 		}
+		n.dcgm = newDCGMPage(l.Exporter, n.sensors)
 	}
 	switch {
 	case a.proxyListener != nil:
@@ -221,9 +223,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 	}
 	if n.exporter != nil {
 		if before := a.exporter.Swap(n.exporter); before == nil {
-			a.gpuSlot.start(runGPUs(n.gpus))
+			a.gpuSlot.start(n.sensors.run)
 		} else {
-			a.gpuSlot.replace(runGPUs(n.gpus), func() {})
+			a.gpuSlot.replace(n.sensors.run, func() {})
 		}
 	}
 	a.live.Store(&n.live)
@@ -237,16 +239,6 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		n.processes.Retire()
 	}
 	return nil
-}
-
-func runGPUs(c *gpu.Collector) func(context.Context) error {
-	if c != nil {
-		return c.Run
-	}
-	return func(ctx context.Context) error {
-		<-ctx.Done()
-		return nil
-	}
 }
 
 // currentExporter collects what the exporter of the present configuration does. It describes nothing, as that does.

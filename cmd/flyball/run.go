@@ -35,6 +35,7 @@ const (
 
 type runOptions struct {
 	configFile   string
+	compat       string         // under whose names the GPUs are served too; "": as the configuration says
 	autoReload   model.Duration // how often the files are looked at for changes; 0: never
 	storagePath  string
 	webListen    []string // none: the default of the roles
@@ -75,6 +76,7 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c.Flag("batchproxy.web.config.file", "TLS, client certificates and passwords of the proxy, as --web.config.file has them for the page.").StringVar(&o.proxySecured)
 	c.Flag("keda.listen-address", "Where KEDA's external scaler is asked (gRPC), if the configuration has actuators.keda.").Default("127.0.0.1:9841").StringVar(&o.kedaListen)
 	c.Flag(kedaSecuredFlag, "TLS and client certificates of the external scaler, as --web.config.file has them for the page.").StringVar(&o.kedaSecured)
+	o.compatFlags(c)
 	c.Flag("decisions.print", "Print each decision as a line for a person, instead of logging it.").BoolVar(&o.print)
 	logging := promslog.Config{Writer: stderr}
 	promslogflag.AddFlags(app, &logging)
@@ -161,6 +163,9 @@ func (o *runOptions) load(running *loaded) (*loaded, error) {
 		l, err = load(o.configFile, func(l *loaded, d *source.Decoder) {
 			if o.storagePath != "" {
 				l.Storage.Path = o.storagePath
+			}
+			if o.compat != "" {
+				l.Exporter.Compat = o.compat
 			}
 			if running != nil {
 				l.checkFixed(d, running)

@@ -24,14 +24,18 @@ import (
 // that there are, its commands are taken by the command line, its keys by the configuration and by rule files.
 func TestRunbookNames(t *testing.T) {
 	metrics := append(rules.OutputMetrics(), "up", "scrape_duration_seconds", "ALERTS",
-		"flyball_notifications_errors_total") // with an Alertmanager
+		"flyball_notifications_errors_total", // with an Alertmanager
+		// Of GPUs that the page of gpu/testdata has not: divided by MIG, or with errors and activity.
+		"flyball_gpu_mig_memory_used_bytes", "flyball_gpu_mig_memory_total_bytes",
+		"flyball_gpu_mig_sm_active_ratio", "flyball_gpu_mig_tensor_active_ratio", "flyball_gpu_mig_dram_active_ratio",
+		"flyball_gpu_sm_active_ratio", "flyball_gpu_tensor_active_ratio", "flyball_gpu_dram_active_ratio", "flyball_gpu_xid_errors_total")
 	for _, name := range []string{"metrics.golden", "metrics_remote.golden", "metrics_services.golden"} {
 		for line := range strings.Lines(contents(t, filepath.Join("testdata", name))) {
 			metric, _, _ := strings.Cut(line, " ")
 			metrics = append(metrics, metric)
 		}
 	}
-	for _, name := range []string{"gpu/testdata/normal.prom", "host/testdata/host.prom"} {
+	for _, name := range []string{"gpu/testdata/normal.prom", "gpu/dcgm/testdata/page.prom", "host/testdata/host.prom"} {
 		p := expfmt.NewTextParser(model.UTF8Validation)
 		families, err := p.TextToMetricFamilies(strings.NewReader(contents(t, filepath.Join("../../exporter", name))))
 		if err != nil {

@@ -22,6 +22,7 @@ import (
 func (a *app) webHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metricsHandler(a.metrics))
+	mux.Handle("GET /metrics/dcgm", a.dcgmPage())
 	mux.Handle("GET /metrics/embedded", metricsHandler(a.embedded))
 	mux.Handle("GET /runbooks/{alert}", mixin.RunbookHandler())
 	a.registerLifecycle(mux)

@@ -76,6 +76,8 @@
 // one value that is not vital, an unknown error of NVLink, costs that value alone; a lost GPU costs its own. A reading older than
 // three intervals is not published either: then flyball_gpu_up is 0 and the values are gone.
 //
+// What a machine has and lacks of this, and how long the driver takes for each call, is what [Probe] finds out.
+//
 // # Machines without a GPU
 //
 // Without the library or the driver there is one log line, which says where was looked, and no series; it is looked for

@@ -24,10 +24,17 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestMain is the worker too, and nvidia-smi: the collector under test starts this binary again.
+// TestMain is the worker too, and nvidia-smi: the collector under test starts this binary again, as a probe does.
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "nvidia-smi" {
 		os.Exit(fakeSMI(os.Args[1:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "nvml-probe" {
+		if err := ProbeWorker(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	if len(os.Args) > 1 && os.Args[1] == "nvml-worker" {
 		if err := Worker(context.Background(), os.Stdin, os.Stdout); err != nil {

@@ -1,6 +1,6 @@
 // The fleet on one page: what is asked for, how it is answered, who decided what, and whether flyball itself is well.
 // Charts read the proxy's own series over $__rate_interval, so that they are as sharp as the time range allows; numbers and
-// tables read the recorded model:... series, which are the same whoever measures the model.
+// tables read the recorded model:... series, which are the same whoever measures the model, as are gpu:... of GPUs.
 function(config)
   local g = import '../g.libsonnet';
   local q = import '../lib/promql.libsonnet';
@@ -9,6 +9,7 @@ function(config)
   local inModel = 'model=~"$model"';
   local inJob = 'job=~"$job"';
   local model(name) = q.select('model:' + name, [inCluster, inModel]);
+  local gpu(name) = q.select('gpu:' + name, [inCluster]);
   local proxy(name, matchers=[]) = q.select('flyball_batchproxy_' + name, [inCluster, inJob, inModel] + matchers);
   local own(metric, matchers=[]) = q.select(metric, [inCluster, inJob] + matchers);
   // Rules write these to flyball's own store without a job: a selector of jobs would lose them there.
@@ -423,17 +424,17 @@ function(config)
         ),
         g.timeseries(
           'GPU utilisation',
-          'Share of time in which a kernel ran: flyball_gpu_utilization_ratio. Nothing where there is no GPU.',
+          'Share of time in which a kernel ran, by flyball or a dcgm-exporter: gpu:utilization:ratio. Nothing where there is no GPU.',
           'percentunit',
-          [g.target('max by (instance, gpu) (%s)' % own('flyball_gpu_utilization_ratio'), '{{instance}} {{gpu}}')],
+          [g.target('max by (instance, gpu) (%s)' % gpu('utilization:ratio'), '{{instance}} {{gpu}}')],
           w=12,
           max=1,
         ),
         g.timeseries(
           'GPU memory',
-          'Share of memory in use: flyball_gpu_memory_used_bytes, flyball_gpu_memory_total_bytes. Nothing where there is no GPU.',
+          'Share of memory in use, of GPUs and instances of MIG: gpu:memory_used:bytes, gpu:memory_total:bytes. Nothing where there is no GPU.',
           'percentunit',
-          [g.target('max by (instance, gpu) (%s) / max by (instance, gpu) (%s)' % [own('flyball_gpu_memory_used_bytes'), own('flyball_gpu_memory_total_bytes')], '{{instance}} {{gpu}}')],
+          [g.target('max by (instance, gpu, gi) (%s) / max by (instance, gpu, gi) (%s)' % [gpu('memory_used:bytes'), gpu('memory_total:bytes')], '{{instance}} {{gpu}} {{gi}}')],
           w=12,
           max=1,
         ),

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"flyball/exporter"
+	"flyball/exporter/gpu"
+	"flyball/exporter/gpu/pods"
+)
+
+// sensors are the collectors that read in the background; nil for those that are off.
+type sensors struct {
+	gpus *gpu.Collector
+	pods *pods.Collector
+}
+
+// run runs them until ctx is done or one of them fails.
+func (s sensors) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if s.gpus != nil {
+		g.Go(func() error { return s.gpus.Run(ctx) })
+	}
+	if s.pods != nil {
+		g.Go(func() error { return s.pods.Run(ctx) })
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		return nil
+	})
+	return g.Wait()
+}
+
+// newPods makes the collector of the pods on these GPUs; gpus is nil where none are read.
+func newPods(c exporter.Config, gpus *gpu.Collector, log *slog.Logger) *pods.Collector {
+	o := pods.Options{Socket: c.Kubernetes.PodResourcesSocket, IdleWatts: c.GPU.IdleWatts.Watts, Logger: log}
+	if gpus != nil {
+		o.Snapshot = gpus.Snapshot
+	}
+	return pods.New(o)
+}
+
+// readsProcesses says whether the processes on GPUs are to be read: where that is asked for, and on the node of a cluster,
+// where pods may share them. There the directory of the kubelet's socket is there from the first start of a kubelet on.
+func readsProcesses(c exporter.Config) bool {
+	if c.GPU.Processes || !c.Collectors.Pods {
+		return c.GPU.Processes
+	}
+	_, err := os.Stat(filepath.Dir(c.Kubernetes.PodResourcesSocket))
+	return err == nil
+}
