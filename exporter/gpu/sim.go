@@ -55,7 +55,7 @@ func (s *simulation) device(g *simGPU, n, index int, now time.Time) (Device, boo
 	case faultGone:
 		return Device{}, false
 	case faultLost:
-		d.Error = "GPU is lost (simulated)"
+		d.Error, d.Lost = "GPU is lost (simulated)", true
 		return d, true
 	case faultHang:
 		d.Error = "no answer (simulated)"

@@ -328,6 +328,9 @@ func TestSMIReads(t *testing.T) {
 			var gpus []string
 			for _, d := range got.Devices {
 				gpus = append(gpus, strings.TrimSpace(fmt.Sprint(d.Index, " ", d.UUID, " ", d.Error)))
+				if d.Lost != (d.Error == "GPU is lost") {
+					t.Errorf("GPU %d: lost is %t beside %q", d.Index, d.Lost, d.Error)
+				}
 			}
 			if diff := cmp.Diff(tt.want, gpus); diff != "" {
 				t.Errorf("GPUs (-want +got):\n%s", diff)
@@ -353,7 +356,7 @@ func TestSMINoHandle(t *testing.T) {
 	}
 	want := Device{
 		Index: 1, UUID: "GPU-00000000-0000-0000-0000-000000000001", PCIBusID: "0:1a:00.0",
-		Error: "GPU is lost. Reboot the system to recover this GPU",
+		Error: "GPU is lost. Reboot the system to recover this GPU", Lost: true,
 	}
 	if diff := cmp.Diff(want, got.Devices[1]); diff != "" {
 		t.Errorf("the lost GPU (-want +got):\n%s", diff)

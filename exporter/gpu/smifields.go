@@ -310,12 +310,15 @@ func (t *smiTable) row(fields []smiField, cells []string, seen map[string]smiSee
 	answers := d.Memory != nil || d.Utilization != nil || d.Power != nil || d.Temperature != nil
 	switch {
 	case gone || broken != "" && !answers:
-		d.Error = broken
+		d.Error, d.Lost = broken, smiLost(broken)
 	case d.UUID == "":
 		d.Error = "it has no UUID"
 	}
 	t.devices = append(t.devices, d)
 }
+
+// smiLost reports whether a message says that the driver has given the GPU up.
+func smiLost(message string) bool { return strings.Contains(strings.ToLower(message), "gpu is lost") }
 
 // smiWords is a message on one line, within bounds.
 func smiWords(s string) string {
@@ -331,7 +334,7 @@ func (t smiTable) all(seen map[string]smiSeen) []Device {
 		next = max(next, d.Index+1)
 	}
 	for _, bus := range slices.Sorted(maps.Keys(t.lost)) {
-		d := Device{Index: next, PCIBusID: bus, Error: t.lost[bus]}
+		d := Device{Index: next, PCIBusID: bus, Error: t.lost[bus], Lost: smiLost(t.lost[bus])}
 		if known, ok := seen[bus]; ok {
 			d.UUID, d.Index = known.uuid, known.index
 		} else {
