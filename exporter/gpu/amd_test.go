@@ -37,11 +37,16 @@ func TestAMD(t *testing.T) {
 	for _, name := range []string{"vega56", "mi250"} {
 		t.Run(name, func(t *testing.T) {
 			lines, logger := newLog()
-			c := New(Options{Backend: BackendAMDGPU, SysPath: unpack(t, name+".txtar"), Logger: logger, Interval: time.Hour})
+			sys := unpack(t, name+".txtar")
+			c := New(Options{Backend: BackendAMDGPU, SysPath: sys, Logger: logger, Interval: time.Hour})
 			run(t, c)
 			lines.await(t, "backend=amdgpu")
 			lines.await(t, "reading GPUs")
-			golden(t, "amd_"+name+".json", devicesJSON(t, c.Snapshot().Devices))
+			read, err := amd{sys: sys}.read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, "amd_"+name+".json", devicesJSON(t, read.Devices))
 			golden(t, "amd_"+name+".prom", scrape(t, c))
 		})
 	}

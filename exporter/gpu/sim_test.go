@@ -43,7 +43,7 @@ func TestSim(t *testing.T) {
 		lines.await(t, `level=WARN msg="GPUs are simulated`)
 		lines.await(t, "reading GPUs")
 		lines.quiet(t)
-		golden(t, "sim.json", devicesJSON(t, c.Snapshot().Devices))
+		golden(t, "sim.json", devicesJSON(t, newSimulation(s, time.Now(), extras{processes: true}).devices(time.Now())))
 		golden(t, "sim.prom", scrape(t, c))
 	})
 }

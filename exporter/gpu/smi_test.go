@@ -48,7 +48,7 @@ func fakeSMI(args []string) int {
 
 	switch mode {
 	case "hang":
-		select {}
+		time.Sleep(time.Hour) // it is killed before that
 	case "exit9":
 		fmt.Println("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.")
 		return 9
@@ -274,12 +274,15 @@ func TestSMI(t *testing.T) {
 			run(t, c)
 			lines.await(t, "backend=nvidia-smi from="+stand.path)
 			lines.await(t, "reading GPUs")
-			snapshot := c.Snapshot()
-			golden(t, tt.golden+".json", devicesJSON(t, snapshot.Devices))
 			golden(t, tt.golden+".prom", scrape(t, c))
-			if snapshot.Backend != BackendNvidiaSMI {
-				t.Errorf("backend %q", snapshot.Backend)
+			if got := c.Snapshot().Backend; got != BackendNvidiaSMI {
+				t.Errorf("backend %q", got)
 			}
+			read, err := (&smi{asked: stand.path, processes: tt.processes}).read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, tt.golden+".json", devicesJSON(t, read.Devices))
 		})
 	}
 }
