@@ -223,9 +223,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 	}
 	if n.exporter != nil {
 		if before := a.exporter.Swap(n.exporter); before == nil {
-			a.gpuSlot.start(n.sensors.run)
+			a.gpuSlot.start(n.run)
 		} else {
-			a.gpuSlot.replace(n.sensors.run, func() {})
+			a.gpuSlot.replace(n.run, func() {})
 		}
 	}
 	a.live.Store(&n.live)

@@ -22,7 +22,11 @@ import (
 )
 
 // parts are the folders of examples/kubernetes that kubectl apply -k takes.
-var parts = []string{"namespace", "rules", "acting", "keda", "embedded", "gateway", "sidecar", "exporter", "monitoring"}
+var parts = []string{"namespace", "rules", "acting", "keda", "embedded", "gateway", "sidecar", "exporter", "exporter-pods", "monitoring"}
+
+// onNode are the parts that see something of their node, and the directories of it that they mount for reading. They have a
+// namespace of their own, and run as root without a capability.
+var onNode = map[string][]string{"exporter-pods": {"/var/lib/kubelet/pod-resources", "/var/log/pods"}}
 
 // flyball is the program, which TestMain builds.
 var flyball string

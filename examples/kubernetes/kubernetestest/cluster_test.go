@@ -143,7 +143,8 @@ func apply(t *testing.T, c *kubetest.Cluster, p *part) {
 	}
 }
 
-// admitted has the apiserver admit a pod of each template, and refuse one that wants more.
+// admitted has the apiserver admit a pod of each template, and refuse one that wants more; one that sees its node is refused in
+// the namespace of the others.
 func admitted(t *testing.T, c *kubetest.Cluster, built []*part) {
 	create := func(namespace string, spec core.PodTemplateSpec) error {
 		t.Helper()
@@ -163,6 +164,12 @@ func admitted(t *testing.T, c *kubetest.Cluster, built []*part) {
 		for _, w := range p.workloads() {
 			if err := create(w.GetNamespace(), w.template); err != nil {
 				t.Errorf("%s: a pod of %s: %v", p.name, w, err)
+			}
+			if _, node := onNode[p.name]; node {
+				if err := create("flyball", w.template); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "restricted") {
+					t.Errorf("%s: a pod of %s in flyball: %v, want that the standard forbids it", p.name, w, err)
+				}
+				continue
 			}
 			wants := *w.template.DeepCopy()
 			wants.Spec.Containers[0].SecurityContext.Capabilities.Drop = nil

@@ -38,12 +38,16 @@ func TestPods(t *testing.T) {
 				t.Helper()
 				t.Errorf(name+": "+w.String()+": "+format, args...)
 			}
-			if s := spec.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil ||
+			directories, node := onNode[name]
+			if s := spec.SecurityContext; s == nil || s.RunAsNonRoot == nil || *s.RunAsNonRoot == node || s.SeccompProfile == nil ||
 				s.SeccompProfile.Type != core.SeccompProfileTypeRuntimeDefault {
 				fault("the pod's securityContext is %+v", s)
 			}
-			if spec.HostNetwork || spec.HostPID || spec.HostIPC {
-				fault("it shares namespaces of the node")
+			if spec.HostNetwork || spec.HostPID != node || spec.HostIPC {
+				fault("it shares namespaces of the node, or not those that it is there for")
+			}
+			if node != (w.GetNamespace() == "flyball-node") {
+				fault("it is in the namespace %s", w.GetNamespace())
 			}
 			account := spec.ServiceAccountName
 			if account != "" && !p.has("ServiceAccount", w.GetNamespace(), account) {
@@ -62,10 +66,22 @@ func TestPods(t *testing.T) {
 				switch {
 				case v.ConfigMap != nil && p.has("ConfigMap", w.GetNamespace(), v.ConfigMap.Name):
 				case v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil:
+				case v.HostPath != nil && *v.HostPath.Type == core.HostPathDirectory && slices.Contains(directories, v.HostPath.Path):
+					directories = slices.DeleteFunc(slices.Clone(directories), func(d string) bool { return d == v.HostPath.Path })
+					for _, c := range w.containers() {
+						for _, m := range c.VolumeMounts {
+							if m.Name == v.Name && (!m.ReadOnly || m.MountPath != v.HostPath.Path) {
+								fault("%s is mounted at %s, for reading: %t", v.HostPath.Path, m.MountPath, m.ReadOnly)
+							}
+						}
+					}
 				case v.PersistentVolumeClaim != nil && p.has("PersistentVolumeClaim", w.GetNamespace(), v.PersistentVolumeClaim.ClaimName):
 				default:
 					fault("the volume %s is of something that is not there, has no limit, or is the node's", v.Name)
 				}
+			}
+			if len(directories) > 0 {
+				fault("of the node it does not mount %v", directories)
 			}
 			for _, c := range w.containers() {
 				checkContainer(t, name, w, c)
@@ -73,8 +89,8 @@ func TestPods(t *testing.T) {
 			checkEnd(t, p, w)
 		}
 	}
-	if pods != 7 {
-		t.Errorf("%d pod templates, want 7", pods)
+	if pods != 8 {
+		t.Errorf("%d pod templates, want 8", pods)
 	}
 }
 
@@ -291,7 +307,7 @@ func TestTogether(t *testing.T) {
 func TestMonitors(t *testing.T) {
 	var others []object
 	var pods []workload
-	for _, name := range []string{"rules", "gateway", "sidecar", "exporter"} {
+	for _, name := range []string{"rules", "gateway", "sidecar", "exporter", "exporter-pods"} {
 		p := buildPart(t, name)
 		others, pods = append(others, p.objects...), append(pods, p.workloads()...)
 	}
@@ -339,7 +355,7 @@ func TestMonitors(t *testing.T) {
 		}
 	}
 	slices.Sort(scraped)
-	if diff := cmp.Diff([]string{"digits", "flyball", "flyball-exporter", "flyball-gateway"}, scraped); diff != "" {
+	if diff := cmp.Diff([]string{"digits", "flyball", "flyball-exporter", "flyball-exporter", "flyball-gateway"}, scraped); diff != "" {
 		t.Errorf("what is scraped (-want +got):\n%s", diff)
 	}
 }

@@ -50,8 +50,8 @@ func TestConfig(t *testing.T) {
 			})
 		}
 	}
-	if checked != 7 {
-		t.Errorf("%d configurations, want 7", checked)
+	if checked != 8 {
+		t.Errorf("%d configurations, want 8", checked)
 	}
 }
 
@@ -64,6 +64,7 @@ func TestStart(t *testing.T) {
 		{"gateway", []string{"{service: ml/digits, port: http}", `{url: "http://127.0.0.1:1"}`}},
 		{"sidecar", nil},
 		{"exporter", []string{"require: true", "require: false"}},
+		{"exporter-pods", []string{"require: true", "require: false"}},
 		{"keda", nil},
 	} {
 		t.Run(tt.part, func(t *testing.T) {

@@ -95,8 +95,8 @@ func (l *ledger) account(s *gpu.Snapshot, places []place, whose finder) {
 	}
 }
 
-// active returns the energy that a GPU used since the snapshot before, less what it would have used idle. known is false
-// where there is no snapshot before, or its counter began again.
+// active returns the energy that a GPU used since the snapshot before, less what it would have used idle, and nothing where
+// its counter began again. known is false where there is no snapshot before.
 func (l *ledger) active(d gpu.Device, taken time.Time, last map[string]reading) (joules float64, known bool) {
 	if idle(d) && d.Power != nil && *d.Power >= 0 {
 		if least, seen := l.idle[d.UUID]; !seen || *d.Power < least {
@@ -109,7 +109,7 @@ func (l *ledger) active(d gpu.Device, taken time.Time, last map[string]reading) 
 	now := reading{energy: *d.Energy, taken: taken}
 	l.last[d.UUID] = now
 	before, seen := last[d.UUID]
-	if !seen || now.energy < before.energy || now.taken.Before(before.taken) {
+	if !seen || now.taken.Before(before.taken) {
 		return 0, false
 	}
 	watts := l.idle[d.UUID] // 0 before it was ever seen idle: a GPU that never is runs for its pods alone

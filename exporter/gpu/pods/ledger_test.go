@@ -166,6 +166,12 @@ func TestParts(t *testing.T) {
 			want:   map[string]told{},
 		},
 		{
+			name:   "a pod has the whole and another a part that is not known",
+			device: gpu.Device{Utilization: new(0.5), Instances: []gpu.Instance{instance(mig1, 1, "1g.10gb", 100, 0.5)}},
+			places: []place{whole("a", "server"), onMIG("b", "")},
+			want:   map[string]told{},
+		},
+		{
 			name:   "a pod has the whole and another a part",
 			device: gpu.Device{Utilization: new(0.5), Instances: []gpu.Instance{instance(mig1, 1, "1g.10gb", 100, 0.5)}},
 			places: []place{whole("a", "server"), onMIG("b", mig1)},

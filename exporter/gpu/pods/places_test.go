@@ -69,3 +69,14 @@ func TestResolve(t *testing.T) {
 		})
 	}
 }
+
+// TestInfoOnce: two compute instances of one GPU instance have the same labels, and one series.
+func TestInfoOnce(t *testing.T) {
+	a, b := onMIG("a", mig1), onMIG("a", mig2)
+	a.gi, b.gi = 2, 2
+	var p page
+	p.view(view{places: []place{a, b}})
+	if len(p.metrics) != 1 {
+		t.Errorf("%d series, want 1", len(p.metrics))
+	}
+}
