@@ -36,6 +36,8 @@ func TestImports(t *testing.T) {
 		"flyball/exporter":                      {},
 		"flyball/exporter/gpu":                  {"flyball/exporter"},
 		"flyball/exporter/host":                 {"flyball/exporter"},
+		"flyball/exporter/model":                {"flyball/exporter"},
+		"flyball/exporter/model/facts":          {"flyball/rules/source"},
 		"flyball/forecast":                      {},
 		"flyball/forecast/eval":                 {"flyball/forecast"},
 		"flyball/mixin":                         {"flyball/rules/source"},
