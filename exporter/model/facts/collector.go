@@ -29,12 +29,9 @@ type Source struct {
 	Timeout  time.Duration // of asking it; 0 for 2 seconds, and never more than half of what Update has
 
 	// Labels returns the labels model and engine where they become known later, such as from the page of the engine's own metrics;
-	// what is empty of them is not known yet. It is called at each scrape; nil for none.
-	Labels func() (model, engine string)
-
-	// Told says that flyball_model_info of this server is published by whoever reads that page: it takes from Collector.Facts what
-	// the files say.
-	Told bool
+	// what is empty of them is not known. With told, whoever knows them publishes flyball_model_info of the server too, and takes
+	// what the files say from Collector.Facts. It is called at each scrape; nil for none.
+	Labels func() (model, engine string, told bool)
 }
 
 // How old what is published may be. Files change when a model is deployed, readiness while it loads.
@@ -73,6 +70,8 @@ type watched struct {
 	accuracy kept[[]Result]
 	ready    kept[[]ModelStatus]
 	facts    atomic.Pointer[Facts] // for Collector.Facts
+
+	model, engine string // as Labels last knew them
 }
 
 // kept is something that was read.
@@ -210,7 +209,7 @@ func describe(name, help string, more ...string) *prometheus.Desc {
 var (
 	sizeDesc       = describe("size_bytes", "Size of the files of the model's weights.")
 	parametersDesc = describe("parameters", "Numbers in the model's weights, as the shapes of its tensors say; absent where the files do not say it, such as of weights that are packed several to a number.")
-	infoDesc       = describe("info", "1, with what is known of the model: version, precision of most weights, framework or platform.", "version", "precision", "framework")
+	infoDesc       = describe("info", "A model that the server has: 1. With what its page, its files or the server itself say of its version, precision and framework.", "version", "precision", "framework")
 	readyDesc      = describe("ready", "1 if the server says that the model is ready to be asked, 0 if not.")
 	accuracyDesc   = describe("accuracy_ratio", "Share that the model had right in its latest evaluation, by dataset and metric. It says nothing of when: see flyball_model_accuracy_timestamp_seconds.", "dataset", "metric")
 	timestampDesc  = describe("accuracy_timestamp_seconds", "When the model was evaluated, in seconds since 1970.", "dataset", "metric")
@@ -227,9 +226,13 @@ func (s *watched) metrics() []prometheus.Metric {
 	var all []prometheus.Metric
 	statuses := s.ready.value
 	named, engine := s.Model, s.Engine
+	elsewhere := false // flyball_model_info is published by another
 	if s.Labels != nil {
-		m, e := s.Labels()
-		named, engine = cmp.Or(named, m), cmp.Or(e, engine)
+		var m, e string
+		if m, e, elsewhere = s.Labels(); m != "" || e != "" {
+			s.model, s.engine = m, e // which stay while the server is down
+		}
+		named, engine = cmp.Or(named, s.model), cmp.Or(s.engine, engine)
 	}
 	model := named
 	if model == "" && len(statuses) == 1 {
@@ -240,7 +243,7 @@ func (s *watched) metrics() []prometheus.Metric {
 		statuses = []ModelStatus{statuses[0]}
 		statuses[0].Name = model // as everything else of it is labelled
 	}
-	told := false // the facts of the files stand beside what the server says
+	told := elsewhere // or, below, beside what the server says
 	for _, status := range statuses {
 		ready := 0.0
 		if status.Ready {
@@ -257,7 +260,7 @@ func (s *watched) metrics() []prometheus.Metric {
 		}
 		seen := map[string]bool{}
 		for _, version := range versions {
-			if !seen[version] && !s.Told {
+			if !seen[version] && !elsewhere {
 				seen[version] = true
 				all = append(all, gauge(infoDesc, 1, status.Name, s.Server, engine, version, f.Precision, first(status.Platform, f.Framework)))
 			}
@@ -266,7 +269,7 @@ func (s *watched) metrics() []prometheus.Metric {
 	if s.files.known {
 		f := s.files.value
 		all = append(all, f.metrics(model, s.Server, engine)...)
-		if !told && !s.Told {
+		if !told {
 			all = append(all, gauge(infoDesc, 1, model, s.Server, engine, f.Version, f.Precision, f.Framework))
 		}
 	}
