@@ -209,7 +209,7 @@ func describe(name, help string, more ...string) *prometheus.Desc {
 var (
 	sizeDesc       = describe("size_bytes", "Size of the files of the model's weights.")
 	parametersDesc = describe("parameters", "Numbers in the model's weights, as the shapes of its tensors say; absent where the files do not say it, such as of weights that are packed several to a number.")
-	infoDesc       = describe("info", "A model that the server has: 1. With what its page, its files or the server itself say of its version, precision and framework.", "version", "precision", "framework")
+	infoDesc       = describe("info", "A model that the server has: 1.", "version", "precision", "framework")
 	readyDesc      = describe("ready", "1 if the server says that the model is ready to be asked, 0 if not.")
 	accuracyDesc   = describe("accuracy_ratio", "Share that the model had right in its latest evaluation, by dataset and metric. It says nothing of when: see flyball_model_accuracy_timestamp_seconds.", "dataset", "metric")
 	timestampDesc  = describe("accuracy_timestamp_seconds", "When the model was evaluated, in seconds since 1970.", "dataset", "metric")
