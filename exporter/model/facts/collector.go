@@ -29,9 +29,13 @@ type Source struct {
 	Timeout  time.Duration // of asking it; 0 for 2 seconds, and never more than half of what Update has
 
 	// Labels returns the labels model and engine where they become known later, such as from the page of the engine's own metrics;
-	// what is empty of them is not known. With told, whoever knows them publishes flyball_model_info of the server too, and takes
-	// what the files say from Collector.Facts. It is called at each scrape; nil for none.
-	Labels func() (model, engine string, told bool)
+	// what is empty of them is not known. Whoever knows them publishes flyball_model_info of the server. It is called at each
+	// scrape; nil for none.
+	Labels func() (model, engine string)
+
+	// Told says that flyball_model_info of this server is always published by another, who takes what the files say from
+	// Collector.Facts.
+	Told bool
 }
 
 // How old what is published may be. Files change when a model is deployed, readiness while it loads.
@@ -226,11 +230,11 @@ func (s *watched) metrics() []prometheus.Metric {
 	var all []prometheus.Metric
 	statuses := s.ready.value
 	named, engine := s.Model, s.Engine
-	elsewhere := false // flyball_model_info is published by another
+	elsewhere := s.Told // flyball_model_info is published by another
 	if s.Labels != nil {
-		var m, e string
-		if m, e, elsewhere = s.Labels(); m != "" || e != "" {
+		if m, e := s.Labels(); m != "" || e != "" {
 			s.model, s.engine = m, e // which stay while the server is down
+			elsewhere = true
 		}
 		named, engine = cmp.Or(named, s.model), cmp.Or(s.engine, engine)
 	}

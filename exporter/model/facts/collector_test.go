@@ -91,15 +91,18 @@ flyball_model_info{engine="vllm",framework="pytorch",model="llama",precision="bf
 flyball_model_parameters{engine="vllm",model="llama",server="s"} 3000
 flyball_model_size_bytes{engine="vllm",model="llama",server="s"} SIZE
 `},
-		{name: "labels that are known later", source: Source{Server: "s", Files: models, Labels: func() (string, string, bool) { return "llama", "sglang", false }}, want: `
-flyball_model_info{engine="sglang",framework="pytorch",model="llama",precision="bfloat16",server="s",version=""} 1
+		{name: "labels that are known later", source: Source{Server: "s", Files: models, Labels: func() (string, string) { return "llama", "sglang" }}, want: `
 flyball_model_parameters{engine="sglang",model="llama",server="s"} 3000
 flyball_model_size_bytes{engine="sglang",model="llama",server="s"} SIZE
 `},
-		{name: "told by another", source: Source{Server: "s", Engine: "oip", Files: models, URL: kserve.URL, Labels: func() (string, string, bool) { return "", "kserve", true }}, want: `
+		{name: "told by another", source: Source{Server: "s", Engine: "oip", Files: models, URL: kserve.URL, Labels: func() (string, string) { return "", "kserve" }}, want: `
 flyball_model_parameters{engine="kserve",model="iris",server="s"} 3000
 flyball_model_ready{engine="kserve",model="iris",server="s"} 1
 flyball_model_size_bytes{engine="kserve",model="iris",server="s"} SIZE
+`},
+		{name: "told by another who knows nothing yet", source: Source{Server: "s", Files: models, Told: true}, want: `
+flyball_model_parameters{engine="",model="s",server="s"} 3000
+flyball_model_size_bytes{engine="",model="s",server="s"} SIZE
 `},
 		{name: "results of the model alone", source: Source{Server: "s", Model: "m2", Accuracy: ours}, want: `
 flyball_model_accuracy_ratio{dataset="a",engine="",metric="acc",model="m2",server="s"} 0.5
@@ -255,11 +258,11 @@ func TestCollectorAsksRarely(t *testing.T) {
 func TestCollectorKeepsLabels(t *testing.T) {
 	dir := folder(t, map[string][]byte{"model.safetensors": writeSafetensors("pt", tensor{"a", "F32", []int64{10}})})
 	up := true
-	c := New(Source{Server: "s", Files: dir, Labels: func() (string, string, bool) {
+	c := New(Source{Server: "s", Files: dir, Labels: func() (string, string) {
 		if up {
-			return "llama", "vllm", true
+			return "llama", "vllm"
 		}
-		return "", "", false
+		return "", ""
 	}})
 	const size = `flyball_model_size_bytes{engine="vllm",model="llama",server="s"}`
 	if got, err := page(t, c); err != nil || !strings.Contains(got, size) || strings.Contains(got, "flyball_model_info") {
