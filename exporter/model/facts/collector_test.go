@@ -207,7 +207,20 @@ func TestCollectorLooksAgain(t *testing.T) {
 	if _, ok := c.Facts("another"); ok {
 		t.Error("facts of a server that there is not")
 	}
-	step(-time.Hour, "10", false) // a clock that is set back
+	if err := os.WriteFile(file, large, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	step(-time.Hour, "20", false) // a clock that is set back
+}
+
+// TestMine has two names of one model in the results: the series is one, and of the later evaluation.
+func TestMine(t *testing.T) {
+	early, late := time.Unix(1763626442, 0), time.Unix(1763626443, 0)
+	results := []Result{{"m", "a", "acc", 0.5, early}, {"org/m", "a", "acc", 0.6, late}, {"other/m", "a", "acc", 0.7, early}, {"n", "a", "acc", 0.8, late}}
+	want := []Result{{"m", "a", "acc", 0.6, late}}
+	if diff := cmp.Diff(want, mine(results, "m", "m")); diff != "" {
+		t.Errorf("results (-want +got):\n%s", diff)
+	}
 }
 
 // TestCollectorReadsOnce has the file unreadable in a way that its size and time do not show: nobody looks.

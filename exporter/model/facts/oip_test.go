@@ -171,6 +171,23 @@ func TestOIPHangs(t *testing.T) {
 	}
 }
 
+// TestOIPNeverEnds has an answer without an end: it is given up at the limit, not at the deadline.
+func TestOIPNeverEnds(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for b := []byte(strings.Repeat(" ", 64<<10)); ; {
+			if _, err := w.Write(b); err != nil {
+				return
+			}
+		}
+	}))
+	defer server.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := OIP(ctx, http.DefaultClient, server.URL); err == nil || !strings.Contains(err.Error(), "an answer of more than 1048576 bytes") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func FuzzOIP(f *testing.F) {
 	f.Add(tritonAnswers["GET /v2"], tritonAnswers["POST /v2/repository/index"], tritonAnswers["GET /v2/models/resnet"])
 	f.Add(kserveAnswers["GET /v2"], kserveAnswers["GET /v2/models"], kserveAnswers["GET /v2/models/iris"])
