@@ -13,12 +13,15 @@ type Config struct {
 	Collectors Collectors     `yaml:"collectors"`
 	Timeout    model.Duration `yaml:"timeout"` // the longest that one collector may take at a scrape
 	GPU        GPU            `yaml:"gpu"`
+
+	ModelServers []ModelServer `yaml:"model_servers"` // whose own metrics are read
 }
 
 // Collectors says which collectors run.
 type Collectors struct {
-	Host bool `yaml:"host"`
-	GPU  bool `yaml:"gpu"`
+	Host   bool `yaml:"host"`
+	GPU    bool `yaml:"gpu"`
+	Models bool `yaml:"models"`
 }
 
 // GPU is how the GPUs are read.
@@ -33,7 +36,7 @@ const maxTimeout = time.Minute
 // DefaultConfig returns the settings that hold where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		Collectors: Collectors{Host: true, GPU: true}, // a machine without GPUs has no GPU series, so on costs it nothing
+		Collectors: Collectors{Host: true, GPU: true, Models: true}, // a machine without GPUs has no GPU series, so on costs it nothing
 		// Collectors read files and snapshots in memory, which takes milliseconds; 2 s is what a loaded machine may need,
 		// and leaves most of a 10 s scrape timeout to the network.
 		Timeout: model.Duration(2 * time.Second),
@@ -49,5 +52,13 @@ func (c Config) Validate() error {
 	if c.GPU.Require && !c.Collectors.GPU {
 		faults = append(faults, errors.New("gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing"))
 	}
+	faults = append(faults, validateModelServers(c.ModelServers)...)
 	return errors.Join(faults...)
+}
+
+// SetDirectory makes the paths of files relative to the folder of the configuration file.
+func (c *Config) SetDirectory(dir string) {
+	for i := range c.ModelServers {
+		c.ModelServers[i].SetDirectory(dir)
+	}
 }

@@ -18,7 +18,7 @@ func TestConfig(t *testing.T) {
 		{name: "empty", yaml: "{}", want: DefaultConfig()},
 		{
 			name: "everything",
-			yaml: "{collectors: {host: false, gpu: true}, timeout: 500ms, gpu: {library: /opt/libnvidia-ml.so.1, require: true}}",
+			yaml: "{collectors: {host: false, gpu: true, models: false}, timeout: 500ms, gpu: {library: /opt/libnvidia-ml.so.1, require: true}}",
 			want: Config{
 				Collectors: Collectors{GPU: true},
 				Timeout:    model.Duration(500 * time.Millisecond),
@@ -28,7 +28,7 @@ func TestConfig(t *testing.T) {
 		{
 			name: "all faults at once",
 			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {require: true}}",
-			want: Config{Collectors: Collectors{Host: true}, Timeout: model.Duration(2 * time.Minute), GPU: GPU{Require: true}},
+			want: Config{Collectors: Collectors{Host: true, Models: true}, Timeout: model.Duration(2 * time.Minute), GPU: GPU{Require: true}},
 			fault: `timeout: 2m is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s
 gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing`,
 		},

@@ -28,6 +28,7 @@ import (
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/exporter/host"
+	"flyball/exporter/model"
 	"flyball/rules"
 	"flyball/rules/journal"
 	"flyball/rules/remote"
@@ -240,14 +241,14 @@ func (a *app) buildProcesses() error {
 	return err
 }
 
-// newExporter makes the exporter of a configuration; the collector of GPUs is nil where there is none.
-func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector, error) {
+// newExporter makes the exporter of a configuration; the collectors of GPUs and of model servers are nil where there is none.
+func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector, *model.Collector, error) {
 	log := a.opts.log.With("component", "exporter")
 	var list []exporter.Collector
 	if c.Collectors.Host {
 		collector, err := host.New(host.Options{})
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		list = append(list, collector)
 	}
@@ -255,13 +256,23 @@ func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector
 	if c.Collectors.GPU {
 		self, err := executable()
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		gpus = gpu.New(gpu.Options{Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: c.GPU.Require, Logger: log})
 		list = append(list, gpus)
 	}
+	models, files, err := a.newModels(c, gpus)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if models != nil {
+		list = append(list, models)
+	}
+	if files != nil {
+		list = append(list, files)
+	}
 	e, err := exporter.New(exporter.Options{Timeout: time.Duration(c.Timeout), Logger: log}, list...)
-	return e, gpus, err
+	return e, gpus, models, err
 }
 
 // newProxy makes the proxy of a configuration, with its metrics in a registry or, without one, nowhere.

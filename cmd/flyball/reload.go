@@ -19,6 +19,7 @@ import (
 	"flyball/cmd/flyball/tracing"
 	"flyball/exporter"
 	"flyball/exporter/gpu"
+	"flyball/exporter/model"
 	"flyball/rules/remote"
 	"flyball/rules/source"
 	"flyball/rules/store"
@@ -28,9 +29,10 @@ import (
 type live struct {
 	*loaded
 	deciders
-	proxy  *batchproxy.Proxy // nil where this process has none
-	gpus   *gpu.Collector    // nil where it has none
-	remote *remote.Client    // nil where the store answers all
+	proxy        *batchproxy.Proxy // nil where this process has none
+	gpus         *gpu.Collector    // nil where it has none
+	modelServers *model.Collector  // nil where it has none
+	remote       *remote.Client    // nil where the store answers all
 }
 
 // next is a configuration that every part has checked, and that none has taken over yet.
@@ -105,7 +107,7 @@ func (a *app) loadAgain(ctx context.Context) error {
 // prepare has every part check its share of a configuration.
 func (a *app) prepare(l *loaded) (n *next, err error) {
 	now := a.live.Load()
-	n = &next{live: live{loaded: l, proxy: now.proxy, gpus: now.gpus}}
+	n = &next{live: live{loaded: l, proxy: now.proxy, gpus: now.gpus, modelServers: now.modelServers}}
 	if a.processes != nil {
 		if n.processes, err = a.processes.Prepare(l.Actuators.Process); err != nil {
 			return nil, fmt.Errorf("actuators.process: %w", err)
@@ -122,7 +124,7 @@ func (a *app) prepare(l *loaded) (n *next, err error) {
 		}
 	}
 	if a.opts.has(roleExporter) && (a.exporter.Load() == nil || !reflect.DeepEqual(l.Exporter, now.Exporter)) {
-		if n.exporter, n.gpus, err = a.newExporter(l.Exporter); err != nil {
+		if n.exporter, n.gpus, n.modelServers, err = a.newExporter(l.Exporter); err != nil {
 			return nil, fmt.Errorf("exporter: %w", err)
 		}
 	}
@@ -221,9 +223,9 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 	}
 	if n.exporter != nil {
 		if before := a.exporter.Swap(n.exporter); before == nil {
-			a.gpuSlot.start(runGPUs(n.gpus))
+			a.gpuSlot.start(runCollectors(n.gpus, n.modelServers))
 		} else {
-			a.gpuSlot.replace(runGPUs(n.gpus), func() {})
+			a.gpuSlot.replace(runCollectors(n.gpus, n.modelServers), func() {})
 		}
 	}
 	a.live.Store(&n.live)

@@ -23,6 +23,7 @@ func (a *app) webHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metricsHandler(a.metrics))
 	mux.Handle("GET /metrics/embedded", metricsHandler(a.embedded))
+	mux.HandleFunc("GET /probe", a.probeModel)
 	mux.Handle("GET /runbooks/{alert}", mixin.RunbookHandler())
 	a.registerLifecycle(mux)
 	registerProfiles(mux)
