@@ -17,13 +17,16 @@ type Config struct {
 
 	Compat              string `yaml:"compat"`                // CompatNone, which empty stands for, or CompatDCGM
 	CompatHostnameLabel string `yaml:"compat_hostname_label"` // of CompatDCGM: Hostname, which empty stands for, or hostname
+
+	ModelServers []ModelServer `yaml:"model_servers"` // whose own metrics are read
 }
 
 // Collectors says which collectors run.
 type Collectors struct {
-	Host bool `yaml:"host"`
-	GPU  bool `yaml:"gpu"`
-	Pods bool `yaml:"pods"`
+	Host   bool `yaml:"host"`
+	GPU    bool `yaml:"gpu"`
+	Pods   bool `yaml:"pods"`
+	Models bool `yaml:"models"`
 }
 
 // maxTimeout is well above any scrape timeout in use (Prometheus's default is 10 s): a longer deadline is no deadline.
@@ -32,7 +35,7 @@ const maxTimeout = time.Minute
 // DefaultConfig returns the settings that hold where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		Collectors: Collectors{Host: true, GPU: true, Pods: true}, // a machine without GPUs or a kubelet has no series of them, so on costs it nothing
+		Collectors: Collectors{Host: true, GPU: true, Pods: true, Models: true}, // a machine without GPUs, a kubelet or model servers has no series of them, so on costs it nothing
 		// Collectors read files and snapshots in memory, which takes milliseconds; 2 s is what a loaded machine may need,
 		// and leaves most of a 10 s scrape timeout to the network.
 		Timeout:    model.Duration(2 * time.Second),
@@ -48,5 +51,13 @@ func (c Config) Validate() error {
 		faults = append(faults, fmt.Errorf("timeout: %s is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s", c.Timeout))
 	}
 	faults = append(faults, c.validateCompat(), c.GPU.validate(c.Collectors.GPU), c.Kubernetes.validate(), c.GPU.IdleWatts.validate())
+	faults = append(faults, validateModelServers(c.ModelServers)...)
 	return errors.Join(faults...)
+}
+
+// SetDirectory makes the paths of files relative to the folder of the configuration file.
+func (c *Config) SetDirectory(dir string) {
+	for i := range c.ModelServers {
+		c.ModelServers[i].SetDirectory(dir)
+	}
 }

@@ -28,6 +28,7 @@ import (
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/exporter/host"
+	"flyball/exporter/model"
 	"flyball/rules"
 	"flyball/rules/journal"
 	"flyball/rules/remote"
@@ -258,14 +259,23 @@ func (a *app) newExporter(c exporter.Config, sim *gpu.Sim) (*exporter.Exporter, 
 		if err != nil {
 			return nil, sensors{}, err
 		}
-		g := c.GPU
-		g.Processes = readsProcesses(c)
-		s.gpus = newGPUs(g, sim, self, log)
+		s.gpus = newGPUs(c.GPU, readsProcesses(c), sim, self, log)
 		list = append(list, s.gpus)
 	}
 	if c.Collectors.Pods {
 		s.pods = newPods(c, s.gpus, log)
 		list = append(list, s.pods)
+	}
+	models, files, err := a.newModels(c, s.gpus)
+	if err != nil {
+		return nil, sensors{}, err
+	}
+	if models != nil {
+		s.models = models
+		list = append(list, models)
+	}
+	if files != nil {
+		list = append(list, files)
 	}
 	e, err := exporter.New(exporter.Options{Timeout: time.Duration(c.Timeout), Logger: log}, list...)
 	return e, s, err

@@ -150,6 +150,7 @@ func (c *Config) ruleDefaults() rules.Defaults {
 func (l *loaded) validate(d *source.Decoder, dir string) {
 	d.Faults("global", l.Global.validate())
 	d.Faults("storage", l.Storage.validate())
+	l.Exporter.SetDirectory(dir)
 	d.Faults("exporter", l.Exporter.Validate())
 	d.Faults("batchproxy", l.Batchproxy.Validate())
 	l.validateTracing(d, dir)

@@ -9,6 +9,7 @@
 //	app.go      builds each part from those above it, runs them in order and stops them in the other
 //	sensors.go  the collectors that read in the background
 //	elsewhere.go, keda.go   what something else scales, and the external scaler that KEDA asks
+//	modelservers.go, probemodels.go   the model servers that the exporter reads: /probe, and the command that reads them once
 //	server.go   the page, /metrics, /debug/batcher and the API, which read what the parts say of themselves
 //	listeners.go, webconfig.go    the addresses, systemd's sockets, TLS and passwords
 //	lifecycle.go, profiles.go     health, reload and quit by HTTP, systemd's notifications; pprof on loopback

@@ -11,11 +11,17 @@ import (
 	"flyball/rules/source"
 )
 
-// newGPUs makes the collector of GPUs of a configuration; self is this binary.
-func newGPUs(c exporter.GPU, sim *gpu.Sim, self string, log *slog.Logger) *gpu.Collector {
+// newGPUs makes the collector of GPUs of a configuration; self is this binary. Processes are read where they are asked for, or others
+// need them.
+func newGPUs(c exporter.GPU, processes bool, sim *gpu.Sim, self string, log *slog.Logger) *gpu.Collector {
+	most := c.MaxProcesses
+	if !c.Processes {
+		most = -1
+	}
 	return gpu.New(gpu.Options{
 		Worker: []string{self, nvmlCommand}, Backend: c.Backend, Library: c.Library, Require: c.Require, Sim: sim,
-		Interval: time.Duration(c.Interval), SlowInterval: time.Duration(c.SlowInterval), Timeout: time.Duration(c.Timeout), Processes: c.Processes, MaxProcesses: c.MaxProcesses, Logger: log,
+		Interval: time.Duration(c.Interval), SlowInterval: time.Duration(c.SlowInterval), Timeout: time.Duration(c.Timeout), Processes: processes, MaxProcesses: most,
+		Logger: log,
 	})
 }
 

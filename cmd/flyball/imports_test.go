@@ -38,6 +38,8 @@ func TestImports(t *testing.T) {
 		"flyball/exporter/gpu/dcgm":             {"flyball/exporter", "flyball/exporter/gpu"},
 		"flyball/exporter/gpu/pods":             {"flyball/exporter", "flyball/exporter/gpu"},
 		"flyball/exporter/host":                 {"flyball/exporter"},
+		"flyball/exporter/model":                {"flyball/exporter"},
+		"flyball/exporter/model/facts":          {"flyball/rules/source"},
 		"flyball/forecast":                      {},
 		"flyball/forecast/eval":                 {"flyball/forecast"},
 		"flyball/mixin":                         {"flyball/rules/source"},

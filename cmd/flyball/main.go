@@ -150,6 +150,7 @@ func newCommands(app *kingpin.Application, stdout, stderr io.Writer) []command {
 		convertScaledObjectCommand(app, stdout, stderr),
 		benchCommand(app, stdout, stderr),
 		calibrateCommand(app, stdout, stderr),
+		probeModelsCommand(app, stdout),
 		mixinRenderCommand(app, stdout),
 		versionCommand(app, stdout),
 		completionCommand(app, stdout),

@@ -29,7 +29,7 @@ func probeParent(app *kingpin.Application) *kingpin.CmdClause {
 	if c := app.GetCommand("probe"); c != nil {
 		return c
 	}
-	return app.Command("probe", "See what the exporter would read here.")
+	return app.Command("probe", "Read once what the exporter reads, and say what was found and what was not.")
 }
 
 // probeOptions are the flags of probe gpu.

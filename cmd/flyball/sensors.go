@@ -11,12 +11,14 @@ import (
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/exporter/gpu/pods"
+	"flyball/exporter/model"
 )
 
 // sensors are the collectors that read in the background; nil for those that are off.
 type sensors struct {
-	gpus *gpu.Collector
-	pods *pods.Collector
+	gpus   *gpu.Collector
+	pods   *pods.Collector
+	models *model.Collector
 }
 
 // run runs them until ctx is done or one of them fails.
@@ -27,6 +29,9 @@ func (s sensors) run(ctx context.Context) error {
 	}
 	if s.pods != nil {
 		g.Go(func() error { return s.pods.Run(ctx) })
+	}
+	if s.models != nil {
+		g.Go(func() error { return s.models.Run(ctx) })
 	}
 	g.Go(func() error {
 		<-ctx.Done()
@@ -44,11 +49,15 @@ func newPods(c exporter.Config, gpus *gpu.Collector, log *slog.Logger) *pods.Col
 	return pods.New(o)
 }
 
-// readsProcesses says whether the processes on GPUs are to be read: where that is asked for, and on the node of a cluster,
-// where pods may share them. There the directory of the kubelet's socket is there from the first start of a kubelet on.
+// readsProcesses says whether the processes on GPUs are to be read: where that is asked for, to find the GPUs of model servers, and on
+// the node of a cluster, where pods may share them. There the directory of the kubelet's socket is there from the first start of a kubelet
+// on.
 func readsProcesses(c exporter.Config) bool {
-	if c.GPU.Processes || !c.Collectors.Pods {
-		return c.GPU.Processes
+	if c.GPU.Processes || c.Collectors.Models && len(c.ModelServers) > 0 {
+		return true
+	}
+	if !c.Collectors.Pods {
+		return false
 	}
 	_, err := os.Stat(filepath.Dir(c.Kubernetes.PodResourcesSocket))
 	return err == nil

@@ -24,6 +24,7 @@ func (a *app) webHandler() http.Handler {
 	mux.Handle("GET /metrics", metricsHandler(a.metrics))
 	mux.Handle("GET /metrics/dcgm", a.dcgmPage())
 	mux.Handle("GET /metrics/embedded", metricsHandler(a.embedded))
+	mux.HandleFunc("GET /probe", a.probeModel)
 	mux.Handle("GET /runbooks/{alert}", mixin.RunbookHandler())
 	a.registerLifecycle(mux)
 	registerProfiles(mux)

@@ -46,8 +46,8 @@ type Options struct {
 	// Processes says to read which processes run on the GPUs, every 15 s at most. That takes longest of all, some
 	// milliseconds a GPU.
 	Processes bool
-	// MaxProcesses is how many processes of one GPU have series: 64 by default, those with the most memory. Snapshot has
-	// them all.
+	// MaxProcesses is how many processes of one GPU have series: 64 by default, those with the most memory; none where it is
+	// negative. Snapshot has them all.
 	MaxProcesses int
 }
 
@@ -172,6 +172,10 @@ func (c *Collector) update() ([]prometheus.Metric, error) {
 		}
 	}
 	for i := range rep.Devices {
+		if c.opts.MaxProcesses < 0 {
+			rep.Devices[i].Processes = nil
+			continue
+		}
 		limitProcesses(&rep.Devices[i], c.opts.MaxProcesses)
 	}
 	metrics, err := publish(rep, seen)

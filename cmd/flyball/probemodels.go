@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"flyball/exporter"
+	"flyball/exporter/model"
+)
+
+type probeModelsOptions struct {
+	urls, names                []string
+	config, engine, model, out string
+}
+
+func probeModelsCommand(app *kingpin.Application, stdout io.Writer) command {
+	var o probeModelsOptions
+	c := probeParent(app).Command("models", "Read the metrics of model servers: which engine each is, which series every field was found in or why it was not, and what is left. Exits with 1 where one cannot be read.")
+	c.Arg("url", "Of the metrics of a model server, such as http://127.0.0.1:8000/metrics; default: exporter.model_servers of the configuration.").StringsVar(&o.urls)
+	c.Flag("config.file", "The configuration, where no URL is given.").Default("flyball.yml").StringVar(&o.config)
+	c.Flag("server", "Only the model server of this name in the configuration; repeatable.").StringsVar(&o.names)
+	c.Flag("engine", "Of the URLs: "+strings.Join(exporter.Engines, ", ")+".").Default("auto").EnumVar(&o.engine, exporter.Engines...)
+	c.Flag("model", "Name of the model of the URLs, where their pages have none.").StringVar(&o.model)
+	c.Flag("output", "Format: text or json.").Short('o').Default("text").EnumVar(&o.out, "text", "json")
+	return command{c.FullCommand(), func(ctx context.Context) error { return o.run(ctx, stdout) }}
+}
+
+// servers are those that are to be read.
+func (o *probeModelsOptions) servers() ([]exporter.ModelServer, error) {
+	if len(o.urls) == 0 {
+		l, err := load(o.config)
+		if err != nil {
+			return nil, err
+		}
+		if len(l.Exporter.ModelServers) == 0 {
+			return nil, exitError{exitUsage, fmt.Errorf("probe models: no URL given, and no exporter.model_servers in %s", o.config)}
+		}
+		if len(o.names) == 0 {
+			return l.Exporter.ModelServers, nil
+		}
+		byName := map[string]exporter.ModelServer{}
+		for _, s := range l.Exporter.ModelServers {
+			byName[s.Name] = s
+		}
+		var chosen []exporter.ModelServer
+		for _, name := range o.names {
+			s, known := byName[name]
+			if !known {
+				return nil, exitError{exitUsage, fmt.Errorf("probe models: no model server %q in %s", name, o.config)}
+			}
+			chosen = append(chosen, s)
+		}
+		return chosen, nil
+	}
+	if len(o.names) > 0 {
+		return nil, exitError{exitUsage, errors.New("probe models: --server is for those of the configuration, and a URL is given")}
+	}
+	c := exporter.DefaultConfig()
+	for i, url := range o.urls {
+		s := exporter.DefaultModelServer()
+		s.URL, s.Engine, s.Model = url, o.engine, o.model
+		if s.Name = s.URL; len(o.urls) > 1 {
+			s.Name = fmt.Sprintf("%s (%d)", url, i+1)
+		}
+		c.ModelServers = append(c.ModelServers, s)
+	}
+	if err := c.Validate(); err != nil {
+		return nil, exitError{exitUsage, fmt.Errorf("probe models: %w", err)}
+	}
+	return c.ModelServers, nil
+}
+
+func (o *probeModelsOptions) run(ctx context.Context, stdout io.Writer) error {
+	servers, err := o.servers()
+	if err != nil {
+		return err
+	}
+	collector, err := model.New(servers, model.Options{})
+	if err != nil {
+		return fmt.Errorf("probe models: %w", err)
+	}
+	var reports []model.Report
+	down := 0
+	for _, s := range servers {
+		report, err := collector.Probe(ctx, s.Name)
+		if err != nil {
+			return fmt.Errorf("probe models: %w", err)
+		}
+		if !report.Up {
+			down++
+		}
+		reports = append(reports, report)
+	}
+	if o.out == "json" {
+		encoder := json.NewEncoder(stdout)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(struct {
+			Servers []model.Report `json:"servers"`
+		}{reports})
+	} else {
+		for i, report := range reports {
+			if i > 0 {
+				fmt.Fprintln(stdout)
+			}
+			err = errors.Join(err, writeModelReport(stdout, report))
+		}
+	}
+	if err == nil && down > 0 {
+		return exitError{code: exitFailed} // which the report says already
+	}
+	return err
+}
+
+// writeModelReport writes a report for a person.
+func writeModelReport(out io.Writer, r model.Report) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if r.Server == r.URL {
+		fmt.Fprintln(w, r.URL)
+	} else {
+		fmt.Fprintf(w, "%s  %s\n", r.Server, r.URL)
+	}
+	if !r.Up {
+		fmt.Fprintf(w, "  down: %s\n", r.Error)
+		return w.Flush()
+	}
+	line := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "  %s\t%s\n", name, value)
+		}
+	}
+	line("engine", r.Engine)
+	line("models", strings.Join(r.Models, ", "))
+	line("versions", strings.Join(r.Versions, ", "))
+	if r.PID != 0 {
+		line("process", fmt.Sprint(r.PID))
+	}
+	line("GPUs", strings.Join(r.GPUs, ", "))
+	line("read in", fmt.Sprintf("%.1f ms, %d series for something", r.Took*1000, r.Series))
+	fmt.Fprintln(w, "\n  FIELD\tFROM\tAS\tSERIES")
+	for _, f := range r.Fields {
+		if f.Mapped {
+			fmt.Fprintf(w, "  %s\t%s\t%s\t%d\n", f.Field, strings.Join(f.Found, ", "), f.Family, f.Series)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\n  NOT FOUND\tWHY")
+	for _, f := range r.Fields {
+		if !f.Mapped {
+			fmt.Fprintf(w, "  %s\t%s\n", f.Field, f.Reason)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(r.Unmapped) > 0 {
+		fmt.Fprintf(w, "\n  not for any field (%d): %s\n", len(r.Unmapped), strings.Join(r.Unmapped, ", "))
+	}
+	return w.Flush()
+}

@@ -1,0 +1,98 @@
+package model
+
+import (
+	dto "github.com/prometheus/client_model/go"
+	native "github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/textparse"
+)
+
+// takeNative takes a native histogram. Its classic buckets, sum and count come as series of their own.
+func (r *reading) takeNative(p textparse.Parser) error {
+	text, _, whole, floats := p.Histogram()
+	if floats == nil && whole != nil {
+		floats = whole.ToFloat(nil)
+	}
+	if floats == nil || floats.UsesCustomBuckets() {
+		return nil
+	}
+	raw := string(nameIn(text))
+	n := r.names[raw]
+	if n == nil {
+		n = r.newName(raw)
+	}
+	if n.page != r.page {
+		if err := r.meet(n); err != nil {
+			return err
+		}
+	}
+	for _, u := range n.uses {
+		src := &r.table.sources[u.source]
+		if u.part != quantile || fields[src.at].kind != histogram || src.as != same || src.factor != newFactor(1) {
+			continue
+		}
+		p.Labels(&r.ls)
+		if !src.matches(r.ls) {
+			continue
+		}
+		if r.taken++; r.taken > r.config.MaxSeries {
+			return r.tooMany()
+		}
+		v := r.valueOf(u.source, src)
+		v.begin(r)
+		v.natives++
+		if v.native == nil {
+			v.native = floats.Copy()
+			continue
+		}
+		sum, _, _, err := v.native.Add(floats)
+		if err != nil {
+			v.natives = 0 // they cannot be added, so there is none of all
+			continue
+		}
+		v.native = sum
+	}
+	return nil
+}
+
+// addNative adds to a classic histogram the native one that stands for the same observations.
+func (v *value) addNative(h *dto.Histogram) {
+	f := v.native
+	if f == nil || v.natives == 0 || v.natives != v.counts || !whollyCounted(f.ZeroCount) {
+		return
+	}
+	schema, zero := f.Schema, uint64(f.ZeroCount)
+	positive, negative := spansOf(f.PositiveSpans), spansOf(f.NegativeSpans)
+	up, ok := deltasOf(f.PositiveBuckets)
+	down, alsoOK := deltasOf(f.NegativeBuckets)
+	if !ok || !alsoOK {
+		return
+	}
+	h.Schema, h.ZeroThreshold, h.ZeroCount = &schema, &f.ZeroThreshold, &zero
+	h.PositiveSpan, h.PositiveDelta, h.NegativeSpan, h.NegativeDelta = positive, up, negative, down
+	if len(positive) == 0 && len(negative) == 0 { // as client_golang says that a histogram without observations is a native one
+		var none int32
+		var length uint32
+		h.PositiveSpan = []*dto.BucketSpan{{Offset: &none, Length: &length}}
+	}
+}
+
+func spansOf(spans []native.Span) []*dto.BucketSpan {
+	var all []*dto.BucketSpan
+	for _, s := range spans {
+		all = append(all, &dto.BucketSpan{Offset: &s.Offset, Length: &s.Length})
+	}
+	return all
+}
+
+// deltasOf are the differences of one bucket to the next.
+func deltasOf(buckets []float64) (deltas []int64, ok bool) {
+	var before int64
+	for _, n := range buckets {
+		if !whollyCounted(n) {
+			return nil, false
+		}
+		deltas = append(deltas, int64(n)-before)
+		before = int64(n)
+	}
+	return deltas, true
+}
