@@ -195,6 +195,9 @@ func (p *poller) giveUp(err error, wait time.Duration) time.Duration {
 // after any failure.
 func (p *poller) accuse(f *failure) time.Duration {
 	now, id := time.Now(), f.gpu.id()
+	if p.out[id] != nil { // it was to be left out, and was not: to start another at once would go on for ever
+		return p.failed(f)
+	}
 	last, before := p.strikes[id]
 	if f.reason != reasonTimeout && (!before || now.Sub(last) > strikeTime) {
 		p.strikes[id] = now
