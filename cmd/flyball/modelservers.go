@@ -81,7 +81,7 @@ func (p processGPUs) GPUsOf(pids []int) []string {
 // probeModel reads a model server now and answers with what is published of it. Only names of the configuration can be asked
 // for: a URL would let anybody who reaches this port have it ask any other.
 func (a *app) probeModel(w http.ResponseWriter, r *http.Request) {
-	models := a.live.Load().models
+	models := a.live.Load().sensors.models
 	if models == nil || len(models.Servers()) == 0 {
 		web.Text(w, http.StatusNotFound, "There are no exporter.model_servers in the configuration, or this process has not the role exporter.\n")
 		return
