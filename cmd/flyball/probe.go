@@ -105,7 +105,7 @@ func (o *probeOptions) run(ctx context.Context, stdout io.Writer) error {
 	})
 	start := o.timeout
 	if slices.ContainsFunc(r.GPUs, func(g gpu.ProbedGPU) bool { return g.Error != "" }) {
-		start = o.call // what hangs is known by now
+		start = min(o.timeout, 5*o.call) // what hangs is known by now
 	}
 	o.read(ctx, &r, c, gpu.New(gpu.Options{
 		Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: true, Timeout: o.call, StartTimeout: start,

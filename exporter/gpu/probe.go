@@ -81,7 +81,9 @@ func Probe(ctx context.Context, o ProbeOptions) Probed {
 			return p
 		}
 		bad.Error = err.Error()
-		skip = append(skip, bad.Index)
+		for skip = skip[:0]; len(skip) <= bad.Index; { // those before it are done
+			skip = append(skip, len(skip))
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ func TestProbe(t *testing.T) {
 		{name: "missing symbols", mode: "normal", library: old, gpus: []string{"", ""}, unsupported: []string{"Energy"}, missing: "nvmlDeviceGetTotalEnergyConsumption"},
 		{name: "hang", mode: "hang", library: library, gpus: []string{" hangs: no answer within 1s", " hangs: no answer within 1s"}},
 		{name: "one hangs", mode: "hang 0", library: library, gpus: []string{" hangs: no answer within 1s", ""}},
+		{name: "the other hangs", mode: "hang 1", library: library, gpus: []string{"", " hangs: no answer within 1s"}},
 		{name: "one does not even tell its UUID", mode: "freeze 1", library: library, gpus: []string{"", "nvmlDeviceGetHandleByIndex hangs: no answer within 1s"}},
 		{name: "crash", mode: "crash", library: library, gpus: []string{" ended the process that made the call: exit status 2: SIGABRT", " ended the process that made the call"}},
 		{name: "symbol missing that no driver lacks", mode: "normal", library: broken, gpus: []string{"nvmlDeviceGetHandleByIndex ended the process that made the call: exit status 127", "exit status 127"}, missing: "nvmlDeviceGetHandleByIndex"},
@@ -80,7 +81,12 @@ func TestProbe(t *testing.T) {
 				}
 			}
 			for _, g := range p.GPUs {
+				once := map[string]bool{}
 				for _, c := range g.Calls {
+					if once[c.Name] {
+						t.Errorf("GPU %d: %s is there twice", g.Index, c.Name)
+					}
+					once[c.Name] = true
 					if c.P50 <= 0 || c.Max < c.P50 {
 						t.Errorf("GPU %d, %s: p50 %g, max %g", g.Index, c.Name, c.P50, c.Max)
 					}
