@@ -45,8 +45,10 @@ func TestCompatDCGM(t *testing.T) {
 		t.Setenv("NODE_NAME", "node-1")
 		web = freePort(t)
 		write(t, config, text)
-		return startChild(t, built.path("flyball"), append([]string{"run", "--role=exporter", "--config.file=" + config, "--web.listen-address=" + web,
-			"--storage.path=" + filepath.Join(dir, name)}, more...)...), web
+		return startChild(t, built.path("flyball"), append([]string{
+			"run", "--role=exporter", "--config.file=" + config, "--web.listen-address=" + web,
+			"--storage.path=" + filepath.Join(dir, name),
+		}, more...)...), web
 	}
 	const gpus = "exporter: {collectors: {host: false}, gpu: {library: 'LIBRARY'}COMPAT}\n"
 	with := func(compat string) string {

@@ -152,7 +152,7 @@ func probeCalls(dev device) (calls []probeCall) {
 		}
 		calls = append(calls, probeCall{name, func() error {
 			results := method.Call(args)
-			err, _ := results[len(results)-1].Interface().(error)
+			err, _ := reflect.TypeAssert[error](results[len(results)-1])
 			return err
 		}})
 	}

@@ -72,8 +72,10 @@ func hopper(index int, uuid string) gpu.Device {
 		Active:    map[string]float64{"graphics": 0.9, "sm": 0.8, "tensor": 0.5, "dram": 0.4, "fp64": 0, "fp32": 0.1, "fp16": 0.2},
 		Occupancy: ptr(0.3),
 		XIDs: []gpu.XID{
-			{Number: 31, Count: 2, Last: time.Unix(100, 0)}, {Number: 79},
-			{Number: 48, Count: 1, Last: time.Unix(200, 0)}, {Number: 13, Count: 9, Last: time.Unix(150, 0)},
+			{Number: 31, Count: 2, Last: time.Unix(100, 0)},
+			{Number: 79},
+			{Number: 48, Count: 1, Last: time.Unix(200, 0)},
+			{Number: 13, Count: 9, Last: time.Unix(150, 0)},
 		},
 	}
 }
