@@ -13,12 +13,15 @@ type Config struct {
 	Collectors Collectors     `yaml:"collectors"`
 	Timeout    model.Duration `yaml:"timeout"` // the longest that one collector may take at a scrape
 	GPU        GPU            `yaml:"gpu"`
+	Host       Host           `yaml:"host"`
+	Textfile   Textfile       `yaml:"textfile"`
 }
 
 // Collectors says which collectors run.
 type Collectors struct {
-	Host bool `yaml:"host"`
-	GPU  bool `yaml:"gpu"`
+	Host     bool `yaml:"host"`
+	GPU      bool `yaml:"gpu"`
+	Textfile bool `yaml:"textfile"`
 }
 
 // GPU is how the GPUs are read.
@@ -33,7 +36,8 @@ const maxTimeout = time.Minute
 // DefaultConfig returns the settings that hold where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		Collectors: Collectors{Host: true, GPU: true}, // a machine without GPUs has no GPU series, so on costs it nothing
+		// A machine without GPUs has no GPU series, and without a directory no files are read: on costs nothing there.
+		Collectors: Collectors{Host: true, GPU: true, Textfile: true},
 		// Collectors read files and snapshots in memory, which takes milliseconds; 2 s is what a loaded machine may need,
 		// and leaves most of a 10 s scrape timeout to the network.
 		Timeout: model.Duration(2 * time.Second),
@@ -49,5 +53,6 @@ func (c Config) Validate() error {
 	if c.GPU.Require && !c.Collectors.GPU {
 		faults = append(faults, errors.New("gpu.require: true while collectors.gpu is false: switch the collector on, or require nothing"))
 	}
+	faults = append(faults, c.Host.validate(), c.Textfile.validate())
 	return errors.Join(faults...)
 }

@@ -28,6 +28,7 @@ import (
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/exporter/host"
+	"flyball/exporter/textfile"
 	"flyball/rules"
 	"flyball/rules/journal"
 	"flyball/rules/remote"
@@ -67,7 +68,7 @@ type app struct {
 	keda          *keda.Server
 	kedaSizes     *kedaSizes
 	tracing       *tracing.Tracing
-	exporter      currentExporter
+	exporter      atomic.Pointer[exporter.Exporter] // of the present configuration; nil without that role
 	proxySlot     *slot
 	gpuSlot       *slot
 
@@ -98,8 +99,10 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 	a.live.Store(&live{loaded: l})
 	a.tried.Store(&l.print)
 	a.proxySlot, a.gpuSlot = newSlot("proxy", o.log), newSlot("gpu collector", o.log)
-	a.metrics.MustRegister(versioncollector.NewCollector("flyball"), collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.metrics.MustRegister(versioncollector.NewCollector("flyball"))
+	if !o.exporter.disableOwn {
+		a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
 	a.reloads = newReloadMetrics(a.metrics)
 	a.buildTracing()
 	if err := a.listen(); err != nil {
@@ -119,9 +122,6 @@ func (a *app) build(ctx context.Context) error {
 		if err := step(); err != nil {
 			return err
 		}
-	}
-	if a.opts.has(roleExporter) {
-		a.metrics.MustRegister(&a.exporter)
 	}
 	n, err := a.prepare(a.live.Load().loaded)
 	if err != nil {
@@ -245,7 +245,7 @@ func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector
 	log := a.opts.log.With("component", "exporter")
 	var list []exporter.Collector
 	if c.Collectors.Host {
-		collector, err := host.New(host.Options{})
+		collector, err := host.New(host.Options{ProcPath: c.Host.ProcFS, SysPath: c.Host.SysFS, RootPath: c.Host.RootFS})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -259,6 +259,9 @@ func (a *app) newExporter(c exporter.Config) (*exporter.Exporter, *gpu.Collector
 		}
 		gpus = gpu.New(gpu.Options{Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: c.GPU.Require, Logger: log})
 		list = append(list, gpus)
+	}
+	if c.Collectors.Textfile { // last: where a file has a name of the others, they keep it
+		list = append(list, textfile.New(textfile.Options{Directory: c.Textfile.Directory}))
 	}
 	e, err := exporter.New(exporter.Options{Timeout: time.Duration(c.Timeout), Logger: log}, list...)
 	return e, gpus, err
@@ -364,7 +367,7 @@ func (a *app) newScrape(l *loaded) store.Scrape {
 	sc := store.Scrape{
 		Configs: l.scrape,
 		Self: []store.Self{{
-			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: metricsHandler(a.metrics), Drop: written,
+			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: a.metricsHandler(0), Drop: written,
 		}},
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.Actuators.Process)) {

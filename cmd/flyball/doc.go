@@ -7,6 +7,7 @@
 //	config.go   the configuration file, composed of the parts' own, read with every fault at its place
 //	kinds.go    the one list of the kinds of actuators
 //	app.go      builds each part from those above it, runs them in order and stops them in the other
+//	exporter.go the exporter's flags, and /metrics
 //	elsewhere.go, keda.go   what something else scales, and the external scaler that KEDA asks
 //	server.go   the page, /metrics, /debug/batcher and the API, which read what the parts say of themselves
 //	listeners.go, webconfig.go    the addresses, systemd's sockets, TLS and passwords

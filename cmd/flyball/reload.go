@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -246,21 +245,6 @@ func runGPUs(c *gpu.Collector) func(context.Context) error {
 	return func(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
-	}
-}
-
-// currentExporter collects what the exporter of the present configuration does. It describes nothing, as that does.
-type currentExporter struct {
-	atomic.Pointer[exporter.Exporter]
-}
-
-// Describe implements prometheus.Collector.
-func (*currentExporter) Describe(chan<- *prometheus.Desc) {}
-
-// Collect implements prometheus.Collector.
-func (c *currentExporter) Collect(ch chan<- prometheus.Metric) {
-	if e := c.Load(); e != nil {
-		e.Collect(ch)
 	}
 }
 

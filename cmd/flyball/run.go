@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -52,6 +53,7 @@ type runOptions struct {
 	actOn        *regexp.Regexp // of them together; nil: all
 	actLimit     int            // changes a minute over all targets; 0: no limit
 	print        bool
+	exporter     exporterOptions
 	log          *slog.Logger
 	stdout       io.Writer
 }
@@ -75,6 +77,7 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c.Flag("batchproxy.web.config.file", "TLS, client certificates and passwords of the proxy, as --web.config.file has them for the page.").StringVar(&o.proxySecured)
 	c.Flag("keda.listen-address", "Where KEDA's external scaler is asked (gRPC), if the configuration has actuators.keda.").Default("127.0.0.1:9841").StringVar(&o.kedaListen)
 	c.Flag(kedaSecuredFlag, "TLS and client certificates of the external scaler, as --web.config.file has them for the page.").StringVar(&o.kedaSecured)
+	o.exporter.add(c)
 	c.Flag("decisions.print", "Print each decision as a line for a person, instead of logging it.").BoolVar(&o.print)
 	logging := promslog.Config{Writer: stderr}
 	promslogflag.AddFlags(app, &logging)
@@ -124,7 +127,7 @@ func (o *runOptions) webAddresses() []string {
 }
 
 func (o *runOptions) run(ctx context.Context) error {
-	if err := o.checkActing(); err != nil {
+	if err := errors.Join(o.checkActing(), o.exporter.check()); err != nil {
 		return exitError{exitUsage, err}
 	}
 	l, err := o.load(nil)
@@ -162,6 +165,7 @@ func (o *runOptions) load(running *loaded) (*loaded, error) {
 			if o.storagePath != "" {
 				l.Storage.Path = o.storagePath
 			}
+			o.exporter.apply(&l.Exporter, d)
 			if running != nil {
 				l.checkFixed(d, running)
 			}
