@@ -139,6 +139,9 @@ func (o *runOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer a.close()
+	if !o.has(roleRules) && !o.has(roleBatchproxy) {
+		frugal()
+	}
 	o.log.Info("starting", "version", version.Version, "roles", strings.Join(o.roles, ","), "config", o.configFile,
 		"page", a.pageURL(), "act", o.act)
 	if o.print {
