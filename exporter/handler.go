@@ -59,6 +59,7 @@ func NewHandler(o HandlerOptions) http.Handler {
 	if o.MaxRequests > 0 {
 		sem = make(chan struct{}, o.MaxRequests)
 	}
+	writers := newGzips()
 	if o.Exporter == nil {
 		o.Exporter = func() *Exporter { return nil }
 	}
@@ -98,11 +99,18 @@ func NewHandler(o HandlerOptions) http.Handler {
 			}
 			return families, err
 		})
-		promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{
+		opts := promhttp.HandlerOpts{
 			ErrorHandling:     promhttp.ContinueOnError, // one bad collector must not take the rest away
 			EnableOpenMetrics: true,
 			Registry:          o.Process,
-		}).ServeHTTP(w, r)
+		}
+		if wantsGzip(r.Header.Values("Accept-Encoding")) {
+			z := &gzipped{ResponseWriter: w, writers: writers}
+			defer z.close()
+			w.Header().Add("Vary", "Accept-Encoding")
+			w, opts.DisableCompression = z, true
+		}
+		promhttp.HandlerFor(gatherer, opts).ServeHTTP(w, r)
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -211,6 +212,40 @@ func TestHandlerFormats(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), table.String()); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+func TestWantsGzip(t *testing.T) {
+	for header, want := range map[string]bool{
+		"": false, "gzip": true, "deflate, GZIP": true, "gzip;q=0": false, "gzip; q=0.0, *": false, "*": true, "*;q=0": false, "identity": false,
+		"zstd, gzip": true, "zstd;q=1, gzip;q=0.5": false, "zstd;q=0.5,gzip": true, "gzip;q=x": false, "zstd": false, "br, *;q=0.1": true,
+	} {
+		if got := wantsGzip([]string{header}); got != want {
+			t.Errorf("%q: %v, want %v", header, got, want)
+		}
+	}
+}
+
+// TestHandlerGzip: pages one after the other, and at the same time, are whole; an error is not compressed.
+func TestHandlerGzip(t *testing.T) {
+	h := newHandler(t, HandlerOptions{}, yields("gpu", nil, gauge("test_gpu", 1, nil)))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 3 {
+				w := get(h, "/metrics", "Accept-Encoding", "gzip")
+				if page := string(decompress(t, w.Header().Get("Content-Encoding"), w.Body)); !strings.Contains(page, "test_gpu 1\n") || !strings.Contains(page, "# HELP test_sizes") {
+					t.Errorf("page:\n%s", page)
+				}
+				if vary := strings.Join(w.Header().Values("Vary"), ","); !strings.Contains(vary, "Accept-Encoding") {
+					t.Errorf("Vary: %s", vary)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if w := get(h, "/metrics?collect[]=none", "Accept-Encoding", "gzip"); w.Code != 400 || w.Header().Get("Content-Encoding") != "" || !strings.Contains(w.Body.String(), "no collector") {
+		t.Errorf("%d %v %q", w.Code, w.Header(), w.Body)
 	}
 }
 
