@@ -145,7 +145,7 @@ func TestProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for begin := time.Now(); time.Since(begin) < 20*time.Millisecond; { //nolint:revive // it is to cost CPU time
+	for begin := time.Now(); time.Since(begin) < 20*time.Millisecond; { // costs CPU time
 	}
 	if after, err := cpuTime(pids); err != nil || after <= before {
 		t.Errorf("%s, then %s, %v", before, after, err)

@@ -19,6 +19,7 @@ func node(kind, name, help string, labels ...string) family {
 }
 
 func gauge(name, help string, labels ...string) family { return node("gauge", name, help, labels...) }
+
 func counter(name, help string, labels ...string) family {
 	return node("counter", name, help, labels...)
 }

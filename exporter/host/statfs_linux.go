@@ -7,7 +7,7 @@ func statfs(path string) (space, error) {
 	var s unix.Statfs_t
 	for {
 		err := unix.Statfs(path, &s)
-		if err == unix.EINTR { //nolint:errorlint // a bare errno
+		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
