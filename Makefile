@@ -97,7 +97,7 @@ bench-batchproxy: build ## the batching proxy beside nginx, haproxy and a bare r
 	@bin/bench $(BENCHFLAGS)
 
 .PHONY: bench-exporter
-bench-exporter: build ## the exporter beside node_exporter, on eight stand-ins for GPUs: CPU, memory, GPUs that hang; two minutes, gcc is needed; fails where a promise is missed
+bench-exporter: build ## the exporter beside node_exporter, on eight stand-ins for GPUs: CPU, memory, GPUs that hang; three minutes, gcc is needed; fails where a promise is missed
 	@[ -x .cache/components/node_exporter ] || .ci/components node_exporter
 	$(GO) build -o bin/bench-exporter ./exporter/bench
 	@bin/bench-exporter $(BENCHFLAGS)

@@ -1,7 +1,7 @@
 // Command bench measures flyball's exporter beside node_exporter, both scraped in turn in one run, and holds it to what
 // it promises. flyball runs as --role=exporter on a stand-in for NVML with eight GPUs, compiled from the tests' C file.
 //
-//	make bench-exporter                      # two minutes; exit 3, of which make makes 2, where a promise is missed
+//	make bench-exporter                      # three minutes; exit 3, of which make makes 2, where a promise is missed
 //	bin/bench-exporter --scrapes=50 -o json
 //
 // CPU is that of flyball and its NVML worker together, of the scheduler's own accounting. What a scrape costs is what the

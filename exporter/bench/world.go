@@ -185,7 +185,7 @@ func (p *process) scrape(ctx context.Context) (page, time.Duration, error) {
 func (p *process) until(ctx context.Context, holds func(page) bool) error {
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
-	late := time.NewTimer(2 * patience)
+	late := time.NewTimer(4 * patience) // a GPU that hung is tried again every minute
 	defer late.Stop()
 	for {
 		lines, _, err := p.scrape(ctx)
