@@ -57,7 +57,7 @@ func (w *world) mode(mode string) error {
 }
 
 // start starts a program and waits until it answers.
-func (w *world) start(ctx context.Context, name, program string, args func(address string) []string) (*process, error) {
+func (w *world) start(ctx context.Context, name, program string, args func(address string) []string, env ...string) (*process, error) {
 	if _, err := os.Stat(program); err != nil {
 		return nil, fmt.Errorf("%w: make bench-exporter gets it", err)
 	}
@@ -75,7 +75,7 @@ func (w *world) start(ctx context.Context, name, program string, args func(addre
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 	p.cmd.WaitDelay = patience
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
-	p.cmd.Env = append(os.Environ(), "NVML_STUB_MODE="+filepath.Join(w.dir, "mode"), "NVML_STUB_GPUS="+strconv.Itoa(gpus))
+	p.cmd.Env = append(append(os.Environ(), "NVML_STUB_GPUS="+strconv.Itoa(gpus)), env...)
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -104,6 +104,7 @@ func (w *world) stop() error {
 			errs = append(errs, fmt.Errorf("%s did not end in %s\n%s", p.name, patience, p.output.String()))
 		}
 	}
+	w.all = nil
 	return errors.Join(errs...)
 }
 
