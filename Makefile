@@ -96,6 +96,12 @@ bench-batchproxy: build ## the batching proxy beside nginx, haproxy and a bare r
 	@if grep -q '^onnxserver:' Makefile; then $(MAKE) onnxserver || true; fi # the scene is left out where there is no server or model
 	@bin/bench $(BENCHFLAGS)
 
+.PHONY: bench-exporter
+bench-exporter: build ## the exporter beside node_exporter, on eight stand-ins for GPUs: CPU, memory, GPUs that hang; three minutes, gcc is needed; fails where a promise is missed
+	@[ -x .cache/components/node_exporter ] || .ci/components node_exporter
+	$(GO) build -o bin/bench-exporter ./exporter/bench
+	@bin/bench-exporter $(BENCHFLAGS)
+
 .PHONY: eval-forecast
 eval-forecast: ## how well demand is forecast, as one table with the baselines: DATA=DIR of ServeGen, crane, M4 hourly and NAB
 	@test -d '$(DATA)' || { echo 'DATA=DIR names no folder: it holds what forecast/eval/accuracy_test.go lists' >&2; exit 2; }

@@ -14,6 +14,8 @@ type Config struct {
 	Timeout    model.Duration `yaml:"timeout"` // the longest that one collector may take at a scrape
 	GPU        GPU            `yaml:"gpu"`
 	Kubernetes Kubernetes     `yaml:"kubernetes"`
+	Host       Host           `yaml:"host"`
+	Textfile   Textfile       `yaml:"textfile"`
 
 	Compat              string `yaml:"compat"`                // CompatNone, which empty stands for, or CompatDCGM
 	CompatHostnameLabel string `yaml:"compat_hostname_label"` // of CompatDCGM: Hostname, which empty stands for, or hostname
@@ -23,10 +25,11 @@ type Config struct {
 
 // Collectors says which collectors run.
 type Collectors struct {
-	Host   bool `yaml:"host"`
-	GPU    bool `yaml:"gpu"`
-	Pods   bool `yaml:"pods"`
-	Models bool `yaml:"models"`
+	Host     bool `yaml:"host"`
+	GPU      bool `yaml:"gpu"`
+	Pods     bool `yaml:"pods"`
+	Models   bool `yaml:"models"`
+	Textfile bool `yaml:"textfile"`
 }
 
 // maxTimeout is well above any scrape timeout in use (Prometheus's default is 10 s): a longer deadline is no deadline.
@@ -35,7 +38,8 @@ const maxTimeout = time.Minute
 // DefaultConfig returns the settings that hold where the configuration says nothing.
 func DefaultConfig() Config {
 	return Config{
-		Collectors: Collectors{Host: true, GPU: true, Pods: true, Models: true}, // a machine without GPUs, a kubelet or model servers has no series of them, so on costs it nothing
+		// A machine without GPUs, a kubelet, a directory or model servers has no series of them: on costs nothing there.
+		Collectors: Collectors{Host: true, GPU: true, Pods: true, Models: true, Textfile: true},
 		// Collectors read files and snapshots in memory, which takes milliseconds; 2 s is what a loaded machine may need,
 		// and leaves most of a 10 s scrape timeout to the network.
 		Timeout:    model.Duration(2 * time.Second),
@@ -52,6 +56,7 @@ func (c Config) Validate() error {
 	}
 	faults = append(faults, c.validateCompat(), c.GPU.validate(c.Collectors.GPU), c.Kubernetes.validate(), c.GPU.IdleWatts.validate())
 	faults = append(faults, validateModelServers(c.ModelServers)...)
+	faults = append(faults, c.Host.validate(), c.Textfile.validate())
 	return errors.Join(faults...)
 }
 

@@ -19,7 +19,8 @@ func TestConfig(t *testing.T) {
 		{name: "idle power learned", yaml: "{gpu: {idle_watts: auto}}", want: DefaultConfig()},
 		{
 			name: "everything",
-			yaml: "{collectors: {host: false, gpu: true, pods: false, models: false}, timeout: 500ms, gpu: {backend: nvml, library: /opt/libnvidia-ml.so.1, require: true, interval: 1s, slow_interval: 1m, timeout: 3s, processes: true, max_processes: 16, idle_watts: 55.5}, kubernetes: {pod_resources_socket: /k.sock}}",
+			yaml: "{collectors: {host: false, gpu: true, pods: false, models: false, textfile: false}, timeout: 500ms, gpu: {backend: nvml, library: /opt/libnvidia-ml.so.1, require: true, interval: 1s, slow_interval: 1m, timeout: 3s, processes: true, max_processes: 16, idle_watts: 55.5}, kubernetes: {pod_resources_socket: /k.sock}, " +
+				"host: {procfs: /host/proc, sysfs: /host/sys, rootfs: /host}, textfile: {directory: /var/lib/flyball/textfile}}",
 			want: Config{
 				Collectors: Collectors{GPU: true},
 				Timeout:    model.Duration(500 * time.Millisecond),
@@ -29,15 +30,17 @@ func TestConfig(t *testing.T) {
 					IdleWatts: IdleWatts{Watts: new(55.5)},
 				},
 				Kubernetes: Kubernetes{PodResourcesSocket: "/k.sock"},
+				Host:       Host{ProcFS: "/host/proc", SysFS: "/host/sys", RootFS: "/host"},
+				Textfile:   Textfile{Directory: "/var/lib/flyball/textfile"},
 			},
 		},
 		{
 			name: "all faults at once",
-			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {backend: rocm, require: true, library: x.so, sim: gpus.yml, interval: 10m, slow_interval: 2h, timeout: 0s, max_processes: 0, idle_watts: -1}, kubernetes: {pod_resources_socket: kubelet.sock}}",
+			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {backend: rocm, require: true, library: x.so, sim: gpus.yml, interval: 10m, slow_interval: 2h, timeout: 0s, max_processes: 0, idle_watts: -1}, kubernetes: {pod_resources_socket: kubelet.sock}, host: {procfs: proc}, textfile: {directory: metrics}}",
 			want: Config{
-				Collectors: Collectors{Host: true, Pods: true, Models: true}, Timeout: model.Duration(2 * time.Minute),
+				Collectors: Collectors{Host: true, Pods: true, Models: true, Textfile: true}, Timeout: model.Duration(2 * time.Minute),
 				GPU:        GPU{Backend: "rocm", Require: true, Library: "x.so", Sim: "gpus.yml", Interval: model.Duration(10 * time.Minute), SlowInterval: model.Duration(2 * time.Hour), IdleWatts: IdleWatts{Watts: new(-1.0)}},
-				Kubernetes: Kubernetes{PodResourcesSocket: "kubelet.sock"},
+				Kubernetes: Kubernetes{PodResourcesSocket: "kubelet.sock"}, Host: Host{ProcFS: "proc"}, Textfile: Textfile{Directory: "metrics"},
 			},
 			fault: `timeout: 2m is not a deadline for a scrape: give more than 0s and at most 1m, such as 2s
 gpu.backend: "rocm" is none of auto, nvml, nvidia-smi, amdgpu, sim, none
@@ -49,7 +52,9 @@ gpu.slow_interval: 2h: give more than 0s and at most 1h, such as 30s
 gpu.timeout: 0s: give more than 0s and at most 1m, such as 2s
 gpu.max_processes: 0: give from 1 to 1024, such as 64
 kubernetes.pod_resources_socket: "kubelet.sock" is no absolute path: give one such as /var/lib/kubelet/pod-resources/kubelet.sock, or collectors.pods: false
-gpu.idle_watts: -1: give auto, or from 0 to 1000 such as 50`,
+gpu.idle_watts: -1: give auto, or from 0 to 1000 such as 50
+host.procfs: "proc" depends on where flyball is started: give an absolute path, such as /host/proc
+textfile.directory: "metrics" depends on where flyball is started: give an absolute path, such as /var/lib/node_exporter/textfile`,
 		},
 		{
 			name: "simulated, of no file", yaml: "{gpu: {backend: sim}}",

@@ -7,10 +7,10 @@
 //
 //	hosts, err := host.New(host.Options{})
 //	e, err := exporter.New(exporter.Options{Logger: logger}, hosts, gpus)
-//	registry.MustRegister(e)
+//	mux.Handle("GET /metrics", exporter.NewHandler(exporter.HandlerOptions{Process: registry, Exporter: func() *exporter.Exporter { return e }}))
 //
-// How each collector fared is published too: flyball_collector_duration_seconds{collector} and
-// flyball_collector_success{collector}.
+// How each collector fared is published too: flyball_collector_duration_seconds{collector},
+// flyball_collector_last_success_timestamp_seconds{collector} and flyball_collector_success{collector}.
 //
 //	success 1  it read all there was to read, also when there was nothing to read ([ErrNoData])
 //	success 0  it failed, panicked, missed its deadline, still hangs, or had a metric dropped
@@ -18,6 +18,9 @@
 //
 // node_exporter, whose collectors these resemble, reports 0 for a collector without data. Here a machine without a GPU
 // is an ordinary machine, and flyball_collector_success == 0 is an alert that never needs an exception.
+//
+// METRICS.md lists all families of the packages below this one, which describe theirs as a [Family]. The folder bench
+// holds the exporter to what it may cost.
 //
 // A failure is logged when it begins and when it ends, not at every scrape.
 package exporter

@@ -15,10 +15,16 @@ type page struct {
 	taken    map[string]string   // every name that a family writes on the page, to the family's name
 }
 
-func newPage() *page {
+// newPage returns an empty page. The names of the families that are beside it are taken.
+func newPage(beside []*dto.MetricFamily) *page {
 	p := &page{byName: map[string]int{}, taken: map[string]string{}}
-	for _, name := range own {
-		p.taken[name] = "the exporter's own"
+	for _, family := range Families() {
+		p.taken[family.Name] = "the exporter's own"
+	}
+	for _, family := range beside {
+		for _, name := range names(family) {
+			p.taken[name] = "this process's own"
+		}
 	}
 	return p
 }
@@ -51,32 +57,27 @@ func (p *page) add(families []*dto.MetricFamily) error {
 
 // take reserves the names that the family writes on the page.
 func (p *page) take(family *dto.MetricFamily) error {
-	names := []string{family.GetName()}
-	switch family.GetType() {
-	case dto.MetricType_HISTOGRAM, dto.MetricType_GAUGE_HISTOGRAM:
-		names = append(names, names[0]+"_bucket", names[0]+"_sum", names[0]+"_count")
-	case dto.MetricType_SUMMARY:
-		names = append(names, names[0]+"_sum", names[0]+"_count")
-	}
-	for _, name := range names {
+	for _, name := range names(family) {
 		if by, ok := p.taken[name]; ok {
-			return fmt.Errorf("metric family %s dropped: %s is the name of %s", names[0], name, by)
+			return fmt.Errorf("metric family %s dropped: %s is the name of %s", family.GetName(), name, by)
 		}
 	}
-	for _, name := range names {
-		p.taken[name] = "family " + names[0]
+	for _, name := range names(family) {
+		p.taken[name] = "family " + family.GetName()
 	}
 	return nil
 }
 
-// send hands everything on.
-func (p *page) send(ch chan<- prometheus.Metric) {
-	for _, family := range p.families {
-		desc := prometheus.V2.NewDesc(family.GetName(), family.GetHelp(), prometheus.UnconstrainedLabels(nil), nil, prometheus.WithUnit(family.GetUnit()))
-		for _, m := range family.GetMetric() {
-			ch <- written{desc: desc, m: m}
-		}
+// names are those that a family writes on the page.
+func names(family *dto.MetricFamily) []string {
+	name := family.GetName()
+	switch family.GetType() {
+	case dto.MetricType_HISTOGRAM, dto.MetricType_GAUGE_HISTOGRAM:
+		return []string{name, name + "_bucket", name + "_sum", name + "_count"}
+	case dto.MetricType_SUMMARY:
+		return []string{name, name + "_sum", name + "_count"}
 	}
+	return []string{name}
 }
 
 // gather turns metrics into families by a registry's own rules and drops what breaks them; the error names that.

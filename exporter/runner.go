@@ -20,6 +20,7 @@ type runner struct {
 	mu      sync.Mutex
 	current *attempt  // the run under way; nil when there is none
 	since   time.Time // when the collector began to fail; zero while it does not
+	worked  time.Time // when a scrape last had all there was to read; zero before the first
 }
 
 // attempt is one run of a collector. Its outcome may be read once done is closed.
@@ -30,9 +31,14 @@ type attempt struct {
 	outcome outcome
 }
 
-// run starts the collector and waits for it until its deadline. Scrapes that overlap share one run. Where an earlier
-// run is past its deadline and still going, that is the outcome.
-func (r *runner) run() outcome {
+// errLate is what becomes of a collector that is still running, within its own deadline, when the scrape has to be
+// answered: ctx is done.
+var errLate = errors.New("not done when the scrape had to be answered")
+
+// run starts the collector and waits for it until its deadline, or that of the scrape, if that is sooner. Scrapes that
+// overlap share one run, which goes on when one of them cannot wait any longer. Where an earlier run is past its deadline
+// and still going, that is the outcome.
+func (r *runner) run(ctx context.Context) outcome {
 	r.mu.Lock()
 	a := r.current
 	if a == nil {
@@ -43,16 +49,19 @@ func (r *runner) run() outcome {
 	}
 	r.mu.Unlock()
 
+	why := r.late
 	select {
 	case <-a.done:
 		return a.outcome
 	case <-a.ctx.Done():
+	case <-ctx.Done():
+		why = func() error { return errLate }
 	}
 	select {
-	case <-a.done: // ctx is done after every run, and both were by the time of the first select
+	case <-a.done: // a.ctx is done after every run, and both were by the time of the first select
 		return a.outcome
 	default:
-		return outcome{took: time.Since(a.started), err: r.late()}
+		return outcome{took: time.Since(a.started), err: why()}
 	}
 }
 
@@ -102,10 +111,14 @@ func (r *runner) attempt(ctx context.Context) (o outcome) {
 
 func (r *runner) late() error { return fmt.Errorf("missed its deadline of %s", r.timeout) }
 
-// note logs the beginning and the end of a failure; err is what the run came to.
-func (r *runner) note(logger *slog.Logger, err error) {
+// note logs the beginning and the end of a failure; err is what the run came to. It returns when the collector last
+// worked; zero if it never did.
+func (r *runner) note(logger *slog.Logger, err error) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err == nil {
+		r.worked = time.Now()
+	}
 	switch {
 	case err != nil && r.since.IsZero():
 		r.since = time.Now()
@@ -118,6 +131,7 @@ func (r *runner) note(logger *slog.Logger, err error) {
 		logger.Info("collector recovered", "collector", r.name, "after", time.Since(r.since).Round(time.Millisecond))
 		r.since = time.Time{}
 	}
+	return r.worked
 }
 
 // panicError is a collector's panic.

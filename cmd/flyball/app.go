@@ -28,7 +28,7 @@ import (
 	"flyball/exporter"
 	"flyball/exporter/gpu"
 	"flyball/exporter/host"
-	"flyball/exporter/model"
+	"flyball/exporter/textfile"
 	"flyball/rules"
 	"flyball/rules/journal"
 	"flyball/rules/remote"
@@ -68,7 +68,7 @@ type app struct {
 	keda          *keda.Server
 	kedaSizes     *kedaSizes
 	tracing       *tracing.Tracing
-	exporter      currentExporter
+	exporter      atomic.Pointer[exporter.Exporter] // of the present configuration; nil without that role
 	proxySlot     *slot
 	gpuSlot       *slot
 
@@ -99,8 +99,10 @@ func newApp(l *loaded, o *runOptions) (*app, error) {
 	a.live.Store(&live{loaded: l})
 	a.tried.Store(&l.print)
 	a.proxySlot, a.gpuSlot = newSlot("proxy", o.log), newSlot("gpu collector", o.log)
-	a.metrics.MustRegister(versioncollector.NewCollector("flyball"), collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.metrics.MustRegister(versioncollector.NewCollector("flyball"))
+	if !o.exporter.disableOwn {
+		a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
 	a.reloads = newReloadMetrics(a.metrics)
 	a.buildTracing()
 	if err := a.listen(); err != nil {
@@ -120,9 +122,6 @@ func (a *app) build(ctx context.Context) error {
 		if err := step(); err != nil {
 			return err
 		}
-	}
-	if a.opts.has(roleExporter) {
-		a.metrics.MustRegister(&a.exporter)
 	}
 	n, err := a.prepare(a.live.Load().loaded)
 	if err != nil {
@@ -247,7 +246,7 @@ func (a *app) newExporter(c exporter.Config, sim *gpu.Sim) (*exporter.Exporter, 
 	log := a.opts.log.With("component", "exporter")
 	var list []exporter.Collector
 	if c.Collectors.Host {
-		collector, err := host.New(host.Options{})
+		collector, err := host.New(host.Options{ProcPath: c.Host.ProcFS, SysPath: c.Host.SysFS, RootPath: c.Host.RootFS})
 		if err != nil {
 			return nil, sensors{}, err
 		}
@@ -276,6 +275,9 @@ func (a *app) newExporter(c exporter.Config, sim *gpu.Sim) (*exporter.Exporter, 
 	}
 	if files != nil {
 		list = append(list, files)
+	}
+	if c.Collectors.Textfile { // last: where a file has a name of the others, they keep it
+		list = append(list, textfile.New(textfile.Options{Directory: c.Textfile.Directory}))
 	}
 	e, err := exporter.New(exporter.Options{Timeout: time.Duration(c.Timeout), Logger: log}, list...)
 	return e, s, err
@@ -381,7 +383,7 @@ func (a *app) newScrape(l *loaded) store.Scrape {
 	sc := store.Scrape{
 		Configs: l.scrape,
 		Self: []store.Self{{
-			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: metricsHandler(a.metrics), Drop: written,
+			Name: "flyball", Address: reachable(a.webListener.Addr()), Handler: a.metricsHandler(0), Drop: written,
 		}},
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.Actuators.Process)) {

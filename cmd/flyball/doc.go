@@ -8,6 +8,7 @@
 //	kinds.go    the one list of the kinds of actuators
 //	app.go      builds each part from those above it, runs them in order and stops them in the other
 //	sensors.go  the collectors that read in the background
+//	exporter.go the exporter's flags, and /metrics
 //	elsewhere.go, keda.go   what something else scales, and the external scaler that KEDA asks
 //	modelservers.go, probemodels.go   the model servers that the exporter reads: /probe, and the command that reads them once
 //	server.go   the page, /metrics, /debug/batcher and the API, which read what the parts say of themselves

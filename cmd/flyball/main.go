@@ -206,6 +206,7 @@ func versionCommand(app *kingpin.Application, stdout io.Writer) command {
 }
 
 func nvmlWorker() int {
+	frugal()
 	// Its parent ends it; a Ctrl-C in the terminal is the parent's to handle.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM)
 	if err := gpu.Worker(context.Background(), os.Stdin, os.Stdout); err != nil {

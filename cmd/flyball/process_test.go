@@ -271,7 +271,7 @@ func TestSystemdUnits(t *testing.T) {
 			write(t, filepath.Join(dir, e.Name()), edit(strings.ReplaceAll(string(text), "/usr/local/bin/flyball", built.path("flyball"))))
 			units = append(units, filepath.Join(dir, e.Name()))
 		}
-		if len(units) != 3 {
+		if len(units) != 5 {
 			t.Fatalf("units: %v", units)
 		}
 		out, err := exec.Command(analyze, append([]string{"verify", "--man=no", "--recursive-errors=no"}, units...)...).CombinedOutput()
@@ -287,11 +287,15 @@ func TestSystemdUnits(t *testing.T) {
 		t.Errorf("a typo is not found: %q", out)
 	}
 	// The flags in the units are those that there are.
-	text, err := os.ReadFile(filepath.Join(folder, "flyball.service"))
-	if err != nil {
-		t.Fatal(err)
+	var text strings.Builder
+	for _, name := range []string{"flyball.service", "flyball-exporter.service"} {
+		unit, err := os.ReadFile(filepath.Join(folder, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.Write(unit)
 	}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text.String()) {
 		_, command, ok := strings.Cut(strings.TrimSpace(line), "=/usr/local/bin/flyball ")
 		if !ok {
 			continue

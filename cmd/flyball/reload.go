@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -239,21 +238,6 @@ func (a *app) commit(ctx context.Context, n *next) (err error) {
 		n.processes.Retire()
 	}
 	return nil
-}
-
-// currentExporter collects what the exporter of the present configuration does. It describes nothing, as that does.
-type currentExporter struct {
-	atomic.Pointer[exporter.Exporter]
-}
-
-// Describe implements prometheus.Collector.
-func (*currentExporter) Describe(chan<- *prometheus.Desc) {}
-
-// Collect implements prometheus.Collector.
-func (c *currentExporter) Collect(ch chan<- prometheus.Metric) {
-	if e := c.Load(); e != nil {
-		e.Collect(ch)
-	}
 }
 
 // reloadMetrics say how the last reload went, under Prometheus's names with our prefix.

@@ -26,6 +26,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/model"
 
+	"flyball/exporter"
 	"flyball/rules"
 	"flyball/rules/journal"
 	"flyball/rules/source"
@@ -130,6 +131,7 @@ func (w *within) picture() string {
 		}
 		families = append(families, found...)
 	}
+	families = append(families, w.exporter.Load().Gather(context.Background(), exporter.Request{})...)
 	var named []string // what there are series of
 	for _, f := range families {
 		for _, m := range f.GetMetric() {

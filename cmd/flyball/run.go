@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -53,6 +54,7 @@ type runOptions struct {
 	actOn        *regexp.Regexp // of them together; nil: all
 	actLimit     int            // changes a minute over all targets; 0: no limit
 	print        bool
+	exporter     exporterOptions
 	log          *slog.Logger
 	stdout       io.Writer
 }
@@ -77,6 +79,7 @@ func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c.Flag("keda.listen-address", "Where KEDA's external scaler is asked (gRPC), if the configuration has actuators.keda.").Default("127.0.0.1:9841").StringVar(&o.kedaListen)
 	c.Flag(kedaSecuredFlag, "TLS and client certificates of the external scaler, as --web.config.file has them for the page.").StringVar(&o.kedaSecured)
 	o.compatFlags(c)
+	o.exporter.add(c)
 	c.Flag("decisions.print", "Print each decision as a line for a person, instead of logging it.").BoolVar(&o.print)
 	logging := promslog.Config{Writer: stderr}
 	promslogflag.AddFlags(app, &logging)
@@ -126,7 +129,7 @@ func (o *runOptions) webAddresses() []string {
 }
 
 func (o *runOptions) run(ctx context.Context) error {
-	if err := o.checkActing(); err != nil {
+	if err := errors.Join(o.checkActing(), o.exporter.check()); err != nil {
 		return exitError{exitUsage, err}
 	}
 	l, err := o.load(nil)
@@ -138,6 +141,9 @@ func (o *runOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer a.close()
+	if !o.has(roleRules) && !o.has(roleBatchproxy) {
+		frugal()
+	}
 	o.log.Info("starting", "version", version.Version, "roles", strings.Join(o.roles, ","), "config", o.configFile,
 		"page", a.pageURL(), "act", o.act)
 	if o.print {
@@ -167,6 +173,7 @@ func (o *runOptions) load(running *loaded) (*loaded, error) {
 			if o.compat != "" {
 				l.Exporter.Compat = o.compat
 			}
+			o.exporter.apply(&l.Exporter, d)
 			if running != nil {
 				l.checkFixed(d, running)
 			}

@@ -7,12 +7,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/common/version"
 
 	"flyball/batchproxy"
 	"flyball/cmd/flyball/web"
+	"flyball/exporter"
 	"flyball/mixin"
 	"flyball/rules/remote"
 	"flyball/rules/store"
@@ -21,9 +20,9 @@ import (
 // webHandler serves the page, /metrics, health and the API.
 func (a *app) webHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metricsHandler(a.metrics))
+	mux.Handle("GET /metrics", a.metricsHandler(a.opts.exporter.maxRequests))
 	mux.Handle("GET /metrics/dcgm", a.dcgmPage())
-	mux.Handle("GET /metrics/embedded", metricsHandler(a.embedded))
+	mux.Handle("GET /metrics/embedded", exporter.NewHandler(exporter.HandlerOptions{Process: a.embedded}))
 	mux.HandleFunc("GET /probe", a.probeModel)
 	mux.Handle("GET /runbooks/{alert}", mixin.RunbookHandler())
 	a.registerLifecycle(mux)
@@ -102,12 +101,4 @@ func buildInfo() web.BuildInfo {
 func (a *app) proxyServer() *http.Server {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.live.Load().proxy.ServeHTTP(w, r) })
 	return batchproxy.NewServer(handler, a.opts.log.With("component", "batchproxy"))
-}
-
-func metricsHandler(reg *prometheus.Registry) http.Handler {
-	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{
-		ErrorHandling:     promhttp.ContinueOnError, // one bad collector must not take the rest away
-		EnableOpenMetrics: true,
-		Registry:          reg,
-	})
 }

@@ -108,7 +108,7 @@ func (l logLines) quiet(t *testing.T) {
 	}
 }
 
-// scrape returns the page of an exporter with this collector, without how long it took and without selfFamilies.
+// scrape returns the page of an exporter with this collector, without how long it took, when it was, and selfFamilies.
 func scrape(t *testing.T, c *Collector) string {
 	t.Helper()
 	values, _ := scrapeBoth(t, c)
@@ -140,7 +140,7 @@ func scrapeBoth(t *testing.T, c *Collector) (values, self string) {
 		if slices.ContainsFunc(selfFamilies(), func(s exporter.Family) bool { return s.Name == f.GetName() && s.Name != backendFamily.Name }) {
 			to = &own
 		}
-		if f.GetName() == "flyball_collector_duration_seconds" || f.GetName() == xidLastFamily.Name {
+		if f.GetName() == "flyball_collector_duration_seconds" || f.GetName() == "flyball_collector_last_success_timestamp_seconds" || f.GetName() == xidLastFamily.Name {
 			continue
 		}
 		if _, err := expfmt.MetricFamilyToText(to, f); err != nil {

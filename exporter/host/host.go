@@ -20,6 +20,7 @@ import (
 type Options struct {
 	ProcPath string // where procfs is mounted; empty for /proc
 	SysPath  string // where sysfs is mounted; empty for /sys
+	RootPath string // where the machine's root is mounted, whose file systems are read; empty for /
 }
 
 // Collector reads the host. It is an exporter.Collector.
@@ -28,6 +29,8 @@ type Collector struct {
 	disks   *blockdevice.FS // nil where there is no sysfs
 	sysPath string
 	absent  bool // this system has no procfs
+	mounts  *mounts
+	own     cgroups
 
 	mu  sync.Mutex
 	cpu map[string]float64 // seconds by mode, as published last
@@ -43,7 +46,10 @@ func New(opts Options) (*Collector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("host: procfs at %s: %w", procPath, err)
 	}
-	c := &Collector{proc: proc, sysPath: sysPath, cpu: map[string]float64{}}
+	c := &Collector{
+		proc: proc, sysPath: sysPath, cpu: map[string]float64{}, mounts: newMounts(procPath, opts.RootPath),
+		own: cgroups{process: "/proc/self", mounted: "/sys/fs/cgroup"}, // this process's own, wherever the machine's are
+	}
 	disks, err := blockdevice.NewFS(procPath, sysPath)
 	switch {
 	case err == nil:
@@ -74,6 +80,8 @@ func (c *Collector) Update(ctx context.Context) ([]prometheus.Metric, error) {
 		{"network", c.readNetwork},
 		{"disk", c.readDisks},
 		{"pressure", c.readPressure},
+		{"filesystem", func(r *reading) error { return c.mounts.read(ctx, r) }},
+		{"cgroup", c.own.read},
 	} {
 		if err := ctx.Err(); err != nil {
 			faults = append(faults, fmt.Errorf("host: %w", err))
@@ -89,17 +97,12 @@ func (c *Collector) Update(ctx context.Context) ([]prometheus.Metric, error) {
 // reading collects the metrics of one update.
 type reading struct{ metrics []prometheus.Metric }
 
-func (r *reading) gauge(desc *prometheus.Desc, v float64) {
-	r.metrics = append(r.metrics, prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v))
+func (r *reading) gauge(f family, v float64, labels ...string) {
+	r.metrics = append(r.metrics, prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, v, labels...))
 }
 
-func (r *reading) counter(desc *prometheus.Desc, v float64, labels ...string) {
-	r.metrics = append(r.metrics, prometheus.MustNewConstMetric(desc, prometheus.CounterValue, v, labels...))
-}
-
-// node describes flyball_node_<name>.
-func node(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("flyball_node_"+name, help, labels, nil)
+func (r *reading) counter(f family, v float64, labels ...string) {
+	r.metrics = append(r.metrics, prometheus.MustNewConstMetric(f.desc, prometheus.CounterValue, v, labels...))
 }
 
 // missing reports whether a file is not there, or is there for a feature that the kernel was started without.

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -37,7 +39,7 @@ func newRegistry(t testing.TB, c *Collector) *prometheus.Registry {
 	return registry
 }
 
-// scrape returns the families on the page by name, and the page without how long it took.
+// scrape returns the families on the page by name, and the page without how long it took and when it was.
 func scrape(t *testing.T, c *Collector) (map[string]*dto.MetricFamily, string) {
 	t.Helper()
 	registry := newRegistry(t, c)
@@ -53,7 +55,7 @@ func scrape(t *testing.T, c *Collector) (map[string]*dto.MetricFamily, string) {
 	var page bytes.Buffer
 	for _, f := range gathered {
 		families[f.GetName()] = f
-		if f.GetName() == "flyball_collector_duration_seconds" {
+		if f.GetName() == "flyball_collector_duration_seconds" || f.GetName() == "flyball_collector_last_success_timestamp_seconds" {
 			continue
 		}
 		if _, err := expfmt.MetricFamilyToText(&page, f); err != nil {
@@ -65,9 +67,22 @@ func scrape(t *testing.T, c *Collector) (map[string]*dto.MetricFamily, string) {
 
 func fixture(t *testing.T) *Collector {
 	t.Helper()
-	c, err := New(Options{ProcPath: "testdata/proc", SysPath: "testdata/sys"})
+	return read(t, "testdata/proc", "testdata/sys")
+}
+
+// read returns a collector of a machine that is in files, one of whose file systems refuses to answer.
+func read(t *testing.T, proc, sys string) *Collector {
+	t.Helper()
+	c, err := New(Options{ProcPath: proc, SysPath: sys})
 	if err != nil {
 		t.Fatal(err)
+	}
+	c.own = cgroups{process: "testdata/proc/self", mounted: "testdata/cgroup2"}
+	c.mounts.statfs = func(path string) (space, error) {
+		if path == "/boot/efi" {
+			return space{}, syscall.EACCES
+		}
+		return space{size: 1000, free: 300, available: 200}, nil
 	}
 	return c
 }
@@ -113,11 +128,7 @@ func TestOldKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(proc, "meminfo"), "MemTotal: 1024 kB\nMemFree: 512 kB\n")
-	c, err := New(Options{ProcPath: proc, SysPath: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	families, page := scrape(t, c)
+	families, page := scrape(t, read(t, proc, t.TempDir()))
 	for _, name := range []string{
 		"flyball_node_memory_available_bytes", "flyball_node_memory_used_bytes",
 		"flyball_node_disk_read_bytes_total", "flyball_node_pressure_waiting_seconds_total",
@@ -137,10 +148,7 @@ func TestOldKernel(t *testing.T) {
 func TestBrokenPart(t *testing.T) {
 	proc := copyFixture(t)
 	write(t, filepath.Join(proc, "loadavg"), "nonsense\n")
-	c, err := New(Options{ProcPath: proc, SysPath: "testdata/sys"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := read(t, proc, "testdata/sys")
 	metrics, err := c.Update(t.Context())
 	if err == nil || !strings.HasPrefix(err.Error(), "host: load: ") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("Update: %v, want one error, about the load", err)
@@ -153,10 +161,7 @@ func TestBrokenPart(t *testing.T) {
 // TestCPUTimeNeverStepsBack: the kernel's iowait may fall by a little, a counter may not.
 func TestCPUTimeNeverStepsBack(t *testing.T) {
 	proc := copyFixture(t)
-	c, err := New(Options{ProcPath: proc, SysPath: "testdata/sys"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := read(t, proc, "testdata/sys")
 	for _, tt := range []struct {
 		name, stat string
 		want       float64
@@ -172,6 +177,32 @@ func TestCPUTimeNeverStepsBack(t *testing.T) {
 			if m.GetLabel()[0].GetValue() == "iowait" && m.GetCounter().GetValue() != tt.want {
 				t.Errorf("%s: iowait %v s, want %v", tt.name, m.GetCounter().GetValue(), tt.want)
 			}
+		}
+	}
+}
+
+// TestFamilies: what is published is what the reference page has, and the other way round.
+func TestFamilies(t *testing.T) {
+	families, _ := scrape(t, fixture(t))
+	listed := map[string]bool{}
+	for _, f := range Families() {
+		listed[f.Name] = true
+		got := families[f.Name]
+		if got == nil {
+			t.Errorf("%s is not on the page", f.Name)
+			continue
+		}
+		var labels []string
+		for _, l := range got.GetMetric()[0].GetLabel() {
+			labels = append(labels, l.GetName())
+		}
+		if got.GetHelp() != f.Help || strings.ToLower(got.GetType().String()) != f.Type || !slices.Equal(labels, f.Labels) {
+			t.Errorf("%s: %s %q %v on the page, %s %q %v in the list", f.Name, got.GetType(), got.GetHelp(), labels, f.Type, f.Help, f.Labels)
+		}
+	}
+	for name := range families {
+		if strings.HasPrefix(name, "flyball_node_") && !listed[name] {
+			t.Errorf("%s is not in the list", name)
 		}
 	}
 }

@@ -8,28 +8,6 @@ import (
 	"path/filepath"
 )
 
-var (
-	cpuSeconds = node("cpu_seconds_total", "Time that the CPUs spent in each mode, summed over the CPUs.", "mode")
-	cpus       = node("cpus", "CPUs online.")
-	bootTime   = node("boot_time_seconds", "When the machine was started, in seconds since the epoch.")
-
-	memoryTotal     = node("memory_total_bytes", "Memory that the kernel can use.")
-	memoryAvailable = node("memory_available_bytes", "Memory that can be given out without swapping, as the kernel estimates it.")
-	memoryUsed      = node("memory_used_bytes", "Memory that is not available: total less available.")
-
-	load1  = node("load1", "Average number of tasks that ran or waited, over 1 minute.")
-	load5  = node("load5", "Average number of tasks that ran or waited, over 5 minutes.")
-	load15 = node("load15", "Average number of tasks that ran or waited, over 15 minutes.")
-
-	networkReceived    = node("network_receive_bytes_total", "Bytes that came in by the network device.", "device")
-	networkTransmitted = node("network_transmit_bytes_total", "Bytes that went out by the network device.", "device")
-
-	diskRead    = node("disk_read_bytes_total", "Bytes read from the disk.", "device")
-	diskWritten = node("disk_written_bytes_total", "Bytes written to the disk.", "device")
-
-	pressureWaiting = node("pressure_waiting_seconds_total", "Time in which at least one task waited for the resource.", "resource")
-)
-
 // jumpBack is how many seconds the CPU time of a mode may fall behind before it is believed to have started anew (a
 // checkpoint restored, a machine moved). The kernel lets idle and iowait step back by less. node_exporter has the same 3 s.
 const jumpBack = 3.0
@@ -73,6 +51,10 @@ func (c *Collector) readMemory(r *reading) error {
 		r.gauge(memoryAvailable, float64(*m.MemAvailableBytes))
 		r.gauge(memoryUsed, float64(*m.MemTotalBytes)-float64(*m.MemAvailableBytes))
 	}
+	if m.SwapTotalBytes != nil && m.SwapFreeBytes != nil {
+		r.gauge(swapTotal, float64(*m.SwapTotalBytes))
+		r.gauge(swapUsed, float64(*m.SwapTotalBytes)-float64(*m.SwapFreeBytes))
+	}
 	return nil
 }
 
@@ -101,6 +83,10 @@ func (c *Collector) readNetwork(r *reading) error {
 		}
 		r.counter(networkReceived, float64(d.RxBytes), name)
 		r.counter(networkTransmitted, float64(d.TxBytes), name)
+		r.counter(networkReceiveErrors, float64(d.RxErrors), name)
+		r.counter(networkTransmitErrors, float64(d.TxErrors), name)
+		r.counter(networkReceiveDrops, float64(d.RxDropped), name)
+		r.counter(networkTransmitDrops, float64(d.TxDropped), name)
 	}
 	return nil
 }

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package textfile
+
+const nonblocking = 0

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package textfile
+
+import "testing"
+
+func makePipe(*testing.T, string) {}
