@@ -175,7 +175,7 @@ func (d *depth) pause() { d.restart(time.Time{}, d.now()+1) }
 // Depth is how many batches a replica may have at once now, where the rule says LearnDepth: one, or more than that while a full batch
 // waits, if it was learned that this pays.
 func (b *Batcher[R]) Depth() int {
-	if len(b.full) == 0 {
+	if len(b.full) == 0 || b.trying { // what is tried is one batch at a time
 		return 1
 	}
 	return b.depth.now()

@@ -177,6 +177,9 @@ func TestDepthOnlyForFullBatches(t *testing.T) {
 	s := newSimulation(adaptive, 8, 0.25, 1).closedLoop(128, near).behind(&accelerator{instances: 2})
 	s.run(30 * time.Second)
 	b := s.batcher
+	for b.depth.trying > 0 {
+		s.run(100 * time.Millisecond)
+	}
 	if b.depth.kept != 2 {
 		t.Fatalf("%d at once", b.depth.kept)
 	}
@@ -199,6 +202,7 @@ func TestDepthOnlyForFullBatches(t *testing.T) {
 // TestDepthIsNotMeasuredWithTrials: the time in which a trial of batching holds the replica to one batch is none in which it did less.
 func TestDepthIsNotMeasuredWithTrials(t *testing.T) {
 	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 1000, Timeout: time.Hour, MaxWait: ms(10), LearnDepth: true})
+	q.every = probeEvery // that batching pays is known
 	now := time.Unix(0, 0)
 	q.Replicas(1, 1, 1)
 	for i := range 100 {
