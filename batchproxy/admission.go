@@ -25,9 +25,29 @@ const (
 const lateFactor = 1.1
 
 // Replicas tells how many batches the replicas that are ready take at once, and how many of these they have; where LearnDepth finds out how
-// many that are, how many replicas are ready, and how many of them have a batch. Where none is told or
+// many that are, how many replicas are ready, and how many of them have a batch. Batches are all that they have. Where none is told or
 // ready, no request is refused because it would be late: when one will be ready is not known.
-func (b *Batcher[R]) Replicas(slots, busy int) { b.slots, b.busy = slots, busy }
+func (b *Batcher[R]) Replicas(slots, busy, batches int) {
+	b.slots, b.busy, b.batches = slots, busy, batches
+}
+
+// others is how many batches the replica that gets the next one has already, where that is one of several that a replica was found to do
+// well with.
+func (b *Batcher[R]) others() int {
+	if !b.rule.LearnDepth || b.slots <= 0 {
+		return 0
+	}
+	return b.batches / b.slots
+}
+
+// takes is how long a batch of so many rows is with its replica, in seconds: longer where that has others at the same time.
+func (b *Batcher[R]) takes(rows int) float64 {
+	alone := b.service.at(rows)
+	if n := b.others(); n > 0 && b.Depth() > 1 {
+		return alone * b.depth.crowded(n)
+	}
+	return alone
+}
 
 // admit says whether a request is to be taken, or why not.
 func (b *Batcher[R]) admit(now time.Time, l *lane[R], e *Entry[R]) Refusal {
@@ -54,7 +74,7 @@ func (b *Batcher[R]) late(now time.Time, e *Entry[R], wait float64, rows int) Re
 	if !e.Deadline.IsZero() && now.Add(seconds(b.unit())).After(e.Deadline) {
 		return PastDeadline
 	}
-	if now.Add(seconds(wait + lateFactor*b.service.at(max(rows, e.Items)))).After(b.latest(e)) {
+	if now.Add(seconds(wait + lateFactor*b.takes(max(rows, e.Items)))).After(b.latest(e)) {
 		return PredictedLate
 	}
 	return ""
@@ -68,7 +88,7 @@ func (b *Batcher[R]) waitFor(now time.Time, l *lane[R], e *Entry[R]) float64 {
 	}
 	wait := 0.0
 	if b.busy >= b.slots {
-		wait = max(b.service.at(b.flying)-now.Sub(b.sent).Seconds(), 0)
+		wait = max(b.takes(b.flying)/float64(max(b.others(), 1))-now.Sub(b.sent).Seconds(), 0)
 	}
 	ahead, most := b.ahead(e), max(b.effective, 1)
 	full, rows := ahead/most, ahead-ahead%most
@@ -81,7 +101,7 @@ func (b *Batcher[R]) waitFor(now time.Time, l *lane[R], e *Entry[R]) float64 {
 	}
 	// Each lane has batches of its own, however few rows they have.
 	batches := max(full, min(len(b.active.members)-1, ahead))
-	return (wait + float64(batches)*b.service.b + float64(rows)*b.service.a) / (float64(b.slots) * b.depth.gain)
+	return (wait + (float64(batches)*b.service.b+float64(rows)*b.service.a)/b.depth.gain) / float64(b.slots)
 }
 
 // requestsAhead is how many requests leave before one that comes now, by their classes.

@@ -79,7 +79,7 @@ func TestTermsOfRefusal(t *testing.T) {
 func TestTermsOfReplicas(t *testing.T) {
 	m := aModel(t, func(c *ModelConfig) { c.Inflight = 3 }, 2)
 	m.picker.replicas[0].batches, m.picker.replicas[1].batches = 1, 3
-	if slots, busy := m.slots(time.Now()); slots != 6 || busy != 4 {
+	if slots, busy, batches := m.slots(time.Now()); slots != 6 || busy != 4 || batches != 4 {
 		t.Errorf("%d of %d, want 4 of 6", busy, slots)
 	}
 }
@@ -105,16 +105,16 @@ func TestAdmissionEdges(t *testing.T) {
 	}
 	refused("a tenant's one request, of a limit that is less", fresh(Rule{Tenants: true, TenantLimit: 0.01, MaxQueue: 10}), 1, Terms{Tenant: "a"}, "")
 	b := fresh(Rule{})
-	b.Replicas(1, 0)
+	b.Replicas(1, 0, 0)
 	refused("a deadline of now at an idle replica", b, 1, Terms{Deadline: now}, PastDeadline)
 
 	b = fresh(Rule{SLO: ms(5)}) // which nothing meets
-	b.Replicas(1, 0)
+	b.Replicas(1, 0, 0)
 	refused("the first at an idle replica", b, 1, Terms{}, "")
 	refused("one beside it", b, 1, Terms{}, PredictedLate)
 
 	b = fresh(Rule{SLO: ms(20)})
-	b.Replicas(1, 1)
+	b.Replicas(1, 1, 1)
 	refused("a small one in time", b, 1, Terms{}, "")
 	refused("a large one that takes longer", b, 64, Terms{}, PredictedLate) // 1.1·24 ms
 
@@ -124,7 +124,7 @@ func TestAdmissionEdges(t *testing.T) {
 		b.Arrive(now, lane, 1, i)
 	}
 	b.Next(now, false)
-	b.Replicas(1, 1)
+	b.Replicas(1, 1, 1)
 	if got := b.waitFor(now.Add(ms(10)), b.lanes["lane"], &Entry[int]{Items: 1, tenant: &b.nobody}); got < 0.0059 || got > 0.0061 {
 		t.Errorf("a wait of %v s, want the 6 ms that are left", got)
 	}
@@ -135,7 +135,7 @@ func TestAdmissionEdges(t *testing.T) {
 	for range 10 {
 		b.Arrive(now, lane, 32, 0)
 	}
-	b.Replicas(1, 0)
+	b.Replicas(1, 0, 0)
 	if got := b.waitFor(now, b.lanes["lane"], &Entry[int]{Items: 32, tenant: &b.nobody}); got < 0.1599 || got > 0.1601 {
 		t.Errorf("a wait of %v s, want that for 10 batches of 32 rows", got)
 	}
@@ -147,7 +147,7 @@ func TestAdmissionEdges(t *testing.T) {
 	for i := range 64 {
 		b.Arrive(now, lane, 1, i)
 	}
-	b.Replicas(1, 0)
+	b.Replicas(1, 0, 0)
 	if got := b.waitFor(now, b.lanes["alone"], &Entry[int]{Items: 1, tenant: &b.nobody}); got < 0.0402 || got > 0.0404 {
 		t.Errorf("a wait of %v s, want that for 2 batches of 32 and one of 1", got)
 	}
@@ -157,7 +157,7 @@ func TestAdmissionEdges(t *testing.T) {
 	for _, name := range []string{"a", "b", "c", "d"} {
 		b.Arrive(now, []byte(name), 1, 0)
 	}
-	b.Replicas(1, 0)
+	b.Replicas(1, 0, 0)
 	if got := b.waitFor(now, b.lanes["a"], &Entry[int]{Items: 1, tenant: &b.nobody}); got < 3*0.008 {
 		t.Errorf("a wait of %v s for three other lanes", got)
 	}
@@ -182,7 +182,7 @@ func TestBatcherTakes(t *testing.T) {
 	lane := []byte("lane")
 	b := NewBatcher[int](Rule{Mode: ModeGreedy, MaxSize: 4, Timeout: time.Minute, MaxQueue: 10, SLO: ms(5)})
 	known(b, now, 8, 0.25)
-	b.Replicas(1, 0)
+	b.Replicas(1, 0, 0)
 	b.Admit(now, lane, 1, 0, Terms{})
 	if out, ok := b.Next(now, false); !ok || out.Items != 1 || len(b.Lost()) != 0 {
 		t.Errorf("who was to be tried: %+v, %d lost", out, len(b.Lost()))
@@ -195,6 +195,18 @@ func TestBatcherTakes(t *testing.T) {
 	known(b, now, 8, 0.25)
 	if out, ok := b.Next(now.Add(ms(49)), true); !ok || out.Items != 3 || len(b.Lost()) != 0 {
 		t.Errorf("the end: %+v, %d lost, want all three", out, len(b.Lost()))
+	}
+
+	for _, end := range []bool{false, true} { // the rest could wait
+		b = NewBatcher[int](Rule{Mode: ModeGreedy, MaxSize: 8, AllowedSizes: []int{2, 8}, Timeout: time.Minute, MaxQueue: 10, SLO: time.Second})
+		for i := range 3 {
+			b.Arrive(now, lane, 1, i)
+		}
+		known(b, now, 8, 0.25)
+		want := map[bool]int{false: 2, true: 3}[end]
+		if out, ok := b.Next(now, end); !ok || out.Items != want {
+			t.Errorf("the end %t: %+v, want %d rows", end, out, want)
+		}
 	}
 
 	b = NewBatcher[int](Rule{MaxSize: 2, MaxWait: ms(10), Timeout: time.Minute, MaxQueue: 10, Classes: fourClasses()})

@@ -88,6 +88,7 @@ type batch struct {
 	span    trace.Span // of a trace of its own; nil where it is none
 
 	crowded  bool // how long it takes says nothing of S(n): the replica had others when it was sent, or its rows are not known
+	beside   bool // the replica had others, as it does well with several at once
 	answered bool // by the replica, which is free: the answer is being handed out
 
 	attempt int       // how often it may have reached a replica that did not answer
@@ -179,7 +180,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		}
 		return m.blame(b, members, first, f)
 	case len(members) == 1:
-		if resp.code != http.StatusOK || b.crowded {
+		if resp.code != http.StatusOK {
 			took = 0
 		}
 		if !first && resp.code >= 400 && !concernsAll(resp.code) {

@@ -56,9 +56,9 @@ type Batcher[R any] struct {
 	tenants tenants
 	nobody  tenant // whose all requests are where tenants are not told apart
 
-	slots, busy int       // of the replicas
-	sent        time.Time // when the last batch left
-	flying      int       // its rows
+	slots, busy, batches int       // of the replicas
+	sent                 time.Time // when the last batch left
+	flying               int       // its rows
 
 	service serviceTime
 	tuning
@@ -250,6 +250,13 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 	if l := b.lanes[string(name)]; l != nil {
 		l.profile.next(now, rows, b.unit())
 		l.held, l.used = false, now
+	}
+}
+
+// Crowded tells of a batch of so many rows that a replica answered while it had others: how long it took.
+func (b *Batcher[R]) Crowded(rows int, took time.Duration) {
+	if b.service.known && !b.off && !b.trying {
+		b.depth.crowd(took.Seconds() / max(b.service.at(rows), 1e-6))
 	}
 }
 

@@ -15,6 +15,7 @@ type depth struct {
 	kept   int     // batches at once
 	trying int     // what is tried instead; 0 where nothing is
 	gain   float64 // rows a second as part of those with one batch at once
+	share  float64 // mean of how many times as long a batch takes that is one of several; 0 where none was
 
 	warm    int       // answers that are still of what was before
 	began   time.Time // the stretch that is measured
@@ -50,6 +51,29 @@ func (d *depth) now() int {
 		return d.trying
 	}
 	return max(d.kept, 1)
+}
+
+// shareWeight is the weight of a measurement in depth.share.
+const shareWeight = 0.1
+
+// crowd takes how many times as long as by itself a batch took that was one of several at once.
+func (d *depth) crowd(times float64) {
+	switch times = min(max(times, 1), 2*mostDepth); {
+	case !d.on:
+	case d.share == 0:
+		d.share = times
+	default:
+		d.share += shareWeight * (times - d.share)
+	}
+}
+
+// crowded is how many times as long as by itself a batch takes whose replica has so many others: as measured, or before that as with a
+// device that takes them one after the other.
+func (d *depth) crowded(others int) float64 {
+	if d.share == 0 {
+		return float64(others + 1)
+	}
+	return d.share
 }
 
 // answered takes a batch of so many rows, of one of so many replicas. Full says that the queue holds a full batch meanwhile. It reports
@@ -151,7 +175,7 @@ func (d *depth) pause() { d.restart(time.Time{}, d.now()+1) }
 // Depth is how many batches a replica may have at once now, where the rule says LearnDepth: one, or more than that while a full batch
 // waits, if it was learned that this pays.
 func (b *Batcher[R]) Depth() int {
-	if len(b.full) == 0 {
+	if len(b.full) == 0 || b.trying { // what is tried is one batch at a time
 		return 1
 	}
 	return b.depth.now()

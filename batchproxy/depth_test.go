@@ -17,6 +17,8 @@ type accelerator struct {
 	line      []func()
 }
 
+func (d *accelerator) tell(b *Batcher[int]) { b.Replicas(1, min(d.with, 1), d.with) }
+
 // behind has the batcher of a simulation send to a device, with as many batches at once as it has learned.
 func (s *simulation) behind(d *accelerator) *simulation {
 	s.batcher = NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxWait: ms(10), Timeout: time.Minute, MaxQueue: 1 << 20, LearnDepth: true})
@@ -26,6 +28,7 @@ func (s *simulation) behind(d *accelerator) *simulation {
 
 func (s *simulation) sendTo(d *accelerator) {
 	for d.with < s.batcher.Depth() {
+		d.tell(s.batcher)
 		out, ok := s.batcher.Next(s.now, false)
 		if !ok {
 			s.wake(s.batcher.Wake(true))
@@ -41,6 +44,7 @@ func (s *simulation) sendTo(d *accelerator) {
 			d.with--
 			took := s.now.Sub(sent)
 			if shared {
+				s.batcher.Crowded(len(batch), took)
 				took = 0
 			}
 			s.batcher.Answered(s.now, simulated, len(batch), took)
@@ -48,6 +52,9 @@ func (s *simulation) sendTo(d *accelerator) {
 				s.batches++
 			}
 			for _, id := range batch {
+				if s.answeredAfter != nil {
+					s.answeredAfter(s.now.Sub(s.arrivals[id]))
+				}
 				if s.now.After(s.from) {
 					s.answered++
 					s.waited += s.now.Sub(s.arrivals[id])
@@ -170,6 +177,9 @@ func TestDepthOnlyForFullBatches(t *testing.T) {
 	s := newSimulation(adaptive, 8, 0.25, 1).closedLoop(128, near).behind(&accelerator{instances: 2})
 	s.run(30 * time.Second)
 	b := s.batcher
+	for b.depth.trying > 0 {
+		s.run(100 * time.Millisecond)
+	}
 	if b.depth.kept != 2 {
 		t.Fatalf("%d at once", b.depth.kept)
 	}
@@ -192,8 +202,9 @@ func TestDepthOnlyForFullBatches(t *testing.T) {
 // TestDepthIsNotMeasuredWithTrials: the time in which a trial of batching holds the replica to one batch is none in which it did less.
 func TestDepthIsNotMeasuredWithTrials(t *testing.T) {
 	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 1000, Timeout: time.Hour, MaxWait: ms(10), LearnDepth: true})
+	q.every = probeEvery // that batching pays is known
 	now := time.Unix(0, 0)
-	q.Replicas(1, 1)
+	q.Replicas(1, 1, 1)
 	for i := range 100 {
 		q.Arrive(now, []byte("a"), 1, i)
 	}
@@ -215,5 +226,58 @@ func TestDepthIsNotMeasuredWithTrials(t *testing.T) {
 		if rate := q.depth.rate; rate < 0.99*before || before <= 0 {
 			t.Fatalf("%v rows a second, of a replica that does %v", rate, before)
 		}
+	}
+}
+
+// TestDepthInOverload: where a replica has several batches at once, of 1.25 times what it can do 95 % of what it can do is answered within
+// the SLO: a batch takes longer there, which is known before it is sent.
+func TestDepthInOverload(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		d        accelerator
+		slo      float64
+		capacity float64 // rows a second
+		depth    int
+	}{
+		{"one device", accelerator{instances: 1}, 100, 2000, 1},
+		{"one device, a long way", accelerator{instances: 1, gap: ms(4)}, 100, 2000, 2},
+		{"one device, a longer way", accelerator{instances: 1, gap: ms(12)}, 100, 2000, 2},
+		{"two instances", accelerator{instances: 2}, 100, 4000, 2},
+		{"four instances", accelerator{instances: 4}, 100, 8000, 4},
+		{"four instances, little time", accelerator{instances: 4}, 40, 8000, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newSimulation(adaptive, 8, 0.25, 1).behind(&tt.d)
+			s.batcher.rule.SLO, s.batcher.rule.Objective = ms(tt.slo), ObjectiveBalanced
+			came, good := 0, 0
+			var next func()
+			next = func() {
+				s.at(s.now.Add(time.Duration(s.random.ExpFloat64()/(1.25*tt.capacity)*float64(time.Second))), next)
+				came++
+				tt.d.tell(s.batcher)
+				if _, why := s.batcher.Admit(s.now, simulated, 1, came, Terms{}); why == "" {
+					s.arrivals[came] = s.now
+				}
+				s.pump()
+			}
+			s.at(s.now, next)
+			s.answeredAfter = func(took time.Duration) {
+				if took <= ms(tt.slo) {
+					good++
+				}
+			}
+			s.run(30 * time.Second) // to learn
+			good = 0
+			const seconds = 20
+			s.run(seconds * time.Second)
+			perSecond := float64(good) / seconds
+			t.Logf("%.0f/s in time of %.0f/s, %d at once, each %.2f times as long", perSecond, tt.capacity, s.batcher.depth.kept, s.batcher.depth.share)
+			if perSecond < 0.95*tt.capacity {
+				t.Errorf("%.0f requests/s in time, want 95 %% of %.0f", perSecond, tt.capacity)
+			}
+			if s.batcher.depth.kept != tt.depth {
+				t.Errorf("%d at once, want %d", s.batcher.depth.kept, tt.depth)
+			}
+		})
 	}
 }

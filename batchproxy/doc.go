@@ -82,7 +82,8 @@
 // than 64 KiB of JSON is sent on unread, with what the proxy would have found wrong in it for the replica to find: a glance shows whether
 // it has more rows than a batch may have, a priority, or is part of a sequence. So is a large request of a
 // client that has had the model to itself for a while. After 2,000 requests, then twice as many each time, batches of 1 and of 4 rows
-// in turns try it again.
+// in turns try it again. While batching is on it is tried too, after 32 batches, 64 and so on, and from 2,000 on only where the fit
+// says that it gains too little: two trials one after the other end it.
 //
 // The idea of holding a batch for as long as the total latency gains is that of delayed batching in Clipper (NSDI 2017) and
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and

@@ -80,6 +80,10 @@ func TestEjection(t *testing.T) {
 		{"slow once", 3, "012012012012012" + "0s0s0s0s00s", "+++"},
 		{"no answer while others give one", 2, "10t", "-+"},
 		{"no answer as of all others", 2, "0t", "++"},
+		{"no answer while the other is out as slow", 2, "0101010101" + "1s1s1s1s1s" + "10t", "-+"},
+		{"errors while the other is out as slow", 2, "0101010101" + "1s1s1s1s1s" + "0x0x0x0x0x", "-+"},
+		{"errors while the other is out for errors", 2, "1x1x1x1x1x" + "0x0x0x0x0x", "+-"},
+		{"slow while the other is out as slow", 3, "012012012012012" + "1s1s1s1s1s" + "2s2s2s2s2s", "+-+"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := aModel(t, func(*ModelConfig) {}, tt.replicas)

@@ -20,7 +20,7 @@ func (b *Batcher[R]) Inherit(now time.Time, from *Batcher[R]) {
 		b.ceiling = 0
 	}
 	if b.rule.Mode == from.rule.Mode {
-		b.off, b.trying, b.trial, b.since, b.every = from.off, from.trying, from.trial, from.since, from.every
+		b.off, b.trying, b.trial, b.since, b.every, b.against = from.off, from.trying, from.trial, from.since, from.every, from.against
 		if b.rule.MaxSize == from.rule.MaxSize {
 			b.effective = from.effective
 		}

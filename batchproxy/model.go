@@ -218,6 +218,7 @@ func (m *model) pump(now time.Time) {
 		if to == nil {
 			break
 		}
+		m.batcher.Replicas(m.slots(now))
 		out, ok := m.batcher.Next(now, m.flush)
 		for _, e := range m.batcher.Lost() {
 			m.lose(now, e)
@@ -287,7 +288,8 @@ func (m *model) start(b *batch, to *replica) {
 		}
 	}
 	b.rows = itemsOf(b.members)
-	b.crowded = m.picker.inflight == math.MaxInt || m.config.Inflight == Auto && to.working() > 0 || b.members[0].unread
+	b.beside = m.config.Inflight == Auto && m.picker.inflight < math.MaxInt && to.working() > 0
+	b.crowded = m.picker.inflight == math.MaxInt || b.beside || b.members[0].unread
 	to.batches++
 	to.rows += b.rows
 	m.running += len(b.members)
@@ -310,6 +312,9 @@ func (m *model) answered(b *batch, members []*request, took time.Duration, whole
 	defer m.mu.Unlock()
 	now := time.Now()
 	if b.crowded {
+		if whole && took > 0 && b.beside {
+			m.batcher.Crowded(b.rows, took)
+		}
 		took = 0
 	}
 	m.batcher.Answered(now, members[0].key, itemsOf(members), took)

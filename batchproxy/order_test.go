@@ -124,7 +124,7 @@ func TestAdmission(t *testing.T) {
 					t.Fatalf("the %d. of those ahead: %s", i, why)
 				}
 			}
-			b.Replicas(tt.slots, tt.busy)
+			b.Replicas(tt.slots, tt.busy, tt.busy)
 			terms := Terms{Class: normal}
 			if tt.class != 0 || tt.name == "a more urgent one passes" {
 				terms.Class = tt.class
@@ -144,7 +144,7 @@ func TestLostAtDequeue(t *testing.T) {
 	start := time.Unix(0, 0)
 	b := NewBatcher[int](Rule{Mode: ModeGreedy, MaxSize: 4, Timeout: time.Minute, MaxQueue: 1000, SLO: ms(100)})
 	known(b, start, 8, 0.25)
-	b.Replicas(1, 1)
+	b.Replicas(1, 1, 1)
 	lane := []byte("lane")
 	for i, within := range []float64{1000, 40, 60, 1000} {
 		if _, why := b.Admit(start, lane, 1, i, Terms{Deadline: start.Add(ms(within))}); why != "" {
@@ -173,7 +173,7 @@ func TestExpiredDeadline(t *testing.T) {
 	start := time.Unix(0, 0)
 	b := NewBatcher[int](Rule{Mode: ModeGreedy, MaxSize: 4, Timeout: time.Second, MaxQueue: 1000})
 	known(b, start, 8, 0.25)
-	b.Replicas(1, 1)
+	b.Replicas(1, 1, 1)
 	lane := []byte("lane")
 	b.Admit(start, lane, 1, 0, Terms{})
 	b.Admit(start, lane, 1, 1, Terms{Deadline: start.Add(ms(40))})
@@ -208,7 +208,7 @@ func TestOverload(t *testing.T) {
 				if s.busy {
 					busy = 1
 				}
-				s.batcher.Replicas(1, busy)
+				s.batcher.Replicas(1, busy, busy)
 				if _, why := s.batcher.Admit(s.now, simulated, 1, came, Terms{}); why != "" {
 					refused++
 				} else {
@@ -385,7 +385,8 @@ func conserves(t *testing.T, seed uint64) {
 				if random.IntN(4) == 0 {
 					terms.Deadline = now.Add(ms(random.Float64() * 400))
 				}
-				b.Replicas(1, random.IntN(2))
+				busy := random.IntN(2)
+				b.Replicas(1, busy, busy)
 				e, why := b.Admit(now, fmt.Appendf(nil, "lane %d", random.IntN(3)), 1+random.IntN(3), came, terms)
 				if (e == nil) == (why == "") {
 					t.Fatalf("seed %d: %v and %q", seed, e, why)

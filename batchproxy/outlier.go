@@ -16,6 +16,7 @@ type outlier struct {
 
 	until    time.Time // ejected until then
 	halfOpen bool      // ejected, and may be tried with one request
+	why      string    // the reason of the last ejection
 	times    int       // that it was ejected, since it last stayed for long
 	back     time.Time // when it was last taken back
 	worked   time.Time // when it last answered
@@ -121,21 +122,31 @@ func (m *model) anotherWorked(r *replica, since time.Time) bool {
 	return slices.ContainsFunc(m.picker.replicas, func(other *replica) bool { return other != r && other.outlier.worked.After(since) })
 }
 
-// eject takes a replica out for a time that grows with each ejection, unless too many are out already or it is the last.
+// eject takes a replica out for a time that grows with each ejection, unless too many are out already or it is the last. One that
+// fails takes the place of one that is out because it is slow.
 func (m *model) eject(now time.Time, r *replica, why string) {
 	o := &r.outlier
 	o.errors, o.slow = 0, 0
+	c := m.config.Outlier
 	out, others := 1, 0
+	var slow *replica // that is out as such, and is better than one that fails
 	for _, other := range m.picker.replicas {
 		switch {
 		case other == r:
 		case now.Before(other.outlier.until) || other.outlier.halfOpen:
 			out++
+			if other.outlier.why == ejectedLatency && why != ejectedLatency && other.reachable(now) {
+				slow = other
+			}
 		case other.healthy(now) && !other.draining:
 			others++
 		}
 	}
-	c := m.config.Outlier
+	if slow != nil && !r.left && (others == 0 || out*100 > c.MaxPercent*len(m.picker.replicas)) {
+		slow.outlier = outlier{times: slow.outlier.times, back: now, worked: slow.outlier.worked}
+		m.proxy.logger.Warn("a replica that was ejected as slow is taken back, in the place of one that fails", "model", m.config.Name, "replica", slow.address)
+		out, others = out-1, others+1
+	}
 	if r.left || !o.halfOpen && (others == 0 || out*100 > c.MaxPercent*len(m.picker.replicas)) {
 		return
 	}
@@ -148,7 +159,7 @@ func (m *model) eject(now time.Time, r *replica, why string) {
 		o.times = 0
 	}
 	o.times = min(o.times+1, longestEjection)
-	o.until, o.halfOpen = now.Add(time.Duration(o.times)*base), true
+	o.until, o.halfOpen, o.why = now.Add(time.Duration(o.times)*base), true, why
 	m.proxy.metrics.ejections.WithLabelValues(m.config.Name, why).Inc()
 	m.proxy.logger.Warn("a replica is ejected", "model", m.config.Name, "replica", r.address, "reason", why, "for", time.Duration(o.times)*base)
 }

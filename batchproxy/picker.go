@@ -42,7 +42,12 @@ func (r *replica) ready(now time.Time) bool {
 
 // healthy reports whether nothing that was seen of the replica speaks against sending to it.
 func (r *replica) healthy(now time.Time) bool {
-	return !r.left && !now.Before(r.bench) && !now.Before(r.outlier.until) && !r.checks.failed
+	return r.reachable(now) && !now.Before(r.outlier.until)
+}
+
+// reachable reports whether the replica is there and says that it is well, whatever became of its answers.
+func (r *replica) reachable(now time.Time) bool {
+	return !r.left && !now.Before(r.bench) && !r.checks.failed
 }
 
 // working is the batches that it has and has not answered.

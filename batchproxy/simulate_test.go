@@ -402,6 +402,35 @@ func TestAdaptiveOfOtherModels(t *testing.T) {
 	}
 }
 
+// TestNoiseHidesNoGain: a machine that is busy while the first batches are measured makes the fit believe in a gain that is not there. It is
+// tried all the same, and batching ends.
+func TestNoiseHidesNoGain(t *testing.T) {
+	fooled, on := 0, 0
+	for seed := range uint64(40) {
+		s := newSimulation(adaptive, 0.1, 25, seed)
+		s.service = func(n int) time.Duration {
+			took := 0.1 + 25*float64(n)
+			if s.random.IntN(3) == 0 {
+				took += 400 * s.random.Float64()
+			}
+			return ms(took)
+		}
+		s.closedLoop(8, near).run(20 * time.Second)
+		if s.batcher.service.gain(32) >= offBelow {
+			fooled++
+		}
+		if !s.batcher.off {
+			on++
+		}
+	}
+	if fooled == 0 {
+		t.Error("the fit was never wrong, so that this test shows nothing")
+	}
+	if on > 2 {
+		t.Errorf("batching is on in %d of 40 runs, by a fit that was wrong in %d", on, fooled)
+	}
+}
+
 // TestNoiseIsNoReasonToStop: where batches are small, the fit makes much of a machine that is busy at times. Batching is not given up for that, without which
 // a model with more requests than it can do one by one would have an endless queue.
 func TestNoiseIsNoReasonToStop(t *testing.T) {

@@ -127,21 +127,20 @@ func inMicroseconds(milliseconds int64) int64 {
 
 // slots is how many batches the replicas that are ready take at once, and how many they have. Where the first is learned it is how many
 // replicas there are, and how many of them have a batch.
-func (m *model) slots(now time.Time) (slots, busy int) {
-	if m.config.Inflight == Auto && m.inflight() < math.MaxInt {
-		for _, r := range m.picker.replicas {
-			busy += min(r.working(), 1)
-		}
-		return m.picker.ready(now), busy
-	}
-	for _, r := range m.picker.replicas {
-		busy += r.working()
-	}
+func (m *model) slots(now time.Time) (slots, busy, batches int) {
 	inflight := m.inflight()
-	if inflight == math.MaxInt {
-		return busy + m.picker.ready(now), busy
+	for _, r := range m.picker.replicas {
+		batches += r.working()
+		busy += min(r.working(), 1)
 	}
-	return m.picker.ready(now) * inflight, busy
+	switch ready := m.picker.ready(now); {
+	case inflight == math.MaxInt:
+		return batches + ready, batches, batches
+	case m.config.Inflight == Auto:
+		return ready, busy, batches
+	default:
+		return ready * inflight, batches, batches
+	}
 }
 
 // refusal is the answer to a request that is not taken.

@@ -15,6 +15,7 @@ type tuning struct {
 	trial     trial     // with trying
 	since     int       // requests or batches since the last trial
 	every     int       // of these are between trials
+	against   int       // trials one after the other by which batching does not pay, while it is on
 	changes   []Change
 }
 
@@ -43,12 +44,16 @@ const (
 	// batches are asked for, by an SLO or the objective: what it loses is lost to clients that fill every batch.
 	enough = 0.95
 	// Whether batching pays is tried: one by one and together in turns, until there are probeRun batches of each, so that both are of the same
-	// minute. While it is off, that is after probeEvery requests; while it is on, where the fit says that it gains too little, of which
-	// little noise can persuade it while batches are small. A trial that changes nothing makes the next twice as rare, down
-	// to one in probeLeast.
+	// minute. While it is off, that is after probeEvery requests. While it is on, it is after probeFirst batches, whatever the fit says, as that
+	// can be wrong by as much as the machine is busy; from probeEvery batches on only where the fit says that it gains too little. A trial
+	// that changes nothing makes the next twice as rare, down to one in probeLeast. Batching ends when probeAgree trials say so.
+	probeFirst = 32
+	probeAgree = 2
 	probeEvery = 2000
 	probeLeast = 16000
 	probeRun   = 3
+	// trialMost is how many batches a trial may have while batching is on: answers may say nothing, as errors do, and a trial costs.
+	trialMost = 8 * probeRun
 	// probePatient is how many batches of one request a trial waits for others while batching is off.
 	probePatient = 4 * probeRun
 	// maxProbe is the rows of a batch of a trial while batching is off: enough to see a gain, and not a surprise to those in it.
@@ -60,7 +65,7 @@ const (
 )
 
 func newTuning(rule Rule) tuning {
-	t := tuning{effective: max(rule.MaxSize, 1), since: probeEvery, every: probeEvery}
+	t := tuning{effective: max(rule.MaxSize, 1), every: probeFirst}
 	if rule.Mode == ModeOff {
 		t.effective = 1
 	}
@@ -69,7 +74,7 @@ func newTuning(rule Rule) tuning {
 
 // forget keeps what was told, not what was learned.
 func (t *tuning) forget(rule Rule) {
-	t.ceiling, t.trying, t.since, t.every = 0, false, probeEvery, probeEvery
+	t.ceiling, t.trying, t.since, t.every, t.against = 0, false, 0, probeFirst, 0
 	if rule.Mode != ModeOff {
 		t.set(batching, t.off, 0, 1)
 		t.off = false
@@ -118,7 +123,7 @@ func (b *Batcher[R]) tune(now time.Time) {
 	if b.ceiling > 0 {
 		allowed = min(allowed, b.ceiling)
 	}
-	if b.rule.Mode == ModeAdaptive && !b.off && b.rule.MaxSize > 1 && b.service.sloped && b.service.gain(b.rule.MaxSize) < offBelow {
+	if b.rule.Mode == ModeAdaptive && !b.off && b.rule.MaxSize > 1 && b.doubted() {
 		b.try(now)
 	}
 	want := allowed
@@ -143,6 +148,12 @@ func (b *Batcher[R]) tune(now time.Time) {
 	}
 }
 
+// doubted reports whether it is to be tried that batching pays: it was not often enough, of batches there are, or the fit says that it gains
+// too little.
+func (b *Batcher[R]) doubted() bool {
+	return b.every < probeEvery && b.service.meanN > 1 || b.service.sloped && b.service.gain(b.rule.MaxSize) < offBelow
+}
+
 // wanted is how many rows a batch should have: all that are allowed or, where short batches are asked for, the fewest with
 // which a replica does nearly as many a second; and no more than what half of the SLO leaves time for: the other half is for
 // waiting.
@@ -165,7 +176,8 @@ func (b *Batcher[R]) wanted(allowed int) int {
 // without what a server does once for a size that is new to it.
 type trial struct {
 	began        time.Time
-	ones, many   int // batches
+	sent         int // batches, whatever became of them
+	ones, many   int // those that were answered in a time that says something
 	alone, share float64
 }
 
@@ -189,7 +201,7 @@ const trialTime = time.Minute
 // tried takes a batch into the trial that is under way, and decides by it.
 func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 	if old := now.Sub(b.trial.began); old > trialTime && old.Seconds() > 20*took {
-		b.trial = trial{began: now}
+		b.trial = trial{began: now, sent: b.trial.sent}
 	}
 	if b.trial.add(rows, took); !b.trial.over() {
 		if b.off && b.trial.ones >= probePatient { // nobody to try it with: replicas are no longer held to one at a time
@@ -200,16 +212,20 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 	gain := b.trial.alone / b.trial.share
 	switch {
 	case b.off && gain >= offBelow*(1+atLeast):
-		b.off = false
+		b.off, b.every = false, probeFirst
 		b.set(batching, true, 0, 1)
 		b.service.reset() // what it has of long ago is not to be compared with what comes
 	case !b.off && gain < offBelow:
-		b.off = true
+		if b.against++; b.against < probeAgree {
+			b.trial = trial{began: now}
+			return
+		}
+		b.off, b.every = true, probeEvery
 		b.set(batching, true, 1, 0)
 	default:
 		b.every = min(2*b.every, probeLeast)
 	}
-	b.trying, b.since = false, 0
+	b.trying, b.since, b.against = false, 0, 0
 }
 
 // try begins a trial, where enough has passed since the last one.
@@ -221,6 +237,10 @@ func (b *Batcher[R]) try(now time.Time) {
 
 // tries is the rows of the next batch of a trial, of so many queued and of at most so many as a batch may have else.
 func (b *Batcher[R]) tries(queued, most int) int {
+	if b.trial.sent++; !b.off && b.trial.sent > trialMost {
+		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
+		return most
+	}
 	if queued < 2 || b.trial.many > b.trial.ones {
 		return 1
 	}
