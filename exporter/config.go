@@ -28,7 +28,8 @@ type Collectors struct {
 	Host     bool `yaml:"host"`
 	GPU      bool `yaml:"gpu"`
 	Pods     bool `yaml:"pods"`
-	Models   bool `yaml:"models"`
+	Models   bool `yaml:"models"` // what model servers say of themselves
+	Facts    bool `yaml:"facts"`  // what their models are, by their files, evaluations and readiness
 	Textfile bool `yaml:"textfile"`
 }
 
@@ -39,7 +40,7 @@ const maxTimeout = time.Minute
 func DefaultConfig() Config {
 	return Config{
 		// A machine without GPUs, a kubelet, a directory or model servers has no series of them: on costs nothing there.
-		Collectors: Collectors{Host: true, GPU: true, Pods: true, Models: true, Textfile: true},
+		Collectors: Collectors{Host: true, GPU: true, Pods: true, Models: true, Facts: true, Textfile: true},
 		// Collectors read files and snapshots in memory, which takes milliseconds; 2 s is what a loaded machine may need,
 		// and leaves most of a 10 s scrape timeout to the network.
 		Timeout:    model.Duration(2 * time.Second),

@@ -19,7 +19,7 @@ func TestConfig(t *testing.T) {
 		{name: "idle power learned", yaml: "{gpu: {idle_watts: auto}}", want: DefaultConfig()},
 		{
 			name: "everything",
-			yaml: "{collectors: {host: false, gpu: true, pods: false, models: false, textfile: false}, timeout: 500ms, gpu: {backend: nvml, library: /opt/libnvidia-ml.so.1, require: true, interval: 1s, slow_interval: 1m, timeout: 3s, processes: true, max_processes: 16, idle_watts: 55.5}, kubernetes: {pod_resources_socket: /k.sock}, " +
+			yaml: "{collectors: {host: false, gpu: true, pods: false, models: false, facts: false, textfile: false}, timeout: 500ms, gpu: {backend: nvml, library: /opt/libnvidia-ml.so.1, require: true, interval: 1s, slow_interval: 1m, timeout: 3s, processes: true, max_processes: 16, idle_watts: 55.5}, kubernetes: {pod_resources_socket: /k.sock}, " +
 				"host: {procfs: /host/proc, sysfs: /host/sys, rootfs: /host}, textfile: {directory: /var/lib/flyball/textfile}}",
 			want: Config{
 				Collectors: Collectors{GPU: true},
@@ -38,7 +38,7 @@ func TestConfig(t *testing.T) {
 			name: "all faults at once",
 			yaml: "{timeout: 2m, collectors: {gpu: false}, gpu: {backend: rocm, require: true, library: x.so, sim: gpus.yml, interval: 10m, slow_interval: 2h, timeout: 0s, max_processes: 0, idle_watts: -1}, kubernetes: {pod_resources_socket: kubelet.sock}, host: {procfs: proc}, textfile: {directory: metrics}}",
 			want: Config{
-				Collectors: Collectors{Host: true, Pods: true, Models: true, Textfile: true}, Timeout: model.Duration(2 * time.Minute),
+				Collectors: Collectors{Host: true, Pods: true, Models: true, Facts: true, Textfile: true}, Timeout: model.Duration(2 * time.Minute),
 				GPU:        GPU{Backend: "rocm", Require: true, Library: "x.so", Sim: "gpus.yml", Interval: model.Duration(10 * time.Minute), SlowInterval: model.Duration(2 * time.Hour), IdleWatts: IdleWatts{Watts: new(-1.0)}},
 				Kubernetes: Kubernetes{PodResourcesSocket: "kubelet.sock"}, Host: Host{ProcFS: "proc"}, Textfile: Textfile{Directory: "metrics"},
 			},

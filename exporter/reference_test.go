@@ -11,7 +11,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"flyball/exporter"
+	"flyball/exporter/gpu"
+	"flyball/exporter/gpu/pods"
 	"flyball/exporter/host"
+	"flyball/exporter/model"
+	"flyball/exporter/model/facts"
 	"flyball/exporter/textfile"
 )
 
@@ -19,6 +23,10 @@ import (
 func reference() []exporter.Family {
 	return slices.Concat(
 		host.Families(),
+		gpu.Families(),
+		pods.Families(),
+		model.Families(),
+		facts.Families(),
 		textfile.Families(),
 		exporter.Families(),
 	)

@@ -40,7 +40,7 @@ func TestImports(t *testing.T) {
 		"flyball/exporter/gpu/pods":             {"flyball/exporter", "flyball/exporter/gpu"},
 		"flyball/exporter/host":                 {"flyball/exporter"},
 		"flyball/exporter/model":                {"flyball/exporter"},
-		"flyball/exporter/model/facts":          {"flyball/rules/source"},
+		"flyball/exporter/model/facts":          {"flyball/exporter", "flyball/rules/source"},
 		"flyball/exporter/textfile":             {"flyball/exporter"},
 		"flyball/forecast":                      {},
 		"flyball/forecast/eval":                 {"flyball/forecast"},

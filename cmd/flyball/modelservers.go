@@ -21,9 +21,6 @@ import (
 // newModels makes the collectors of model servers, by their metrics and by their files; nil where they are switched off, and the
 // second where there is nothing to read. The GPUs, nil where they are not read, are those that models run on.
 func (a *app) newModels(c exporter.Config, gpus *gpu.Collector) (models *model.Collector, of *facts.Collector, err error) {
-	if !c.Collectors.Models {
-		return nil, nil, nil
-	}
 	o := model.Options{Logger: a.opts.log.With("component", "exporter")}
 	if gpus != nil {
 		o.GPUs = processGPUs{gpus}
@@ -32,7 +29,9 @@ func (a *app) newModels(c exporter.Config, gpus *gpu.Collector) (models *model.C
 	for _, s := range c.ModelServers {
 		source := facts.Source{
 			Server: s.Name, Model: s.Model, Files: s.Files, Accuracy: s.Accuracy, Timeout: time.Duration(s.Timeout),
-			Labels: func() (string, string) { return models.Labels(s.Name) }, // once New has returned
+		}
+		if c.Collectors.Models {
+			source.Labels = func() (string, string) { return models.Labels(s.Name) } // once New has returned
 		}
 		if s.Engine != "auto" {
 			source.Engine = s.Engine
@@ -48,14 +47,16 @@ func (a *app) newModels(c exporter.Config, gpus *gpu.Collector) (models *model.C
 			sources = append(sources, source)
 		}
 	}
-	if sources != nil {
+	if sources != nil && c.Collectors.Facts {
 		of = facts.New(sources...)
 		o.Facts = func(server string) (precision, framework string) {
 			f, _ := of.Facts(server)
 			return f.Precision, f.Framework
 		}
 	}
-	models, err = model.New(c.ModelServers, o)
+	if c.Collectors.Models {
+		models, err = model.New(c.ModelServers, o)
+	}
 	return models, of, err
 }
 

@@ -188,7 +188,7 @@ func scrape(t *testing.T, c *Collector) string {
 	}
 	var b strings.Builder
 	for _, family := range gathered {
-		if family.GetName() == "flyball_collector_duration_seconds" {
+		if family.GetName() == "flyball_collector_duration_seconds" || family.GetName() == "flyball_collector_last_success_timestamp_seconds" {
 			continue
 		}
 		if _, err := expfmt.MetricFamilyToText(&b, family); err != nil {

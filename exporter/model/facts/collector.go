@@ -15,7 +15,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+
+	"flyball/exporter"
 )
+
+const collectorName = "facts"
 
 // Source is a model server whose model's facts are read. What is empty is not read.
 type Source struct {
@@ -111,7 +115,7 @@ func (k *kept[T]) refreshFiles(now time.Time, path string, read func(string) (T,
 }
 
 // Name returns facts.
-func (c *Collector) Name() string { return "facts" }
+func (c *Collector) Name() string { return collectorName }
 
 // Update returns what is known, after it has looked again where it is time to. Servers are asked at the same time, so that one that
 // hangs costs the others nothing.
@@ -204,20 +208,29 @@ func state(path string) string {
 	return b.String()
 }
 
-var labels = []string{"model", "server", "engine"}
-
-func describe(name, help string, more ...string) *prometheus.Desc {
-	return prometheus.NewDesc("flyball_model_"+name, help, slices.Concat(labels, more), nil)
+// family is one of flyball_model_, which has the labels of a model before its own.
+func family(name, help string, more ...string) exporter.Family {
+	return exporter.Family{
+		Name: "flyball_model_" + name, Help: help, Type: "gauge", Labels: slices.Concat([]string{"model", "server", "engine"}, more), Collector: collectorName,
+	}
 }
 
 var (
-	sizeDesc       = describe("size_bytes", "Size of the files of the model's weights.")
-	parametersDesc = describe("parameters", "Numbers in the model's weights, as the shapes of its tensors say; absent where the files do not say it, such as of weights that are packed several to a number.")
-	infoDesc       = describe("info", "A model that the server has: 1.", "version", "precision", "framework")
-	readyDesc      = describe("ready", "1 if the server says that the model is ready to be asked, 0 if not.")
-	accuracyDesc   = describe("accuracy_ratio", "Share that the model had right in its latest evaluation, by dataset and metric. It says nothing of when: see flyball_model_accuracy_timestamp_seconds.", "dataset", "metric")
-	timestampDesc  = describe("accuracy_timestamp_seconds", "When the model was evaluated, in seconds since 1970.", "dataset", "metric")
+	size       = family("size_bytes", "Size of the files of the model's weights.")
+	parameters = family("parameters", "Numbers in the model's weights, as the shapes of its tensors say; absent where the files do not say it, such as of weights that are packed several to a number.")
+	info       = family("info", "A model that the server has: 1.", "version", "precision", "framework")
+	ready      = family("ready", "1 if the server says that the model is ready to be asked, 0 if not.")
+	accuracy   = family("accuracy_ratio", "Share that the model had right in its latest evaluation, by dataset and metric. It says nothing of when: see flyball_model_accuracy_timestamp_seconds.", "dataset", "metric")
+	evaluated  = family("accuracy_timestamp_seconds", "When the model was evaluated, in seconds since 1970.", "dataset", "metric")
+
+	sizeDesc, parametersDesc, infoDesc, readyDesc = size.Desc(), parameters.Desc(), info.Desc(), ready.Desc()
+	accuracyDesc, timestampDesc                   = accuracy.Desc(), evaluated.Desc()
 )
+
+// Families are all that the collector may publish; flyball_model_info is the one that the collector of model servers has too.
+func Families() []exporter.Family {
+	return []exporter.Family{size, parameters, ready, accuracy, evaluated}
+}
 
 func gauge(desc *prometheus.Desc, v float64, values ...string) prometheus.Metric {
 	for i, value := range values {
