@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"context"
 	"encoding/json"
 	"io"
@@ -67,7 +68,7 @@ func TestCollectorFlags(t *testing.T) {
 				t.Errorf("collectors (-want +got):\n%s", diff)
 			}
 			fault := ""
-			if faults, ok := d.Err().(source.Errors); ok {
+			if faults, ok := errors.AsType[source.Errors](d.Err()); ok {
 				fault = faults[0].Error()
 			}
 			if fault != tt.fault {
