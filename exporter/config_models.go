@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -276,7 +277,7 @@ func (m MetricMapping) validate(field string) []error {
 	case m.Count != "" && !model.UTF8Validation.IsValidMetricName(m.Count):
 		fault(".count: %q is not the name of a metric", m.Count)
 	}
-	if m.Scale < 0 {
+	if !(m.Scale >= 0) || math.IsInf(m.Scale, 1) {
 		fault(".scale: %g is not a factor: give more than 0, such as 1e-6 for microseconds", m.Scale)
 	}
 	if m.ID != "" && !strings.HasPrefix(field, "accelerator_") {

@@ -63,6 +63,8 @@ func TestModelServers(t *testing.T) {
 		{"{name: a, url: 'http://a:1', mapping: {running: {metric: a, type: histogram}}}", `mapping.running.type: "histogram" cannot become running: give one of gauge`},
 		{"{name: a, url: 'http://a:1', mapping: {itl: {metric: a, type: counter}}}", "mapping.itl.count: empty: a duration that is a counter takes the counter of what it is the duration of"},
 		{"{name: a, url: 'http://a:1', mapping: {running: {metric: a, id_label: b}}}", "mapping.running.id_label: it tells accelerators apart, and has no meaning for running"},
+		{"{name: a, url: 'http://a:1', mapping: {running: {metric: a, scale: .nan}}}", "mapping.running.scale: NaN is not a factor: give more than 0, such as 1e-6 for microseconds"},
+		{"{name: a, url: 'http://a:1', mapping: {running: {metric: a, scale: .inf}}}", "mapping.running.scale: +Inf is not a factor: give more than 0, such as 1e-6 for microseconds"},
 		{"{name: a, url: 'http://a:1', basic_auth: {username: u}, bearer_token_file: t}", "bearer_token_file: given beside basic_auth: give one of them"},
 		{"{name: a, url: 'http://a:1', headers: {Host: b}}", "headers.Host: it is set by the request itself"},
 		{"{name: a, url: 'http://a:1', tls_config: {cert_file: c}}", "tls_config.cert_file: a certificate takes its key: give both cert_file and key_file"},

@@ -37,11 +37,9 @@ func (a *app) newModels(c exporter.Config, gpus *gpu.Collector) (models *model.C
 			source.Engine = s.Engine
 		}
 		if s.Engine == "oip" {
-			_, u, err := s.Address()
-			if err != nil {
+			if source.Client, source.URL, err = model.NewClient(s); err != nil {
 				return nil, nil, err
 			}
-			source.URL = u.Scheme + "://" + u.Host
 		}
 		if source.Files != "" || source.Accuracy != "" || source.URL != "" {
 			sources = append(sources, source)

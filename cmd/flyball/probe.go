@@ -85,12 +85,16 @@ type probeFamily struct {
 
 func (o *probeOptions) run(ctx context.Context, stdout io.Writer) error {
 	c := exporter.DefaultConfig()
+	var sim *gpu.Sim
 	if o.configFile != "" {
 		l, err := load(o.configFile)
 		if err != nil {
 			return err
 		}
-		c = l.Exporter
+		c, sim = l.Exporter, l.sim
+	}
+	if o.library != "" {
+		c.GPU.Backend = gpu.BackendNVML
 	}
 	c.GPU.Library = cmp.Or(o.library, c.GPU.Library)
 	self, err := executable()
@@ -108,7 +112,7 @@ func (o *probeOptions) run(ctx context.Context, stdout io.Writer) error {
 		start = min(o.timeout, 5*o.call) // what hangs is known by now
 	}
 	o.read(ctx, &r, c, gpu.New(gpu.Options{
-		Worker: []string{self, nvmlCommand}, Library: c.GPU.Library, Require: true, Timeout: o.call, StartTimeout: start,
+		Worker: []string{self, nvmlCommand}, Backend: c.GPU.Backend, Library: c.GPU.Library, Sim: sim, Require: true, Timeout: o.call, StartTimeout: start,
 		Interval: 500 * time.Millisecond, // for what is measured between two readings
 	}))
 	if o.output == "json" {
@@ -155,7 +159,7 @@ func (o *probeOptions) read(ctx context.Context, r *gpuReport, config exporter.C
 	go func() { ended <- c.Run(running) }()
 	defer func() {
 		stop()
-		<-ended
+		<-ended //nolint:errcheck // it was told to
 	}()
 	e, err := exporter.New(exporter.Options{Logger: slog.New(slog.DiscardHandler)}, c)
 	if err != nil {

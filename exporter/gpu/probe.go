@@ -150,7 +150,7 @@ func (o ProbeOptions) once(ctx context.Context, p *Probed, skip []int) (*ProbedG
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()
 		select {
-		case <-ended:
+		case <-ended: //nolint:errcheck // what there was to say of it has been said
 		case <-time.After(reapTime):
 		}
 	}()

@@ -124,7 +124,7 @@ type branch []string
 // cgroup on while the path is the machine's: then the mount is the cgroup.
 func newBranch(mounted, path string) branch {
 	dir := filepath.Join(mounted, path)
-	if _, err := os.Stat(dir); err != nil || !strings.HasPrefix(dir, mounted) {
+	if _, err := os.Stat(dir); err != nil || !strings.HasPrefix(dir+"/", mounted+"/") { // /../cpuset is beside cpu, not below it
 		return branch{mounted}
 	}
 	b := branch{dir}

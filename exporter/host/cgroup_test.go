@@ -89,6 +89,7 @@ func TestCgroup(t *testing.T) {
 		{name: "the root of version 2", self: "0::/\n", files: map[string]string{"cgroup.controllers": "cpu\n", "cpu.stat": "usage_usec 2000000\n"}, want: map[string]float64{"cpu_seconds_total": 2}},
 		{name: "version 1", self: "5:memory:/a\n4:cpu,cpuacct:/a\n0::/\n", files: v1, want: all},
 		{name: "version 1 without limits", self: "5:memory:/a\n4:cpu,cpuacct:/a\n", files: with(v1, "memory/a/memory.limit_in_bytes", "9223372036854771712\n", "cpu/a/cpu.cfs_quota_us", "-1\n"), want: without("cpu_limit_cores", "memory_limit_bytes")},
+		{name: "version 1 beside a namespace", self: "4:cpu:/../cpuset\n", files: map[string]string{"cpu/cpu.stat": "throttled_time 500000000\n", "cpuset/tasks": ""}, want: map[string]float64{"cpu_throttled_seconds_total": 0.5}},
 		{name: "nothing mounted", self: "0::/a\n", want: map[string]float64{}},
 		{name: "one that is broken", self: "0::/a/b\n", files: with(v2, "a/b/memory.current", "much\n", "a/cpu.max", "1 0\n"), want: without("memory_used_bytes", "cpu_limit_cores"), fault: `DIR/a: a period of 0
 DIR/a/b/memory.current: strconv.ParseUint: parsing "much": invalid syntax`},

@@ -84,6 +84,43 @@ func newClient(config *exporter.ModelServer) (*client, error) {
 	return c, nil
 }
 
+// NewClient returns a client for what else a server has beside the page of its metrics, and the URL of its root to ask below: with the
+// same socket, credentials, headers and certificates, and as little followed elsewhere. Its errors are those of the configuration.
+func NewClient(config exporter.ModelServer) (asks *http.Client, root string, err error) {
+	c, err := newClient(&config)
+	if err != nil {
+		return nil, "", fmt.Errorf("model server %s: %w", config.Name, err)
+	}
+	return &http.Client{
+		Transport:     prepared{c},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, c.url.Scheme + "://" + c.url.Host, nil
+}
+
+// prepared sends requests as a client does that of the page.
+type prepared struct{ *client }
+
+// RoundTrip implements http.RoundTripper.
+func (p prepared) RoundTrip(request *http.Request) (*http.Response, error) {
+	request = request.Clone(request.Context()) // which is the caller's
+	if err := p.prepare(request); err != nil {
+		if request.Body != nil {
+			_ = request.Body.Close()
+		}
+		return nil, err
+	}
+	return p.rt.RoundTrip(request)
+}
+
+// prepare adds to a request what all that a server is asked has.
+func (c *client) prepare(request *http.Request) error {
+	request.Header.Set("User-Agent", "flyball/"+version.Version)
+	for name, value := range c.config.Headers {
+		request.Header.Set(name, value)
+	}
+	return c.authorize(request)
+}
+
 // close lets go of the connection that is kept for the next page.
 func (c *client) close() {
 	if closer, ok := c.rt.(interface{ CloseIdleConnections() }); ok {
@@ -98,11 +135,7 @@ func (c *client) get(ctx context.Context) (*http.Response, error) {
 		return nil, err
 	}
 	request.Header.Set("Accept", accepted)
-	request.Header.Set("User-Agent", "flyball/"+version.Version)
-	for name, value := range c.config.Headers {
-		request.Header.Set(name, value)
-	}
-	if err := c.authorize(request); err != nil {
+	if err := c.prepare(request); err != nil {
 		return nil, err
 	}
 	answer, err := c.rt.RoundTrip(request)

@@ -3,6 +3,7 @@ package model
 import (
 	"context"
 	"encoding/pem"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -51,6 +52,73 @@ func TestAsked(t *testing.T) {
 				t.Errorf("%s: %q, want %q", tt.header, got, tt.want)
 			}
 		})
+	}
+}
+
+// TestNewClient sees that what else a server has is asked for as its page is: over its socket or TLS, with its credentials and headers,
+// and that neither goes elsewhere with a redirect.
+func TestNewClient(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("one\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secure := func(c *exporter.ModelServer) {
+		c.BearerTokenFile, c.Headers = token, map[string]string{"X-Tenant": "a"}
+	}
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/away":
+			http.Redirect(w, r, "/v2", http.StatusFound)
+		case r.URL.Path != "/v2" || r.Header.Get("Authorization") != "Bearer one" || r.Header.Get("X-Tenant") != "a":
+			http.Error(w, "", http.StatusUnauthorized)
+		}
+	})
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overSocket := &httptest.Server{Listener: listener, Config: &http.Server{Handler: answer}}
+	overSocket.Start()
+	defer overSocket.Close()
+	overTLS := httptest.NewTLSServer(answer)
+	defer overTLS.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: overTLS.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, url string
+		config    func(*exporter.ModelServer)
+	}{
+		{"tcp", serve(t, answer).URL + "/metrics", secure},
+		{"unix", "unix:" + socket + ":/metrics", secure},
+		{"tls", overTLS.URL, func(c *exporter.ModelServer) { secure(c); c.TLS = &exporter.ModelTLS{CAFile: ca} }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client, root, err := NewClient(configOf(t, tt.url, tt.config))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.CloseIdleConnections()
+			for path, want := range map[string]int{"/v2": http.StatusOK, "/away": http.StatusFound} {
+				r, err := client.Get(root + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = r.Body.Close()
+				if r.StatusCode != want {
+					t.Errorf("%s: status %d, want %d", path, r.StatusCode, want)
+				}
+			}
+		})
+	}
+	client, root, err := NewClient(configOf(t, "http://127.0.0.1:1", func(c *exporter.ModelServer) { c.BearerTokenFile = token + "none" }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := client.Post(root, "application/json", strings.NewReader("{}")); err == nil || !strings.Contains(err.Error(), "bearer_token_file") {
+		t.Errorf("without its token: %v, %v", r, err)
 	}
 }
 

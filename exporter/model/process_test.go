@@ -92,6 +92,30 @@ func TestProcess(t *testing.T) {
 	})
 }
 
+// TestProcessTime sees that the CPU time of a process does not step back with a child that has ended, and that of another begins anew.
+func TestProcessTime(t *testing.T) {
+	if _, err := os.Stat("/proc/net/tcp"); err != nil {
+		t.Skip(err)
+	}
+	config := configOf(t, serve(t, text2page("")).URL)
+	c, err := newClient(&config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newProcesses("/proc", c)
+	if u := p.usage(time.Now()); u.pid != os.Getpid() {
+		t.Fatalf("process %d, want %d", u.pid, os.Getpid())
+	}
+	p.counted.cpu = 1e9 // with a child that has ended since
+	if u := p.usage(time.Now()); u.cpu != 1e9 {
+		t.Errorf("it stepped back to %g s", u.cpu)
+	}
+	p.counted.started-- // another process that had the number
+	if u := p.usage(time.Now()); u.cpu >= 1e9 {
+		t.Errorf("it began with %g s of another process", u.cpu)
+	}
+}
+
 // TestProcessElsewhere sees that nothing of this machine is taken for a server on another.
 func TestProcessElsewhere(t *testing.T) {
 	for _, url := range []string{"http://192.0.2.7:80/metrics", "http://model.example/metrics", "https://[2001:db8::1]/metrics"} {

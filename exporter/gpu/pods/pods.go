@@ -48,6 +48,7 @@ type Options struct {
 // to publish.
 type Collector struct {
 	opts Options
+	gpus bool // there is somebody who reads them
 
 	mu     sync.Mutex
 	state  state     // of the kubelet
@@ -66,6 +67,7 @@ type Collector struct {
 	reading    chan minorsRead // of a read that goes on; nil without one
 	named      map[string]bool // identifiers that the log has as not resolved
 	told       told
+	early      bool // the GPUs are still waited for: which pod has which is not told yet
 }
 
 // state says how it stands with the kubelet.
@@ -80,6 +82,7 @@ const (
 
 // view is what a scrape publishes. Nobody changes it.
 type view struct {
+	there      bool // it was made
 	places     []place
 	uses       map[key]use
 	unresolved int
@@ -104,11 +107,13 @@ func New(opts Options) *Collector {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	if opts.Snapshot == nil {
+	gpus := opts.Snapshot != nil
+	if !gpus {
 		opts.Snapshot = func() *gpu.Snapshot { return nil }
 	}
 	return &Collector{
 		opts:      opts,
+		gpus:      gpus,
 		ledger:    newLedger(opts.IdleWatts),
 		processes: processes{proc: opts.ProcPath, logs: opts.LogPath},
 		known:     newInventory(nil, nil),
@@ -119,13 +124,46 @@ func New(opts Options) *Collector {
 // Name returns pods.
 func (c *Collector) Name() string { return "pods" }
 
-// Run asks the kubelet and reads the processes until ctx is done, and then returns nil.
+// Run asks the kubelet and reads the processes until ctx is done, and then returns nil. Before the GPUs were read the first time
+// it does not know which device is which GPU, and has no series of pods.
 func (c *Collector) Run(ctx context.Context) error {
+	c.setEarly(c.opts.Snapshot() == nil)
 	var wg sync.WaitGroup
 	wg.Go(func() { every(ctx, c.opts.Interval, c.poll) })
-	wg.Go(func() { every(ctx, c.opts.Sample, c.account) })
+	wg.Go(func() {
+		c.awaitGPUs(ctx)
+		every(ctx, c.opts.Sample, c.account)
+	})
 	wg.Wait()
 	return nil
+}
+
+// firstReading is how long the GPUs are waited for at the start: a driver that was not in use takes a second for each. Where there
+// are none, what the kubelet says is told without them from then on.
+const firstReading = 15 * time.Second
+
+func (c *Collector) awaitGPUs(ctx context.Context) {
+	timeout := time.NewTimer(firstReading)
+	defer timeout.Stop()
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for c.gpus && c.opts.Snapshot() == nil {
+		select {
+		case <-look.C:
+			continue
+		case <-timeout.C:
+		case <-ctx.Done():
+			return
+		}
+		break
+	}
+	c.setEarly(false)
+}
+
+func (c *Collector) setEarly(early bool) {
+	c.accounting.Lock()
+	defer c.accounting.Unlock()
+	c.early = early && c.gpus
 }
 
 // every calls do at once and then with the interval between two calls, until ctx is done.
@@ -184,7 +222,7 @@ func (c *Collector) account(ctx context.Context) {
 	all := c.grants
 	heard := c.heard
 	c.mu.Unlock()
-	if heard.IsZero() {
+	if heard.IsZero() || c.early {
 		return
 	}
 	c.readMinors(ctx, all)
@@ -200,7 +238,7 @@ func (c *Collector) account(ctx context.Context) {
 	c.ledger.account(s, places, func(pid int) (holder, bool) { return c.processes.whose(pid, now) })
 	c.report(unresolved)
 
-	v := view{places: places, uses: make(map[key]use, len(c.ledger.uses)), unresolved: len(unresolved)}
+	v := view{there: true, places: places, uses: make(map[key]use, len(c.ledger.uses)), unresolved: len(unresolved)}
 	for k, u := range c.ledger.uses {
 		v.uses[k] = *u
 	}
@@ -299,6 +337,8 @@ func (c *Collector) Update(context.Context) ([]prometheus.Metric, error) {
 	}
 	if !c.heard.IsZero() {
 		p.gauge(staleDesc, math.Max(0, time.Since(c.heard).Seconds()))
+	}
+	if c.view.there {
 		p.gauge(unresolvedDesc, float64(c.view.unresolved))
 		p.view(c.view)
 	}

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -519,6 +520,53 @@ func TestRun(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStart: before the GPUs were read nothing is told of pods, nor in the log of devices that nobody knows yet.
+func TestStart(t *testing.T) {
+	reply, at, n := scene(t)
+	k := newKubelet(t)
+	k.start(t)
+	k.set(listed(reply.PodResources[:4]...), nil, false)
+	lines, log := newLog()
+	var s atomic.Pointer[gpu.Snapshot]
+	looked := make(chan struct{})
+	c := New(Options{
+		Snapshot: func() *gpu.Snapshot {
+			select {
+			case looked <- struct{}{}:
+			default:
+			}
+			return s.Load()
+		},
+		Socket: k.socket, ProcPath: n.proc, LogPath: n.logs, Logger: log, Interval: time.Millisecond, Sample: time.Millisecond, Timeout: time.Minute,
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- c.Run(ctx) }()
+	lines.await(t, "reading which pod has which GPU")
+	for range 3 { // at the GPUs, with polls of the kubelet in between
+		<-looked
+	}
+	got := scrape(t, c)
+	if early := append(series(got, "flyball_gpu_pod_"), series(got, "flyball_podresources_unresolved")...); len(early) > 0 || !strings.Contains(got, "flyball_podresources_up 1\n") {
+		t.Errorf("before the GPUs were read:\n%s", got)
+	}
+	s.Store(at(0))
+	for len(series(got, "flyball_gpu_pod_info")) == 0 {
+		<-looked
+		got = scrape(t, c)
+	}
+	if info := series(got, "flyball_gpu_pod_info"); strings.Contains(strings.Join(info, ""), `gpu=""`) {
+		t.Errorf("after: %q", info)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if rest := lines.rest(); strings.Contains(strings.Join(rest, ""), "device of a pod is not known") {
+		t.Errorf("log: %q", rest)
 	}
 }
 

@@ -50,7 +50,7 @@ const (
 
 // Collector publishes the facts of models. It is an exporter.Collector. Files are looked at once a minute and read again if
 // their names, sizes or times have changed; servers are asked every ten seconds, however often it is scraped. What could be read
-// of files stays published while they cannot be read again, and the error says so.
+// of files stays published while they cannot be read again, also while their disk does not answer, and the error says so.
 type Collector struct {
 	now     func() time.Time
 	sources []*watched
@@ -88,7 +88,16 @@ type kept[T any] struct {
 	known   bool // there is a value
 	err     error
 	looked  time.Time
-	changed string // the state of the files then
+	changed string        // the state of the files then
+	reading chan found[T] // of a reading of files that goes on; nil without one
+}
+
+// found is what a look at files came to.
+type found[T any] struct {
+	state string // of the files
+	read  bool   // they were read, as they had changed
+	value T
+	err   error
 }
 
 // due says whether it is time to look again, also after the clock was set back.
@@ -97,20 +106,66 @@ func (k *kept[T]) due(now time.Time, every time.Duration) bool {
 	return k.looked.IsZero() || age >= every || age < 0
 }
 
-// refreshFiles reads files again if it is time to look and they have changed, or could not be read the last time.
-func (k *kept[T]) refreshFiles(now time.Time, path string, read func(string) (T, error), worth func(T) bool) {
-	if path == "" || !k.due(now, filesEvery) {
+// refreshFiles reads files again if it is time to look and they have changed, or could not be read the last time. A disk that does not
+// answer, such as one over a network, is waited for once, for half of the time that ctx leaves, and holds one goroutine until it does;
+// what was read before stays.
+func (k *kept[T]) refreshFiles(ctx context.Context, now time.Time, path string, read func(string) (T, error), worth func(T) bool) {
+	wait := k.reading == nil
+	if wait {
+		if path == "" || !k.due(now, filesEvery) {
+			return
+		}
+		k.looked = now
+		k.reading = make(chan found[T], 1)
+		go func(done chan<- found[T], changed string, again bool) {
+			f := found[T]{read: true}
+			defer func() {
+				if p := recover(); p != nil { // of one server's files, which are not to take the process with them
+					f.err = fmt.Errorf("%s: panic: %v", path, p)
+				}
+				done <- f
+			}()
+			f.state = state(path)
+			if f.read = again || f.state == "" || f.state != changed; f.read {
+				f.value, f.err = read(path)
+			}
+		}(k.reading, k.changed, k.err != nil)
+	}
+	f, ok := k.answer(ctx, wait)
+	if !ok {
+		k.err = fmt.Errorf("%s: still being read since %s: what was read before stays", path, k.looked.UTC().Format(time.RFC3339))
 		return
 	}
-	k.looked = now
-	before := state(path)
-	if before != "" && before == k.changed && k.err == nil {
+	k.reading = nil
+	if !f.read { // it is as it was, which was without an error
+		k.err = nil
 		return
 	}
-	value, err := read(path)
-	k.err, k.changed = err, before
-	if err == nil || worth(value) {
-		k.value, k.known = value, true
+	k.err, k.changed = f.err, f.state
+	if f.err == nil || worth(f.value) {
+		k.value, k.known = f.value, true
+	}
+}
+
+// answer is what is read; false where it is not there yet.
+func (k *kept[T]) answer(ctx context.Context, wait bool) (f found[T], ok bool) {
+	if wait {
+		if deadline, limited := ctx.Deadline(); limited {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+			defer cancel()
+		}
+		select {
+		case f = <-k.reading:
+			return f, true
+		case <-ctx.Done():
+		}
+	}
+	select {
+	case f = <-k.reading:
+		return f, true
+	default:
+		return f, false
 	}
 }
 
@@ -152,12 +207,12 @@ func (c *Collector) Facts(server string) (Facts, bool) {
 }
 
 func (s *watched) update(ctx context.Context, now time.Time) error {
-	s.files.refreshFiles(now, s.Files, Read, func(Facts) bool { return false })
+	s.files.refreshFiles(ctx, now, s.Files, Read, func(Facts) bool { return false })
 	if s.files.known {
 		f := s.files.value
 		s.facts.Store(&f)
 	}
-	s.accuracy.refreshFiles(now, s.Accuracy, Accuracy, func(r []Result) bool { return len(r) > 0 })
+	s.accuracy.refreshFiles(ctx, now, s.Accuracy, Accuracy, func(r []Result) bool { return len(r) > 0 })
 	if s.URL != "" && s.ready.due(now, readyEvery) {
 		timeout := s.Timeout
 		if deadline, ok := ctx.Deadline(); ok { // at which all would be thrown away

@@ -1,12 +1,14 @@
 package facts
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -211,6 +213,48 @@ func TestCollectorLooksAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	step(-time.Hour, "20", false) // a clock that is set back
+}
+
+// TestCollectorHangs has a disk that does not answer: what was read before stays, one scrape waits half its time for it and no other
+// does, and there is one goroutine. What it says in the end counts, and a panic is an error.
+func TestCollectorHangs(t *testing.T) {
+	file := write(t, map[string]string{"a": "1"}, time.Now())
+	synctest.Test(t, func(t *testing.T) {
+		var k kept[int]
+		answers := make(chan int)
+		look := func(read func(string) (int, error)) (took time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			began := time.Now()
+			k.refreshFiles(ctx, began, file, read, func(int) bool { return false })
+			return time.Since(began)
+		}
+		expect := func(value int, fault string) {
+			t.Helper()
+			if !k.known || k.value != value || (k.err == nil) != (fault == "") || fault != "" && !strings.Contains(k.err.Error(), fault) {
+				t.Errorf("value %d, known %t, error %v; want %d and %q", k.value, k.known, k.err, value, fault)
+			}
+		}
+		look(func(string) (int, error) { return 1, nil })
+		expect(1, "")
+		hangs := func(string) (int, error) { return <-answers, nil }
+		for _, want := range []time.Duration{time.Second, 0, 0} {
+			time.Sleep(filesEvery)
+			k.changed = "another" // as the file is
+			if took := look(hangs); took != want {
+				t.Errorf("it was waited for for %s, want %s", took, want)
+			}
+			expect(1, "still being read since")
+		}
+		answers <- 2 // which nobody else waits for
+		synctest.Wait()
+		look(hangs)
+		expect(2, "")
+		time.Sleep(filesEvery)
+		k.changed = "another"
+		look(func(string) (int, error) { panic("odd") })
+		expect(2, "panic: odd")
+	})
 }
 
 // TestMine has two names of one model in the results: the series is one, and of the later evaluation.
