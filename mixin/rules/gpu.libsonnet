@@ -25,9 +25,14 @@
     },
   local record(name, labels, ours, theirs) = { record: 'gpu:' + name, expr: q.block(either(labels, ours, theirs)) },
 
-  // The same of a whole GPU and of its instances, which have names of their own with flyball.
+  // The same of a GPU as a whole or, where MIG divides it, of its instances alone, which have names of their own with flyball: so that
+  // sums count nothing twice.
   local divided(name, unit, theirs) =
-    record(name, instance, '%s or %s' % [flyball(unit), flyball('mig_' + unit)], theirs),
+    record(name, instance, '%(mig)s or (%(whole)s unless on (%(cluster)s, uuid) %(mig)s)' % {
+      mig: flyball('mig_' + unit),
+      whole: flyball(unit),
+      cluster: config.clusterLabel,
+    }, theirs),
 
   local mebi = 1024 * 1024,
 
