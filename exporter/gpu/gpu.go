@@ -351,14 +351,16 @@ func (c *Collector) exclude(at place, err, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if at.uuid == "" {
-		for uuid, g := range c.gpus {
-			if g.last.Index == at.index && g.err == "" {
-				at.uuid = uuid
-			}
-		}
+		at.uuid = c.lastAt(at.index)
 	}
 	if at.uuid == "" {
-		c.stray = append(c.stray, Device{Index: at.index, Error: err})
+		d := Device{Index: at.index, Error: err}
+		if i := slices.IndexFunc(c.stray, func(s Device) bool { return s.Index == at.index }); i >= 0 {
+			c.stray = slices.Clone(c.stray) // tried again, in vain
+			c.stray[i] = d
+			return
+		}
+		c.stray = append(c.stray, d)
 		c.opts.Logger.Warn("GPU cannot be read", "gpu", at.index, "err", err)
 		return
 	}
@@ -370,6 +372,17 @@ func (c *Collector) exclude(at place, err, reason string) {
 		g.last.PCIBusID = at.pciBusID
 	}
 	c.lose(g, err, reason)
+}
+
+// lastAt returns the UUID of the GPU that was read last under the index; empty where none was.
+func (c *Collector) lastAt(index int) string {
+	var last string
+	for uuid, g := range c.gpus {
+		if g.last.Index == index && (last == "" || g.taken.After(c.gpus[last].taken)) {
+			last = uuid
+		}
+	}
+	return last
 }
 
 // observe takes in what a poll tells beside the values of the GPUs.

@@ -310,3 +310,91 @@ flyball_gpu_up{gpu="1",uuid="GPU-1"} 0
 	lines.await(t, "read again")
 	lines.quiet(t)
 }
+
+// TestOutcastThatIsRead: a worker that hangs on a GPU which it was to leave out is replaced later every time, and that of the
+// GPU's first time at once.
+func TestOutcastThatIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, workers := fake(Options{}, false, answers(reply{}, &failure{
+			reason: reasonTimeout, gpu: &place{index: 0, count: 1, uuid: "GPU-0"}, err: errTimeout,
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Second)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		var want []time.Duration
+		for _, s := range []time.Duration{0, 0, 1, 3, 7, 15, 31, 63, 123, 183} {
+			want = append(want, s*time.Second)
+		}
+		if diff := cmp.Diff(want, workers.starts()); diff != "" {
+			t.Errorf("starts of workers (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestNamelessHang: a GPU that hangs before it tells its UUID, at every trial again, is told of once.
+func TestNamelessHang(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		known bool // it was read before
+	}{{"never read", false}, {"read before", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lines, logger := newLog()
+				c, workers := fake(Options{Logger: logger}, false, nil)
+				var hangs atomic.Bool
+				hangs.Store(!tt.known)
+				c.start = func() (worker, error) {
+					w := &fakeWorker{gone: make(chan struct{}), to: func(req request) (reply, error) {
+						rep := gpus(0, 1)
+						switch hung := hangs.Load(); {
+						case hung && slices.Contains(req.Skip, "#0/2"):
+							rep.Devices = rep.Devices[1:]
+							rep.Skipped = []Device{{Index: 0}}
+						case hung:
+							return reply{}, &failure{reason: reasonTimeout, gpu: &place{index: 0, count: 2}, err: errTimeout}
+						}
+						return rep, nil
+					}}
+					workers.add(w)
+					return w, nil
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				go func() { _ = c.Run(ctx) }()
+				synctest.Wait()
+				hangs.Store(true)
+				time.Sleep(10 * time.Minute)
+				synctest.Wait()
+				if n := len(workers.starts()); n < 8 {
+					t.Fatalf("%d workers: the GPU is not tried again", n)
+				}
+				_, err := c.Update(ctx)
+				if got := strings.Count(fmt.Sprint(err), "GPU 0"); got != 1 {
+					t.Errorf("the GPU is told of %d times:\n%v", got, err)
+				}
+				if got := len(c.Snapshot().Devices); got != 2 {
+					t.Errorf("%d GPUs in the snapshot, want 2", got)
+				}
+				if tt.known {
+					if page := scrape(t, c); !strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 0`) {
+						t.Errorf("page:\n%s", page)
+					}
+					if got := c.gpus["GPU-0"].errors[reasonTimeout]; got < 8 {
+						t.Errorf("%d attempts came to nothing, want every one", got)
+					}
+				}
+				warned := 0
+				for len(lines) > 0 {
+					if line := <-lines; strings.Contains(line, "GPU cannot be read") {
+						warned++
+					}
+				}
+				if warned != 1 {
+					t.Errorf("warned %d times, want once", warned)
+				}
+			})
+		})
+	}
+}
