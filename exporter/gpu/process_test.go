@@ -218,7 +218,8 @@ func TestHotplug(t *testing.T) {
 // TestHangsLeakNothing: after 50 hangs there is nothing left of the workers that were killed.
 func TestHangsLeakNothing(t *testing.T) {
 	s := newScript(t, scripted{GPUs: []string{"GPU-a"}, Hang: []string{"GPU-a"}})
-	var fds, threads, goroutines int
+	_, _, goroutines := resources(t)
+	var fds, threads int
 	for i := range 50 {
 		w, err := startChild(s.argv(t))
 		if err != nil {
@@ -234,12 +235,12 @@ func TestHangsLeakNothing(t *testing.T) {
 			t.Errorf("hang %d: the worker outlives it", i)
 		}
 		if i == 9 { // the runtime has the threads that it wants
-			fds, threads, goroutines = resources(t)
+			fds, threads, _ = atRest(t, goroutines)
 		}
 	}
-	f, th, g := resources(t)
+	f, th, g := atRest(t, goroutines)
 	if f > fds || th > threads+3 || g > goroutines {
-		t.Errorf("after 10 hangs %d files, %d threads, %d goroutines; after 50 %d, %d, %d", fds, threads, goroutines, f, th, g)
+		t.Errorf("after 10 hangs %d files, %d threads; after 50 %d, %d; %d goroutines, before the first %d", fds, threads, f, th, g, goroutines)
 	}
 }
 
