@@ -280,6 +280,7 @@ func (c *Collector) accept(rep reply, now time.Time) {
 		if rep.Watching && g.xids == nil {
 			g.xids = newXIDCounts()
 		}
+		d.Processes = oncePerProcess(d.Processes)
 		g.last, g.taken = d, now
 		c.puzzle(g)
 		if g.err != "" {
