@@ -57,7 +57,7 @@ const (
 	maxBackoff   = time.Minute // up to this: a driver that is being replaced takes minutes
 	reapTime     = time.Second // for a killed worker to end; longer, and it is stuck in the driver and abandoned
 	maxAbandoned = 3           // such workers at most: each holds memory and a place in the driver's queue
-	staleAfter   = 3           // intervals until a reading is not published any more: one may be lost to a restart
+	staleAfter   = 3           // intervals, at least, until a reading is not published any more: one may be lost to a restart
 
 	processInterval = 15 * time.Second // at least, between two readings of the processes
 
@@ -213,7 +213,13 @@ func (c *Collector) puzzle(g *gpu) {
 	}
 }
 
-// view puts together what is known now, by index. A GPU that cannot be read, or was not read for three intervals, has an
+// staleAge is how old a reading may be that is published. It is long enough for a worker to hang on one GPU and for another to
+// read the others.
+func (c *Collector) staleAge() time.Duration {
+	return max(staleAfter*c.opts.Interval, c.opts.Interval+c.opts.Timeout+reapTime+minBackoff)
+}
+
+// view puts together what is known now, by index. A GPU that cannot be read, or was not read for staleAge, has an
 // Error and nothing but what it is and its XIDs; stale says that there are some of the latter kind.
 func (c *Collector) view(now time.Time) (rep *reply, seen []known, stale bool) {
 	rep = &reply{State: stateOK, Driver: c.driver, CUDA: c.cuda, Library: c.path}
@@ -221,7 +227,7 @@ func (c *Collector) view(now time.Time) (rep *reply, seen []known, stale bool) {
 		d := g.last
 		if age := now.Sub(g.taken); g.err != "" {
 			d = g.identity(g.err)
-		} else if age > staleAfter*c.opts.Interval {
+		} else if age > c.staleAge() {
 			stale = true
 			d = g.identity(fmt.Sprintf("no reading for %s", age.Round(time.Second)))
 		}

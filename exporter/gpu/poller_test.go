@@ -145,50 +145,64 @@ func TestStuckWorkerThatEndsMakesRoom(t *testing.T) {
 	})
 }
 
-// TestStale: the last snapshot is published for three intervals after it was taken, and then only that the GPUs are down.
+// TestStale: the last snapshot is published for three intervals after it was taken, with short ones for as long as it takes to
+// replace a worker that hangs, and then only that the GPUs are down.
 func TestStale(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var hangs atomic.Bool
-		c, _ := fake(Options{}, false, func() (reply, error) {
-			if hangs.Load() {
-				return reply{}, errTimeout
-			}
-			return gpus(0), nil
+	for _, tt := range []struct {
+		opts Options
+		age  time.Duration // that is published
+	}{
+		{Options{}, 15 * time.Second},
+		{Options{Interval: time.Second}, 5 * time.Second},
+		{Options{Timeout: 20 * time.Second}, 27 * time.Second},
+	} {
+		t.Run(fmt.Sprint(tt.age), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { stale(t, tt.opts, tt.age) })
 		})
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go func() { _ = c.Run(ctx) }()
-		synctest.Wait()
-		taken := time.Now()
-		hangs.Store(true)
-		for _, tt := range []struct {
-			age  time.Duration
-			want string
-		}{
-			{0, "flyball_gpu_info flyball_gpu_up=1"},
-			{15 * time.Second, "flyball_gpu_info flyball_gpu_up=1"},
-			{16 * time.Second, "flyball_gpu_up=0 error"},
-		} {
-			time.Sleep(tt.age - time.Since(taken))
-			page := scrape(t, c)
-			var got []string
-			if strings.Contains(page, "flyball_gpu_info{") {
-				got = append(got, "flyball_gpu_info")
-			}
-			if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 1`) {
-				got = append(got, "flyball_gpu_up=1")
-			}
-			if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 0`) {
-				got = append(got, "flyball_gpu_up=0")
-			}
-			if strings.Contains(page, `flyball_collector_success{collector="gpu"} 0`) {
-				got = append(got, "error")
-			}
-			if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
-				t.Errorf("after %s (-want +got):\n%s\n%s", tt.age, diff, page)
-			}
+	}
+}
+
+func stale(t *testing.T, opts Options, age time.Duration) {
+	var hangs atomic.Bool
+	c, _ := fake(opts, false, func() (reply, error) {
+		if hangs.Load() {
+			return reply{}, errTimeout
 		}
+		return gpus(0), nil
 	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { _ = c.Run(ctx) }()
+	synctest.Wait()
+	taken := time.Now()
+	hangs.Store(true)
+	for _, tt := range []struct {
+		age  time.Duration
+		want string
+	}{
+		{0, "flyball_gpu_info flyball_gpu_up=1"},
+		{age, "flyball_gpu_info flyball_gpu_up=1"},
+		{age + time.Second, "flyball_gpu_up=0 error"},
+	} {
+		time.Sleep(tt.age - time.Since(taken))
+		page := scrape(t, c)
+		var got []string
+		if strings.Contains(page, "flyball_gpu_info{") {
+			got = append(got, "flyball_gpu_info")
+		}
+		if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 1`) {
+			got = append(got, "flyball_gpu_up=1")
+		}
+		if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 0`) {
+			got = append(got, "flyball_gpu_up=0")
+		}
+		if strings.Contains(page, `flyball_collector_success{collector="gpu"} 0`) {
+			got = append(got, "error")
+		}
+		if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
+			t.Errorf("after %s (-want +got):\n%s\n%s", tt.age, diff, page)
+		}
+	}
 }
 
 // TestAbsent: no driver is looked for every 30 s, found when it comes, and a failure when it goes.

@@ -348,3 +348,33 @@ func BenchmarkRespawn(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 }
+
+// discard takes requests that nobody reads.
+type discard struct{ io.Writer }
+
+func (discard) Close() error { return nil }
+
+// TestLateReader: a worker that answered in time hangs on nothing where it is the parent that did not run.
+func TestLateReader(t *testing.T) {
+	c := &child{
+		limits: limits{start: time.Nanosecond, attach: time.Nanosecond, gpu: time.Nanosecond},
+		stdin:  discard{io.Discard}, frames: make(chan received), devices: map[string]Device{}, reached: map[int]bool{},
+	}
+	const each = 20 // frames: without the wait the chance to take them all is one in a million
+	go func() {
+		give := func(f frame) { c.frames <- received{frame: f} }
+		give(frame{Kind: kindBegin, Seq: 1, Count: each})
+		for i := range each {
+			give(frame{Kind: kindNext, Seq: 1, Index: i})
+			give(frame{Kind: kindDevice, Seq: 1, Device: &Device{Index: i, UUID: fmt.Sprintf("GPU-%d", i)}})
+		}
+		give(frame{Kind: kindEnd, Seq: 1})
+	}()
+	rep, err := c.poll(t.Context(), request{Seq: 1}, time.Minute)
+	if err != nil || len(rep.Devices) != each {
+		t.Errorf("%d GPUs, %v; want %d", len(rep.Devices), err, each)
+	}
+	if _, err = c.poll(t.Context(), request{Seq: 2}, time.Minute); failed(err).reason != reasonTimeout {
+		t.Errorf("nobody answers: %v, want a timeout", err)
+	}
+}
