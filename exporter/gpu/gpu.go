@@ -283,7 +283,7 @@ func (c *Collector) accept(rep reply, now time.Time) {
 			continue
 		}
 		g.totals.apply(&d, now)
-		if rep.Watching && g.xids == nil {
+		if g.xids == nil && slices.Contains(rep.Watching, d.UUID) {
 			g.xids = newXIDCounts()
 		}
 		d.Processes = oncePerProcess(d.Processes)

@@ -196,6 +196,25 @@ func TestXIDs(t *testing.T) {
 	}
 }
 
+// TestXIDsOfSome: a GPU of which the driver reports no errors has none that are 0, beside another of which it does.
+func TestXIDsOfSome(t *testing.T) {
+	s := newScript(t, scripted{GPUs: []string{"GPU-a", "GPU-b"}, Silent: []string{"GPU-b"}})
+	c, lines := scriptCollector(t, s, Options{Interval: 20 * time.Millisecond, Timeout: 10 * time.Second})
+	run(t, c)
+	lines.await(t, "reading GPUs")
+	own := scrapeSelf(t, c)
+	for series, want := range map[string]string{
+		`flyball_gpu_xid_errors_total{class="hardware",gpu="0",uuid="GPU-a",xid="79"}`: "0",
+		`flyball_gpu_xid_errors_total{class="hardware",gpu="1",uuid="GPU-b",xid="79"}`: "",
+		`flyball_gpu_unhealthy_reason{gpu="0",reason="xid",uuid="GPU-a"}`:              "0",
+		`flyball_gpu_unhealthy_reason{gpu="1",reason="xid",uuid="GPU-b"}`:              "",
+	} {
+		if got := value(own, series); got != want {
+			t.Errorf("%s is %q, want %q", series, got, want)
+		}
+	}
+}
+
 // TestHotplug: GPUs that come and go are known by UUID, whatever their index.
 func TestHotplug(t *testing.T) {
 	s := newScript(t, scripted{GPUs: []string{"GPU-a", "GPU-b"}})
