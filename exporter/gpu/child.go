@@ -70,6 +70,8 @@ func startChild(argv []string) (*child, error) {
 	}
 	c.cmd.Path = image(c.cmd.Path)
 	c.cmd.Stderr = &c.stderr
+	// A worker makes one call after another; on more threads it would spend most of its time on waking them.
+	c.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	var err error
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("start the NVML worker: %w", err)

@@ -397,3 +397,25 @@ func TestLateReader(t *testing.T) {
 		t.Errorf("nobody answers: %v, want a timeout", err)
 	}
 }
+
+// TestWorkerIsFrugal: a worker runs on one thread at a time, with the environment of its parent beside that.
+func TestWorkerIsFrugal(t *testing.T) {
+	t.Setenv("GOMAXPROCS", "7")
+	t.Setenv("FLYBALL_TEST_PASSED_ON", "1")
+	w, err := startChild(newScript(t, scripted{GPUs: []string{"GPU-a"}}).argv(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.kill()
+	if _, err := w.poll(t.Context(), request{Seq: 1}, time.Minute); err != nil { // it runs
+		t.Fatal(err)
+	}
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", w.cmd.Process.Pid))
+	if err != nil {
+		t.Skip(err)
+	}
+	list := strings.Split(string(environ), "\x00")
+	if !slices.Contains(list, "GOMAXPROCS=1") || slices.Contains(list, "GOMAXPROCS=7") || !slices.Contains(list, "FLYBALL_TEST_PASSED_ON=1") {
+		t.Errorf("environment %q", list)
+	}
+}
