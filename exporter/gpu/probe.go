@@ -150,7 +150,8 @@ func (o ProbeOptions) once(ctx context.Context, p *Probed, skip []int) (*ProbedG
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()
 		select {
-		case <-ended:
+		case err := <-ended:
+			_ = err // it was killed, if it was not over
 		case <-time.After(reapTime):
 		}
 	}()
