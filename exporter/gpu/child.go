@@ -42,6 +42,9 @@ type limits struct {
 	gpu    time.Duration // to read a GPU
 }
 
+// lateFrame is how long to wait for what a worker has written in time, where nobody came to read it.
+const lateFrame = 20 * time.Millisecond
+
 // received is a frame, or why there is none.
 type received struct {
 	frame frame
@@ -67,6 +70,8 @@ func startChild(argv []string) (*child, error) {
 	}
 	c.cmd.Path = image(c.cmd.Path)
 	c.cmd.Stderr = &c.stderr
+	// A worker makes one call after another; on more threads it would spend most of its time on waking them.
+	c.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	var err error
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, fmt.Errorf("start the NVML worker: %w", err)
@@ -175,30 +180,19 @@ func (c *child) exchange(ctx context.Context, req request, timeout time.Duration
 		}
 		select {
 		case r, ok := <-c.frames:
-			if !ok {
-				return c.ended(at, io.ErrUnexpectedEOF)
-			}
-			if r.err == nil && r.frame.Seq != req.Seq {
-				r.err = fmt.Errorf("answer %d to request %d", r.frame.Seq, req.Seq)
-			}
-			if r.err != nil {
-				return &failure{reason: reasonError, err: r.err}
-			}
-			c.opened = true
-			done, err := c.take(r.frame, rep, &at)
-			if done || err != nil {
+			if done, err := c.receive(r, ok, rep, &at); done || err != nil {
 				return err
 			}
-			limit = c.limits.gpu
-			if at != nil && !c.reached[at.index] {
-				limit = c.limits.attach
-				if req.patient {
-					limit = c.limits.start
-				}
-			}
-			step.Reset(limit)
 		case <-expired:
-			return &failure{reason: reasonTimeout, gpu: at, err: fmt.Errorf("%w within %s", errTimeout, limit)}
+			// It may be this process that did not run, for want of CPU or because it was stopped.
+			select {
+			case r, ok := <-c.frames:
+				if done, err := c.receive(r, ok, rep, &at); done || err != nil {
+					return err
+				}
+			case <-time.After(lateFrame):
+				return &failure{reason: reasonTimeout, gpu: at, err: fmt.Errorf("%w within %s", errTimeout, limit)}
+			}
 		case <-whole.C:
 			if limit != 0 {
 				at = nil // it is slow, but it had not used up its own time: nothing says that it hangs
@@ -207,7 +201,30 @@ func (c *child) exchange(ctx context.Context, req request, timeout time.Duration
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		limit = c.limits.gpu
+		if at != nil && !c.reached[at.index] {
+			limit = c.limits.attach
+			if req.patient {
+				limit = c.limits.start
+			}
+		}
+		step.Reset(limit)
 	}
+}
+
+// receive takes in what came from the worker, nothing more where ok is false, and reports whether it was the last of a poll.
+func (c *child) receive(r received, ok bool, rep *reply, at **place) (done bool, err error) {
+	switch {
+	case !ok:
+		return false, c.ended(*at, io.ErrUnexpectedEOF)
+	case r.err == nil && r.frame.Seq != rep.Seq:
+		r.err = fmt.Errorf("answer %d to request %d", r.frame.Seq, rep.Seq)
+	}
+	if r.err != nil {
+		return false, &failure{reason: reasonError, err: r.err}
+	}
+	c.opened = true
+	return c.take(r.frame, rep, at)
 }
 
 // take adds a frame to the reply and reports whether it was the last. at becomes the GPU that comes next.

@@ -74,7 +74,8 @@
 //
 // What GPU or driver do not support has no series; nothing is ever published as 0 for want of a value. An odd answer about
 // one value that is not vital, an unknown error of NVLink, costs that value alone; a lost GPU costs its own. A reading older than
-// three intervals is not published either: then flyball_gpu_up is 0 and the values are gone.
+// three intervals is not published either, with short ones a reading older than one interval, the timeout and 2 s: then
+// flyball_gpu_up is 0 and the values are gone.
 //
 // What a machine has and lacks of this, and how long the driver takes for each call, is what [Probe] finds out.
 //

@@ -57,7 +57,7 @@ const (
 	maxBackoff   = time.Minute // up to this: a driver that is being replaced takes minutes
 	reapTime     = time.Second // for a killed worker to end; longer, and it is stuck in the driver and abandoned
 	maxAbandoned = 3           // such workers at most: each holds memory and a place in the driver's queue
-	staleAfter   = 3           // intervals until a reading is not published any more: one may be lost to a restart
+	staleAfter   = 3           // intervals, at least, until a reading is not published any more: one may be lost to a restart
 
 	processInterval = 15 * time.Second // at least, between two readings of the processes
 
@@ -213,7 +213,13 @@ func (c *Collector) puzzle(g *gpu) {
 	}
 }
 
-// view puts together what is known now, by index. A GPU that cannot be read, or was not read for three intervals, has an
+// staleAge is how old a reading may be that is published. It is long enough for a worker to hang on one GPU and for another to
+// read the others.
+func (c *Collector) staleAge() time.Duration {
+	return max(staleAfter*c.opts.Interval, c.opts.Interval+c.opts.Timeout+reapTime+minBackoff)
+}
+
+// view puts together what is known now, by index. A GPU that cannot be read, or was not read for staleAge, has an
 // Error and nothing but what it is and its XIDs; stale says that there are some of the latter kind.
 func (c *Collector) view(now time.Time) (rep *reply, seen []known, stale bool) {
 	rep = &reply{State: stateOK, Driver: c.driver, CUDA: c.cuda, Library: c.path}
@@ -221,7 +227,7 @@ func (c *Collector) view(now time.Time) (rep *reply, seen []known, stale bool) {
 		d := g.last
 		if age := now.Sub(g.taken); g.err != "" {
 			d = g.identity(g.err)
-		} else if age > staleAfter*c.opts.Interval {
+		} else if age > c.staleAge() {
 			stale = true
 			d = g.identity(fmt.Sprintf("no reading for %s", age.Round(time.Second)))
 		}
@@ -277,9 +283,10 @@ func (c *Collector) accept(rep reply, now time.Time) {
 			continue
 		}
 		g.totals.apply(&d, now)
-		if rep.Watching && g.xids == nil {
+		if g.xids == nil && slices.Contains(rep.Watching, d.UUID) {
 			g.xids = newXIDCounts()
 		}
+		d.Processes = oncePerProcess(d.Processes)
 		g.last, g.taken = d, now
 		c.puzzle(g)
 		if g.err != "" {
@@ -351,14 +358,16 @@ func (c *Collector) exclude(at place, err, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if at.uuid == "" {
-		for uuid, g := range c.gpus {
-			if g.last.Index == at.index && g.err == "" {
-				at.uuid = uuid
-			}
-		}
+		at.uuid = c.lastAt(at.index)
 	}
 	if at.uuid == "" {
-		c.stray = append(c.stray, Device{Index: at.index, Error: err})
+		d := Device{Index: at.index, Error: err}
+		if i := slices.IndexFunc(c.stray, func(s Device) bool { return s.Index == at.index }); i >= 0 {
+			c.stray = slices.Clone(c.stray) // tried again, in vain
+			c.stray[i] = d
+			return
+		}
+		c.stray = append(c.stray, d)
 		c.opts.Logger.Warn("GPU cannot be read", "gpu", at.index, "err", err)
 		return
 	}
@@ -370,6 +379,17 @@ func (c *Collector) exclude(at place, err, reason string) {
 		g.last.PCIBusID = at.pciBusID
 	}
 	c.lose(g, err, reason)
+}
+
+// lastAt returns the UUID of the GPU that was read last under the index; empty where none was.
+func (c *Collector) lastAt(index int) string {
+	var last string
+	for uuid, g := range c.gpus {
+		if g.last.Index == index && (last == "" || g.taken.After(c.gpus[last].taken)) {
+			last = uuid
+		}
+	}
+	return last
 }
 
 // observe takes in what a poll tells beside the values of the GPUs.

@@ -72,6 +72,7 @@ type device interface {
 type events interface {
 	// Wait returns the next event, or false where there is none within the timeout. It cannot be interrupted.
 	Wait(timeout time.Duration) (event, bool, error)
+	UUIDs() []string // of the GPUs that report errors
 	Close() error
 }
 

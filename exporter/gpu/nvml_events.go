@@ -5,6 +5,8 @@ package gpu
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -17,7 +19,8 @@ type nvmlEvents struct {
 	uuids   map[nvml.Device]string
 }
 
-// Events leaves out GPUs that do not report errors or cannot be read. The error wraps errUnsupported where none is left.
+// Events leaves out GPUs that do not report errors or cannot be read. The error wraps errUnsupported where none is left
+// that may do so at another time.
 func (l *nvmlLibrary) Events(skip ...string) (events, error) {
 	const create, register = "nvmlEventSetCreate", "nvmlDeviceRegisterEvents"
 	if err := l.hasAll(create, register, "nvmlEventSetFree"); err != nil {
@@ -62,7 +65,13 @@ func (l *nvmlLibrary) Events(skip ...string) (events, error) {
 	}
 	if len(e.uuids) == 0 {
 		_ = e.Close()
-		return nil, errors.Join(append(faults, fmt.Errorf("no GPU reports errors: %w", errUnsupported))...)
+		if slices.ContainsFunc(faults, unexpected) {
+			faults = slices.DeleteFunc(faults, func(err error) bool { return !unexpected(err) }) // the others may do so later
+		}
+		if len(faults) == 0 {
+			return nil, fmt.Errorf("no GPU reports errors: %w", errUnsupported)
+		}
+		return nil, fmt.Errorf("no GPU reports errors: %w", errors.Join(faults...))
 	}
 	return e, nil
 }
@@ -83,6 +92,8 @@ func (e *nvmlEvents) Wait(timeout time.Duration) (event, bool, error) {
 		GI: instanceID(data.GpuInstanceId), CI: instanceID(data.ComputeInstanceId),
 	}, true, nil
 }
+
+func (e *nvmlEvents) UUIDs() []string { return slices.Sorted(maps.Values(e.uuids)) }
 
 func (e *nvmlEvents) Close() error {
 	return e.library.check("nvmlEventSetFree", e.set.Free())

@@ -271,6 +271,11 @@ func TestStubValues(t *testing.T) {
 		if diff := cmp.Diff(want, got.Events); diff != "" || got.Error != "" {
 			t.Errorf("error %q, events (-want +got):\n%s", got.Error, diff)
 		}
+		newStubMode(t, "lost 0")
+		got = tryLibrary(t, library, 1, "NVML_STUB_GPUS=1")
+		if !strings.Contains(got.Error, "the GPU is lost") || strings.Contains(got.Error, errUnsupported.Error()) {
+			t.Errorf("error %q of a GPU that may report errors again", got.Error)
+		}
 		if got := tryLibrary(t, old, 1); !strings.Contains(got.Error, "not supported") {
 			t.Errorf("error %q of a library without events", got.Error)
 		}

@@ -145,50 +145,64 @@ func TestStuckWorkerThatEndsMakesRoom(t *testing.T) {
 	})
 }
 
-// TestStale: the last snapshot is published for three intervals after it was taken, and then only that the GPUs are down.
+// TestStale: the last snapshot is published for three intervals after it was taken, with short ones for as long as it takes to
+// replace a worker that hangs, and then only that the GPUs are down.
 func TestStale(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var hangs atomic.Bool
-		c, _ := fake(Options{}, false, func() (reply, error) {
-			if hangs.Load() {
-				return reply{}, errTimeout
-			}
-			return gpus(0), nil
+	for _, tt := range []struct {
+		opts Options
+		age  time.Duration // that is published
+	}{
+		{Options{}, 15 * time.Second},
+		{Options{Interval: time.Second}, 5 * time.Second},
+		{Options{Timeout: 20 * time.Second}, 27 * time.Second},
+	} {
+		t.Run(fmt.Sprint(tt.age), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { stale(t, tt.opts, tt.age) })
 		})
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go func() { _ = c.Run(ctx) }()
-		synctest.Wait()
-		taken := time.Now()
-		hangs.Store(true)
-		for _, tt := range []struct {
-			age  time.Duration
-			want string
-		}{
-			{0, "flyball_gpu_info flyball_gpu_up=1"},
-			{15 * time.Second, "flyball_gpu_info flyball_gpu_up=1"},
-			{16 * time.Second, "flyball_gpu_up=0 error"},
-		} {
-			time.Sleep(tt.age - time.Since(taken))
-			page := scrape(t, c)
-			var got []string
-			if strings.Contains(page, "flyball_gpu_info{") {
-				got = append(got, "flyball_gpu_info")
-			}
-			if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 1`) {
-				got = append(got, "flyball_gpu_up=1")
-			}
-			if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 0`) {
-				got = append(got, "flyball_gpu_up=0")
-			}
-			if strings.Contains(page, `flyball_collector_success{collector="gpu"} 0`) {
-				got = append(got, "error")
-			}
-			if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
-				t.Errorf("after %s (-want +got):\n%s\n%s", tt.age, diff, page)
-			}
+	}
+}
+
+func stale(t *testing.T, opts Options, age time.Duration) {
+	var hangs atomic.Bool
+	c, _ := fake(opts, false, func() (reply, error) {
+		if hangs.Load() {
+			return reply{}, errTimeout
 		}
+		return gpus(0), nil
 	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { _ = c.Run(ctx) }()
+	synctest.Wait()
+	taken := time.Now()
+	hangs.Store(true)
+	for _, tt := range []struct {
+		age  time.Duration
+		want string
+	}{
+		{0, "flyball_gpu_info flyball_gpu_up=1"},
+		{age, "flyball_gpu_info flyball_gpu_up=1"},
+		{age + time.Second, "flyball_gpu_up=0 error"},
+	} {
+		time.Sleep(tt.age - time.Since(taken))
+		page := scrape(t, c)
+		var got []string
+		if strings.Contains(page, "flyball_gpu_info{") {
+			got = append(got, "flyball_gpu_info")
+		}
+		if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 1`) {
+			got = append(got, "flyball_gpu_up=1")
+		}
+		if strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 0`) {
+			got = append(got, "flyball_gpu_up=0")
+		}
+		if strings.Contains(page, `flyball_collector_success{collector="gpu"} 0`) {
+			got = append(got, "error")
+		}
+		if diff := cmp.Diff(tt.want, strings.Join(got, " ")); diff != "" {
+			t.Errorf("after %s (-want +got):\n%s\n%s", tt.age, diff, page)
+		}
+	}
 }
 
 // TestAbsent: no driver is looked for every 30 s, found when it comes, and a failure when it goes.
@@ -309,4 +323,92 @@ flyball_gpu_up{gpu="1",uuid="GPU-1"} 0
 	c.accept(gpus(0, 1), time.Now())
 	lines.await(t, "read again")
 	lines.quiet(t)
+}
+
+// TestOutcastThatIsRead: a worker that hangs on a GPU which it was to leave out is replaced later every time, and that of the
+// GPU's first time at once.
+func TestOutcastThatIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, workers := fake(Options{}, false, answers(reply{}, &failure{
+			reason: reasonTimeout, gpu: &place{index: 0, count: 1, uuid: "GPU-0"}, err: errTimeout,
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Second)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		var want []time.Duration
+		for _, s := range []time.Duration{0, 0, 1, 3, 7, 15, 31, 63, 123, 183} {
+			want = append(want, s*time.Second)
+		}
+		if diff := cmp.Diff(want, workers.starts()); diff != "" {
+			t.Errorf("starts of workers (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestNamelessHang: a GPU that hangs before it tells its UUID, at every trial again, is told of once.
+func TestNamelessHang(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		known bool // it was read before
+	}{{"never read", false}, {"read before", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lines, logger := newLog()
+				c, workers := fake(Options{Logger: logger}, false, nil)
+				var hangs atomic.Bool
+				hangs.Store(!tt.known)
+				c.start = func() (worker, error) {
+					w := &fakeWorker{gone: make(chan struct{}), to: func(req request) (reply, error) {
+						rep := gpus(0, 1)
+						switch hung := hangs.Load(); {
+						case hung && slices.Contains(req.Skip, "#0/2"):
+							rep.Devices = rep.Devices[1:]
+							rep.Skipped = []Device{{Index: 0}}
+						case hung:
+							return reply{}, &failure{reason: reasonTimeout, gpu: &place{index: 0, count: 2}, err: errTimeout}
+						}
+						return rep, nil
+					}}
+					workers.add(w)
+					return w, nil
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				go func() { _ = c.Run(ctx) }()
+				synctest.Wait()
+				hangs.Store(true)
+				time.Sleep(10 * time.Minute)
+				synctest.Wait()
+				if n := len(workers.starts()); n < 8 {
+					t.Fatalf("%d workers: the GPU is not tried again", n)
+				}
+				_, err := c.Update(ctx)
+				if got := strings.Count(fmt.Sprint(err), "GPU 0"); got != 1 {
+					t.Errorf("the GPU is told of %d times:\n%v", got, err)
+				}
+				if got := len(c.Snapshot().Devices); got != 2 {
+					t.Errorf("%d GPUs in the snapshot, want 2", got)
+				}
+				if tt.known {
+					if page := scrape(t, c); !strings.Contains(page, `flyball_gpu_up{gpu="0",uuid="GPU-0"} 0`) {
+						t.Errorf("page:\n%s", page)
+					}
+					if got := c.gpus["GPU-0"].errors[reasonTimeout]; got < 8 {
+						t.Errorf("%d attempts came to nothing, want every one", got)
+					}
+				}
+				warned := 0
+				for len(lines) > 0 {
+					if line := <-lines; strings.Contains(line, "GPU cannot be read") {
+						warned++
+					}
+				}
+				if warned != 1 {
+					t.Errorf("warned %d times, want once", warned)
+				}
+			})
+		})
+	}
 }

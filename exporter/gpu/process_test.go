@@ -196,6 +196,25 @@ func TestXIDs(t *testing.T) {
 	}
 }
 
+// TestXIDsOfSome: a GPU of which the driver reports no errors has none that are 0, beside another of which it does.
+func TestXIDsOfSome(t *testing.T) {
+	s := newScript(t, scripted{GPUs: []string{"GPU-a", "GPU-b"}, Silent: []string{"GPU-b"}})
+	c, lines := scriptCollector(t, s, Options{Interval: 20 * time.Millisecond, Timeout: 10 * time.Second})
+	run(t, c)
+	lines.await(t, "reading GPUs")
+	own := scrapeSelf(t, c)
+	for series, want := range map[string]string{
+		`flyball_gpu_xid_errors_total{class="hardware",gpu="0",uuid="GPU-a",xid="79"}`: "0",
+		`flyball_gpu_xid_errors_total{class="hardware",gpu="1",uuid="GPU-b",xid="79"}`: "",
+		`flyball_gpu_unhealthy_reason{gpu="0",reason="xid",uuid="GPU-a"}`:              "0",
+		`flyball_gpu_unhealthy_reason{gpu="1",reason="xid",uuid="GPU-b"}`:              "",
+	} {
+		if got := value(own, series); got != want {
+			t.Errorf("%s is %q, want %q", series, got, want)
+		}
+	}
+}
+
 // TestHotplug: GPUs that come and go are known by UUID, whatever their index.
 func TestHotplug(t *testing.T) {
 	s := newScript(t, scripted{GPUs: []string{"GPU-a", "GPU-b"}})
@@ -218,7 +237,8 @@ func TestHotplug(t *testing.T) {
 // TestHangsLeakNothing: after 50 hangs there is nothing left of the workers that were killed.
 func TestHangsLeakNothing(t *testing.T) {
 	s := newScript(t, scripted{GPUs: []string{"GPU-a"}, Hang: []string{"GPU-a"}})
-	var fds, threads, goroutines int
+	_, _, goroutines := resources(t)
+	var fds, threads int
 	for i := range 50 {
 		w, err := startChild(s.argv(t))
 		if err != nil {
@@ -234,12 +254,12 @@ func TestHangsLeakNothing(t *testing.T) {
 			t.Errorf("hang %d: the worker outlives it", i)
 		}
 		if i == 9 { // the runtime has the threads that it wants
-			fds, threads, goroutines = resources(t)
+			fds, threads, _ = atRest(t, goroutines)
 		}
 	}
-	f, th, g := resources(t)
+	f, th, g := atRest(t, goroutines)
 	if f > fds || th > threads+3 || g > goroutines {
-		t.Errorf("after 10 hangs %d files, %d threads, %d goroutines; after 50 %d, %d, %d", fds, threads, goroutines, f, th, g)
+		t.Errorf("after 10 hangs %d files, %d threads; after 50 %d, %d; %d goroutines, before the first %d", fds, threads, f, th, g, goroutines)
 	}
 }
 
@@ -346,4 +366,56 @@ func BenchmarkRespawn(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+}
+
+// discard takes requests that nobody reads.
+type discard struct{ io.Writer }
+
+func (discard) Close() error { return nil }
+
+// TestLateReader: a worker that answered in time hangs on nothing where it is the parent that did not run.
+func TestLateReader(t *testing.T) {
+	c := &child{
+		limits: limits{start: time.Nanosecond, attach: time.Nanosecond, gpu: time.Nanosecond},
+		stdin:  discard{io.Discard}, frames: make(chan received), devices: map[string]Device{}, reached: map[int]bool{},
+	}
+	const each = 20 // frames: without the wait the chance to take them all is one in a million
+	go func() {
+		give := func(f frame) { c.frames <- received{frame: f} }
+		give(frame{Kind: kindBegin, Seq: 1, Count: each})
+		for i := range each {
+			give(frame{Kind: kindNext, Seq: 1, Index: i})
+			give(frame{Kind: kindDevice, Seq: 1, Device: &Device{Index: i, UUID: fmt.Sprintf("GPU-%d", i)}})
+		}
+		give(frame{Kind: kindEnd, Seq: 1})
+	}()
+	rep, err := c.poll(t.Context(), request{Seq: 1}, time.Minute)
+	if err != nil || len(rep.Devices) != each {
+		t.Errorf("%d GPUs, %v; want %d", len(rep.Devices), err, each)
+	}
+	if _, err = c.poll(t.Context(), request{Seq: 2}, time.Minute); failed(err).reason != reasonTimeout {
+		t.Errorf("nobody answers: %v, want a timeout", err)
+	}
+}
+
+// TestWorkerIsFrugal: a worker runs on one thread at a time, with the environment of its parent beside that.
+func TestWorkerIsFrugal(t *testing.T) {
+	t.Setenv("GOMAXPROCS", "7")
+	t.Setenv("FLYBALL_TEST_PASSED_ON", "1")
+	w, err := startChild(newScript(t, scripted{GPUs: []string{"GPU-a"}}).argv(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.kill()
+	if _, err := w.poll(t.Context(), request{Seq: 1}, time.Minute); err != nil { // it runs
+		t.Fatal(err)
+	}
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", w.cmd.Process.Pid))
+	if err != nil {
+		t.Skip(err)
+	}
+	list := strings.Split(string(environ), "\x00")
+	if !slices.Contains(list, "GOMAXPROCS=1") || slices.Contains(list, "GOMAXPROCS=7") || !slices.Contains(list, "FLYBALL_TEST_PASSED_ON=1") {
+		t.Errorf("environment %q", list)
+	}
 }

@@ -73,7 +73,7 @@ type frame struct {
 	Read   tiers   `json:"read,omitempty"`   // device: what was read of it; the rest holds as it was
 
 	Missing  []string `json:"missing,omitempty"`  // end
-	Watching bool     `json:"watching,omitempty"` // end: there will be events
+	Watching []string `json:"watching,omitempty"` // end: the GPUs of which there will be events, by UUID
 
 	State state    `json:"state,omitempty"` // error: absent or failed
 	Error string   `json:"error,omitempty"` // error
@@ -107,6 +107,7 @@ func decodeFrame(line []byte) (frame, error) {
 	switch f.Kind {
 	case kindBegin, kindNext, kindDevice, kindSkipped, kindEnd, kindError, kindEvent:
 		f.Missing = f.Missing[:min(len(f.Missing), maxSymbols)]
+		f.Watching = f.Watching[:min(len(f.Watching), maxGPUs)]
 		return f, nil
 	}
 	return frame{}, fmt.Errorf("answer of unknown kind %q", f.Kind)

@@ -80,6 +80,44 @@ func limitProcesses(d *Device, n int) {
 	d.Processes = kept
 }
 
+// oncePerProcess adds up the memory of what is listed more than once of a process on the same GPU instance, as where it
+// computes on several of MIG that are not told apart: series are told by these alone.
+func oncePerProcess(list []Process) []Process {
+	type key struct{ pid, gi int }
+	at := make(map[key]int, len(list))
+	var once []Process // nil while there is nothing to add up
+	for i, p := range list {
+		k := key{p.PID, instanceOf(p)}
+		first, again := at[k]
+		switch {
+		case again && once == nil:
+			once = slices.Clone(list[:i])
+			fallthrough
+		case again:
+			o := &once[first]
+			if p.Memory != nil {
+				sum := *p.Memory
+				if o.Memory != nil {
+					sum += *o.Memory
+				}
+				o.Memory = &sum
+			}
+			if o.SMUtilization == nil || p.SMUtilization != nil && *p.SMUtilization > *o.SMUtilization {
+				o.SMUtilization = p.SMUtilization
+			}
+		case once != nil:
+			at[k] = len(once)
+			once = append(once, p)
+		default:
+			at[k] = i
+		}
+	}
+	if once == nil {
+		return list
+	}
+	return once
+}
+
 func instanceOf(p Process) int {
 	if p.GI == nil {
 		return -1

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -166,5 +168,44 @@ func TestLimitProcesses(t *testing.T) {
 	}
 	if d.ProcessesDropped != 2 {
 		t.Errorf("%d dropped, want 2", d.ProcessesDropped)
+	}
+}
+
+// TestProcessTwice: a process that the driver lists more than once has each series once.
+func TestProcessTwice(t *testing.T) {
+	list := func() []Process {
+		return []Process{
+			{PID: 7, Memory: new(uint64(1)), SMUtilization: new(0.25)},
+			{PID: 8, Memory: new(uint64(2))},
+			{PID: 7, Memory: new(uint64(4)), SMUtilization: new(0.5)},
+			{PID: 7, GI: new(1), Memory: new(uint64(8))},
+			{PID: 8},
+			{PID: 9},
+			{PID: 9, Memory: new(uint64(16)), SMUtilization: new(0.125)},
+		}
+	}
+	given := list()
+	c := New(Options{})
+	rep := gpus(0)
+	rep.Devices[0].Processes = given
+	c.accept(rep, time.Now())
+	want := []Process{
+		{PID: 7, Memory: new(uint64(5)), SMUtilization: new(0.5)},
+		{PID: 8, Memory: new(uint64(2))},
+		{PID: 7, GI: new(1), Memory: new(uint64(8))},
+		{PID: 9, Memory: new(uint64(16)), SMUtilization: new(0.125)},
+	}
+	if diff := cmp.Diff(want, c.Snapshot().Devices[0].Processes); diff != "" {
+		t.Errorf("processes (-want +got):\n%s", diff)
+	}
+	if page := scrape(t, c); !strings.Contains(page, `flyball_collector_success{collector="gpu"} 1`) || strings.Count(page, `pid="7"`) != 3 {
+		t.Errorf("page:\n%s", page)
+	}
+	if diff := cmp.Diff(list(), given); diff != "" {
+		t.Errorf("what was given has changed (-before +after):\n%s", diff)
+	}
+	once := given[:2]
+	if got := oncePerProcess(once); &got[0] != &once[0] || len(got) != 2 {
+		t.Errorf("a list without repetition was copied: %v", got)
 	}
 }

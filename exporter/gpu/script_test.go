@@ -25,7 +25,8 @@ type scripted struct {
 	Crash  []string // of those over which the library crashes
 	Symbol []string // of those for which a symbol is missing
 	Lost   []string
-	Gone   bool // the driver was unloaded
+	Silent []string // of those that do not report errors
+	Gone   bool     // the driver was unloaded
 }
 
 func newScript(t testing.TB, mode scripted) script {
@@ -130,11 +131,13 @@ func (l scriptLibrary) Device(i int) (device, error) {
 }
 
 func (l scriptLibrary) Events(...string) (events, error) {
+	m := l.script.mode()
+	uuids := slices.DeleteFunc(m.GPUs, func(uuid string) bool { return slices.Contains(m.Silent, uuid) })
 	info, err := os.Stat(filepath.Join(string(l.script), "xids"))
 	if errors.Is(err, os.ErrNotExist) {
-		return &scriptEvents{script: l.script}, nil
+		return &scriptEvents{script: l.script, uuids: uuids}, nil
 	}
-	return &scriptEvents{script: l.script, offset: int(info.Size())}, nil
+	return &scriptEvents{script: l.script, uuids: uuids, offset: int(info.Size())}, nil
 }
 
 type scriptDevice struct {
@@ -162,6 +165,7 @@ func (d scriptDevice) Power() (float64, error) {
 // scriptEvents are the errors that the file xids has.
 type scriptEvents struct {
 	script script
+	uuids  []string // that report errors
 	offset int
 }
 
@@ -179,4 +183,5 @@ func (e *scriptEvents) Wait(timeout time.Duration) (event, bool, error) {
 	return got, true, nil
 }
 
-func (e *scriptEvents) Close() error { return nil }
+func (e *scriptEvents) UUIDs() []string { return e.uuids }
+func (e *scriptEvents) Close() error    { return nil }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -114,17 +115,7 @@ func (s *simulation) device(g *simGPU, n, index int, now time.Time) (Device, boo
 	if s.extras.processes {
 		g.processes(&d, load)
 	}
-	for _, x := range g.XIDs {
-		if x.GPU != nil && *x.GPU != n {
-			continue
-		}
-		count, last := x.times(since)
-		e := XID{Number: uint64(x.Number), Count: count}
-		if count > 0 {
-			e.Last = s.start.Add(last)
-		}
-		d.XIDs = append(d.XIDs, e)
-	}
+	d.XIDs = g.errors(n, s.start, since)
 	return d, true
 }
 
@@ -194,6 +185,25 @@ func (g *simGPU) processes(d *Device, load float64) {
 			Memory: new(uint64(p.Memory * float64(used))), SMUtilization: new(rounded(load*p.Load, 100)),
 		})
 	}
+}
+
+// errors are those of the nth GPU of the entry by a time since the start, by number: one number may have several schedules.
+func (g *simGPU) errors(n int, start time.Time, since time.Duration) (all []XID) {
+	for _, x := range g.XIDs {
+		if x.GPU != nil && *x.GPU != n {
+			continue
+		}
+		i := slices.IndexFunc(all, func(e XID) bool { return e.Number == uint64(x.Number) })
+		if i < 0 {
+			i, all = len(all), append(all, XID{Number: uint64(x.Number)})
+		}
+		count, last := x.times(since)
+		if at := start.Add(last); count > 0 && at.After(all[i].Last) {
+			all[i].Last = at
+		}
+		all[i].Count += count
+	}
+	return all
 }
 
 // fault is what is wrong with the nth GPU of the entry at a time since the start; empty when nothing is.

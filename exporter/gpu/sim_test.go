@@ -220,6 +220,28 @@ gpus:
 	})
 }
 
+// TestSimXIDSchedules: an error of one number that happens by several schedules is one counter.
+func TestSimXIDSchedules(t *testing.T) {
+	s := parseSim(t, `
+start: 2000-01-01T00:00:00Z
+gpus:
+- count: 2
+  xids: [{gpu: 0, number: 79, at: 3m}, {number: 79, at: 1m, every: 10m}, {number: 13, at: 1h}, {gpu: 0, number: 79, at: 5m}]
+`)
+	start := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	var got [][]XID
+	for _, d := range newSimulation(s, start, extras{}).devices(start.Add(6 * time.Minute)) {
+		got = append(got, d.XIDs)
+	}
+	want := [][]XID{
+		{{Number: 79, Count: 3, Last: start.Add(5 * time.Minute)}, {Number: 13}},
+		{{Number: 79, Count: 1, Last: start.Add(time.Minute)}, {Number: 13}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("XIDs by GPU (-want +got):\n%s", diff)
+	}
+}
+
 // TestSimFaults: all that is wrong with a file is said at once, each at its place.
 func TestSimFaults(t *testing.T) {
 	text, err := os.ReadFile("testdata/sim.bad.yml")

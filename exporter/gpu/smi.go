@@ -51,8 +51,12 @@ func (s *smi) read(ctx context.Context) (readings, error) {
 		return readings{}, err
 	}
 	if s.processes && len(got.Devices) > 0 {
-		if err := s.queryProcesses(ctx, got.Devices); err != nil {
-			return readings{}, err
+		if err := s.queryProcesses(ctx, got.Devices); ctx.Err() != nil {
+			return readings{}, ctx.Err()
+		} else if err != nil { // the GPUs are read all the same
+			for i := range got.Devices {
+				got.Devices[i].Faults = append(got.Devices[i].Faults, err.Error())
+			}
 		}
 	}
 	return got, nil

@@ -103,6 +103,10 @@ func fakeSMI(args []string) int {
 			id = v
 		}
 	}
+	if apps && mode == "noapps" {
+		fmt.Println("Option --query-compute-apps is not recognized.")
+		return 2
+	}
 	if apps {
 		table = readFakeTable(filepath.Join(dir, "apps.csv"))
 	}
@@ -339,6 +343,24 @@ func TestSMIReads(t *testing.T) {
 				t.Errorf("GPUs (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestSMIProcessesFail: GPUs of which the processes cannot be listed have the rest.
+func TestSMIProcessesFail(t *testing.T) {
+	stand := newSMI(t, "h100-590.48.01.csv", another)
+	stand.mode(t, "noapps")
+	got, err := (&smi{asked: stand.path, processes: true}).read(t.Context())
+	if err != nil || len(got.Devices) != 2 {
+		t.Fatalf("%d GPUs, %v; want 2", len(got.Devices), err)
+	}
+	for _, d := range got.Devices {
+		if d.Error != "" || d.Power == nil || d.Processes != nil {
+			t.Errorf("GPU %d: error %q, power %v, processes %v", d.Index, d.Error, d.Power, d.Processes)
+		}
+		if diff := cmp.Diff([]string{"nvidia-smi: exit code 2: Option --query-compute-apps is not recognized."}, d.Faults); diff != "" {
+			t.Errorf("GPU %d: faults (-want +got):\n%s", d.Index, diff)
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ type reply struct {
 	Events  []xidEvent
 	Missing []string // the symbols that were wanted and that the library lacks
 
-	Watching bool // errors of the GPUs are reported as Events
+	Watching []string // the GPUs of which errors are reported as Events, by UUID
 }
 
 // xidEvent is an error that the driver reported since the poll before.

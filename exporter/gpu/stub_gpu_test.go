@@ -179,7 +179,8 @@ func TestStubCounters(t *testing.T) {
 func TestStubHangsLeakNothing(t *testing.T) {
 	library := eightGPUs(t)
 	newStubMode(t, "hang 0")
-	var fds, threads, goroutines int
+	_, _, goroutines := resources(t)
+	var fds, threads int
 	for i := range 50 {
 		w, err := startChild(self(t))
 		if err != nil {
@@ -191,11 +192,11 @@ func TestStubHangsLeakNothing(t *testing.T) {
 		}
 		<-w.kill()
 		if i == 9 { // the runtime has the threads that it wants
-			fds, threads, goroutines = resources(t)
+			fds, threads, _ = atRest(t, goroutines)
 		}
 	}
-	f, th, g := resources(t)
+	f, th, g := atRest(t, goroutines)
 	if f > fds || th > threads+3 || g > goroutines {
-		t.Errorf("after 10 hangs %d files, %d threads, %d goroutines; after 50 %d, %d, %d", fds, threads, goroutines, f, th, g)
+		t.Errorf("after 10 hangs %d files, %d threads; after 50 %d, %d; %d goroutines, before the first %d", fds, threads, f, th, g, goroutines)
 	}
 }

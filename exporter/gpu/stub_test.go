@@ -105,7 +105,6 @@ func TestStub(t *testing.T) {
 	t.Run("hang", func(t *testing.T) {
 		mode := newStubMode(t, "normal")
 		lines, logger := newLog()
-		// Half the timeout is longer than a reading is published (three intervals), so that it is stale once that is logged.
 		c := New(Options{Worker: self(t), Library: library, Logger: logger, Interval: 50 * time.Millisecond, Timeout: time.Second})
 		run(t, c)
 		lines.await(t, "reading GPUs")

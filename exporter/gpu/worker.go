@@ -254,14 +254,14 @@ type watcher struct {
 	lib     library
 	out     *frameWriter
 	ended   <-chan struct{}
-	changed chan []string // of capacity 1: other GPUs than before are there, or are to be left out, which are these
-	settled chan struct{} // closed once it is known whether errors are reported
-	works   atomic.Bool   // they are
+	changed chan []string            // of capacity 1: other GPUs than before are there, or are to be left out, which are these
+	settled chan struct{}            // closed once it is known whether errors are reported
+	watched atomic.Pointer[[]string] // the GPUs of which they are, by UUID; nil for none
 }
 
 // watch starts the watcher at the first poll, after the GPUs were read: one that hangs is found by the poll, which says
-// which one it is. It tells the watcher of other GPUs and reports whether errors are reported.
-func (s *server) watch(changed bool, skip []string) bool {
+// which one it is. It tells the watcher of other GPUs and returns the UUIDs of those of which errors are reported.
+func (s *server) watch(changed bool, skip []string) []string {
 	switch {
 	case s.watcher == nil:
 		s.watcher = &watcher{lib: s.lib, out: s.out, ended: s.ended, changed: make(chan []string, 1), settled: make(chan struct{})}
@@ -277,7 +277,10 @@ func (s *server) watch(changed bool, skip []string) bool {
 		}
 		s.watcher.changed <- skip
 	}
-	return s.watcher.works.Load()
+	if watched := s.watcher.watched.Load(); watched != nil {
+		return *watched
+	}
+	return nil
 }
 
 // run writes what the driver reports until the worker is to end. It begins anew when the GPUs change, and some time after
@@ -285,7 +288,10 @@ func (s *server) watch(changed bool, skip []string) bool {
 func (w *watcher) run(skip []string) {
 	for first := true; ; first = false {
 		set, err := w.lib.Events(skip...)
-		w.works.Store(err == nil)
+		if w.watched.Store(nil); err == nil {
+			watched := set.UUIDs()
+			w.watched.Store(&watched)
+		}
 		if first {
 			close(w.settled)
 		}
@@ -334,10 +340,12 @@ func (w *watcher) write(set events, skip []string) (_ []string, again bool, _ er
 	}
 }
 
-// frameWriter writes frames, each with one call, for two goroutines.
+// frameWriter writes frames for two goroutines. Those after which another follows at once go with that in one call, for
+// every call wakes the parent.
 type frameWriter struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu   sync.Mutex
+	w    io.Writer
+	held []byte // frames that are not written yet
 }
 
 // writeError says that the parent does not listen any more.
@@ -357,7 +365,14 @@ func (l *frameWriter) write(f frame) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, err := l.w.Write(append(line, '\n')); err != nil {
+	l.held = append(append(l.held, line...), '\n')
+	switch f.Kind {
+	case kindBegin, kindDevice, kindSkipped:
+		return nil
+	}
+	_, err = l.w.Write(l.held)
+	l.held = l.held[:0]
+	if err != nil {
 		return &writeError{err}
 	}
 	return nil
