@@ -252,21 +252,22 @@ func (f *amdFiles) sensors(d *Device) {
 	} {
 		f.put(&d.PowerLimit, kind, name, 1e-6)
 	}
+	temps := map[string]string{} // the beginning of the names of a sensor's files, by its label
 	for i := 1; i <= 8; i++ {
 		temp := fmt.Sprintf("temp%d_", i)
-		label := f.text(temp + "label")
-		sensor, ok := map[string]string{"edge": "gpu", "mem": "memory", "": "gpu"}[label]
-		if !ok {
-			sensor = label // junction, the hottest spot, and others
+		if label := f.text(temp + "label"); label != "" || i == 1 && f.value(temp+"input", 1e-3) != nil {
+			temps[label] = temp
 		}
-		if label == "" && i > 1 {
-			continue
+	}
+	chip := cmp.Or(temps["edge"], temps[""], temps["junction"]) // MI300 has no edge
+	for sensor, temp := range map[string]string{"gpu": chip, "junction": temps["junction"], "memory": temps["mem"]} {
+		if temp != "" {
+			f.put(&d.Temperature, sensor, temp+"input", 1e-3)
 		}
-		f.put(&d.Temperature, sensor, temp+"input", 1e-3)
-		if i == 1 {
-			f.put(&d.Threshold, "slowdown", temp+"crit", 1e-3)
-			f.put(&d.Threshold, "shutdown", temp+"emergency", 1e-3)
-		}
+	}
+	if chip != "" {
+		f.put(&d.Threshold, "slowdown", chip+"crit", 1e-3)
+		f.put(&d.Threshold, "shutdown", chip+"emergency", 1e-3)
 	}
 	for i := 1; i <= 2; i++ {
 		domain, ok := map[string]string{"sclk": "graphics", "mclk": "mem"}[f.text(fmt.Sprintf("freq%d_label", i))]

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 )
 
@@ -65,6 +66,37 @@ func TestAMDAbsent(t *testing.T) {
 	_, err = amd{sys: sys}.read(t.Context())
 	if absent, ok := errors.AsType[*absentError](err); !ok || !strings.Contains(absent.tried[0], "no GPU of the driver amdgpu") {
 		t.Errorf("read: %v, want that there is no GPU", err)
+	}
+}
+
+// TestAMDWithoutEdge: of a card that has no sensor "edge", as MI300, the chip's temperature and its thresholds are those of "junction".
+func TestAMDWithoutEdge(t *testing.T) {
+	sys := unpack(t, "vega56.txtar")
+	labels, err := filepath.Glob(filepath.Join(sys, "class/drm/card0/device/hwmon/*/temp1_label"))
+	if err != nil || len(labels) != 1 {
+		t.Fatalf("%v, %v", labels, err)
+	}
+	dir := filepath.Dir(labels[0])
+	for _, name := range []string{"temp1_label", "temp1_input"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{"temp2_crit": "105000\n", "temp2_emergency": "110000\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := amd{sys: sys}.read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := got.Devices[0]
+	if diff := cmp.Diff(map[string]float64{"gpu": 45, "junction": 45, "memory": 44}, d.Temperature); diff != "" {
+		t.Errorf("temperature (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]float64{"slowdown": 105, "shutdown": 110}, d.Threshold); diff != "" {
+		t.Errorf("thresholds (-want +got):\n%s", diff)
 	}
 }
 

@@ -98,8 +98,8 @@ var deviceFamilies = []*family{
 	counter("energy_joules_total", "Energy that the GPU used with its memory. Its rate is the exact mean of the power in watts.",
 		one(func(d *Device) *float64 { return d.Energy })),
 
-	gauge("temperature_celsius", "Temperature by sensor: gpu of the chip, memory of its memory.",
-		labelled([]string{"gpu", "memory"}, func(d *Device) map[string]float64 { return d.Temperature }), "sensor"),
+	gauge("temperature_celsius", "Temperature by sensor: gpu of the chip, memory of its memory; junction, of AMD, of the hottest spot of the chip, which is gpu too on those that have no other.",
+		labelled([]string{"gpu", "junction", "memory"}, func(d *Device) map[string]float64 { return d.Temperature }), "sensor"),
 	gauge("temperature_threshold_celsius", "Temperature of the GPU by type of threshold: max is where clocks are lowered below the base clock, slowdown where the hardware halves them, shutdown where it switches off.",
 		labelled(thresholds[:], func(d *Device) map[string]float64 { return d.Threshold }), "type"),
 	gauge("clock_hertz", "Clock by domain: graphics, sm (streaming multiprocessors), mem (memory), video (encoder and decoder).",
