@@ -104,6 +104,11 @@ func load(path string, more ...func(*loaded, *source.Decoder)) (*loaded, error) 
 	if err != nil {
 		return nil, fmt.Errorf("read configuration (--config.file): %w", err)
 	}
+	return loadText(path, text, more...)
+}
+
+// loadText is load of a file whose text was read.
+func loadText(path string, text []byte, more ...func(*loaded, *source.Decoder)) (*loaded, error) {
 	parsed, err := source.Parse(path, text)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -177,6 +178,32 @@ func TestNativeHistograms(t *testing.T) {
 	} {
 		if got := value(query); got != want {
 			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+}
+
+// TestExporterWithoutConfiguration: the exporter alone starts where there is no file, with the defaults; a file that was asked for, or that
+// another role needs, has to be there.
+func TestExporterWithoutConfiguration(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "flyball.yml")
+	for _, tt := range []struct {
+		name  string
+		roles []string
+		given bool
+		fails bool
+	}{
+		{"the exporter", []string{roleExporter}, false, false},
+		{"a file that was asked for", []string{roleExporter}, true, true},
+		{"all", []string{roleAll}, false, true},
+		{"the exporter and the proxy", []string{roleExporter, roleBatchproxy}, false, true},
+	} {
+		o := runOptions{configFile: missing, configGiven: tt.given, roles: tt.roles, log: slog.New(slog.DiscardHandler)}
+		l, err := o.load(nil)
+		if (err != nil) != tt.fails {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if !tt.fails && !reflect.DeepEqual(l.Exporter, exporter.DefaultConfig()) {
+			t.Errorf("%s: %+v", tt.name, l.Exporter)
 		}
 	}
 }

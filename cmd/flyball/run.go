@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -36,6 +37,7 @@ const (
 
 type runOptions struct {
 	configFile   string
+	configGiven  bool           // by a flag
 	compat       string         // under whose names the GPUs are served too; "": as the configuration says
 	autoReload   model.Duration // how often the files are looked at for changes; 0: never
 	storagePath  string
@@ -62,7 +64,7 @@ type runOptions struct {
 func runCommand(app *kingpin.Application, stdout, stderr io.Writer) command {
 	c := app.Command("run", "Run until Ctrl-C or SIGTERM: measure, batch, decide and, where it is enabled, act.")
 	var o runOptions
-	c.Flag("config.file", "The configuration file.").Default("flyball.yml").StringVar(&o.configFile)
+	c.Flag("config.file", "The configuration file. The exporter alone (--role=exporter) needs none: flyball.yml is read then where it is there.").Default("flyball.yml").IsSetByUser(&o.configGiven).StringVar(&o.configFile)
 	c.Flag("config.auto-reload-interval", "How often the configuration and the rule files that it names, new ones included, are looked at for changes and reloaded, as SIGHUP does it. What was refused is tried again when it has changed. 0s: never.").Default("0s").SetValue(&o.autoReload)
 	c.Flag("storage.path", "Where samples and decisions are kept, instead of storage.path in the configuration.").StringVar(&o.storagePath)
 	c.Flag("role", "What this process does: all, exporter, batchproxy or rules; repeatable.").Default(roleAll).EnumsVar(&o.roles, roleAll, roleExporter, roleBatchproxy, roleRules)
@@ -166,7 +168,14 @@ func (o *runOptions) run(ctx context.Context) error {
 func (o *runOptions) load(running *loaded) (*loaded, error) {
 	var l *loaded
 	summed, err := steady(func() string { return fingerprint(o.configFile) }, func() (err error) {
-		l, err = load(o.configFile, func(l *loaded, d *source.Decoder) {
+		text, err := source.Read(o.configFile)
+		if errors.Is(err, fs.ErrNotExist) && !o.configGiven && slices.Equal(o.roles, []string{roleExporter}) {
+			text, err = []byte("{}"), nil // as other exporters, it does what it does without a file
+		}
+		if err != nil {
+			return fmt.Errorf("read configuration (--config.file): %w", err)
+		}
+		l, err = loadText(o.configFile, text, func(l *loaded, d *source.Decoder) {
 			if o.storagePath != "" {
 				l.Storage.Path = o.storagePath
 			}
