@@ -161,6 +161,9 @@ func (o ProbeOptions) once(ctx context.Context, p *Probed, skip []int) (*ProbedG
 	doing, timeout := "nvmlInit", o.StartTimeout
 	var now *ProbedGPU // the one that is asked
 	for {
+		if doing == attachCall { // which initialises a GPU where the persistence daemon does not run
+			timeout = max(o.Timeout, attachTime)
+		}
 		timer := time.NewTimer(timeout)
 		select {
 		case step, more := <-steps:
@@ -192,6 +195,7 @@ func (o ProbeOptions) once(ctx context.Context, p *Probed, skip []int) (*ProbedG
 					return nil, errors.New(p.Error)
 				}
 				timeout = o.Timeout
+				doing = "nvmlDeviceGetCount"
 			case stepEnd:
 				return nil, nil
 			default:
@@ -200,7 +204,7 @@ func (o ProbeOptions) once(ctx context.Context, p *Probed, skip []int) (*ProbedG
 				}
 				now = &p.GPUs[step.Index]
 				now.take(step)
-				doing = cmp.Or(step.Name, "nvmlDeviceGetHandleByIndex")
+				doing, timeout = cmp.Or(step.Name, attachCall), o.Timeout
 			}
 		case <-timer.C:
 			return now, fmt.Errorf("%s hangs: no answer within %s", doing, timeout)
@@ -210,6 +214,9 @@ func (o ProbeOptions) once(ctx context.Context, p *Probed, skip []int) (*ProbedG
 		}
 	}
 }
+
+// attachCall is the first call of a GPU.
+const attachCall = "nvmlDeviceGetHandleByIndex"
 
 // maxProbed bounds what a driver that has lost its mind says of how many GPUs there are.
 const maxProbed = 256

@@ -34,7 +34,7 @@ func TestProbe(t *testing.T) {
 		{name: "hang", mode: "hang", library: library, gpus: []string{" hangs: no answer within 1s", " hangs: no answer within 1s"}},
 		{name: "one hangs", mode: "hang 0", library: library, gpus: []string{" hangs: no answer within 1s", ""}},
 		{name: "the other hangs", mode: "hang 1", library: library, gpus: []string{"", " hangs: no answer within 1s"}},
-		{name: "one does not even tell its UUID", mode: "freeze 1", library: library, gpus: []string{"", "nvmlDeviceGetHandleByIndex hangs: no answer within 1s"}},
+		{name: "one does not even tell its UUID", mode: "freeze 1", library: library, gpus: []string{"", "nvmlDeviceGetHandleByIndex hangs: no answer within 5s"}},
 		{name: "crash", mode: "crash", library: library, gpus: []string{" ended the process that made the call: exit status 2: SIGABRT", " ended the process that made the call"}},
 		{name: "symbol missing that no driver lacks", mode: "normal", library: broken, gpus: []string{"nvmlDeviceGetHandleByIndex ended the process that made the call: exit status 127", "exit status 127"}, missing: "nvmlDeviceGetHandleByIndex"},
 		{name: "no GPU", mode: "empty", library: library},
