@@ -239,8 +239,14 @@ func TestClosedLoopThroughTheProxy(t *testing.T) {
 		}
 		clients.Wait()
 		last := d.batches[len(d.batches)/2 : len(d.batches)-10]
-		if slices.Min(last) != 8 || slices.Max(last) != 8 {
-			t.Errorf("the later batches: %v, want all eight in each", last)
+		others := 0
+		for _, rows := range last {
+			if rows != 8 {
+				others++
+			}
+		}
+		if slices.Max(last) != 8 || others > probeRun { // of one trial of whether batching pays
+			t.Errorf("the later batches: %v, want all eight in each but for a trial of %d", last, probeRun)
 		}
 		// 8 in 10 ms and 0.45 ms until the last is back.
 		if got := float64(answered.Load()) / 4; got < 0.97*8/0.01045 {

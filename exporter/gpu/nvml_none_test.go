@@ -12,7 +12,7 @@ func TestWithoutBinding(t *testing.T) {
 	t.Setenv(libraryVariable, "")
 	stand := newSMI(t, "h100-590.48.01.csv", another)
 	lines, logger := newLog()
-	c := New(Options{NvidiaSMI: stand.path, Logger: logger, Interval: time.Hour})
+	c := New(Options{NvidiaSMI: stand.path, Processes: true, Logger: logger, Interval: time.Hour})
 	run(t, c)
 	lines.await(t, "backend=nvidia-smi from="+stand.path+` instead_of="`+unbound()+`"`)
 	lines.await(t, "gpus=2 backend=nvidia-smi")

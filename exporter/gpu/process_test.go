@@ -18,7 +18,9 @@ func scriptCollector(t *testing.T, s script, opts Options) (*Collector, logLines
 	t.Helper()
 	lines, logger := newLog()
 	opts.Worker, opts.Logger = s.argv(t), logger
-	return New(opts), lines
+	c := New(opts)
+	c.unbound, c.backends.ways[0].unbound = "", "" // what follows a script needs no binding
+	return c, lines
 }
 
 // upAndPower returns what a page says of each GPU: up, and the power where it has one.
