@@ -99,12 +99,12 @@ type loaded struct {
 
 // load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them; more
 // finds further ones.
-func load(path string, more ...func(*loaded, *source.Decoder)) (*loaded, error) {
+func load(path string) (*loaded, error) {
 	text, err := source.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration (--config.file): %w", err)
 	}
-	return loadText(path, text, more...)
+	return loadText(path, text)
 }
 
 // loadText is load of a file whose text was read.
