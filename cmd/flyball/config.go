@@ -97,8 +97,7 @@ type loaded struct {
 	sim      *gpu.Sim // what GPUs are simulated by; nil where they are not
 }
 
-// load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them; more
-// finds further ones.
+// load reads a configuration file and its rule files. The error is a source.Errors with every fault of all of them.
 func load(path string) (*loaded, error) {
 	text, err := source.Read(path)
 	if err != nil {
@@ -107,7 +106,7 @@ func load(path string) (*loaded, error) {
 	return loadText(path, text)
 }
 
-// loadText is load of a file whose text was read.
+// loadText is load of a file whose text was read; more finds further faults.
 func loadText(path string, text []byte, more ...func(*loaded, *source.Decoder)) (*loaded, error) {
 	parsed, err := source.Parse(path, text)
 	if err != nil {
