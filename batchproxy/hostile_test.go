@@ -83,9 +83,7 @@ func testBrokenBodies(t *testing.T) {
 			})
 		}
 	}
-	if n := p.buffers.held.Load(); n != 0 {
-		t.Errorf("%d bytes are still held", n)
-	}
+	until(t, "all bytes are given back", func() bool { return p.buffers.held.Load() == 0 })
 }
 
 // A client that closes its side of the connection has gone, as far as the server can know. It must not read 200.
