@@ -12,16 +12,18 @@ import (
 
 // GPU is how the GPUs are read.
 type GPU struct {
-	Backend      string         `yaml:"backend"`       // auto, nvml, nvidia-smi, amdgpu, sim or none
-	Library      string         `yaml:"library"`       // the file of libnvidia-ml.so.1; empty to look where drivers put it
-	Require      bool           `yaml:"require"`       // a machine without a working GPU is an error, not an ordinary machine
-	Interval     model.Duration `yaml:"interval"`      // between two readings
-	SlowInterval model.Duration `yaml:"slow_interval"` // between two readings of what hardly changes, such as error counts and limits; at least interval
-	Timeout      model.Duration `yaml:"timeout"`       // the longest that a reading may take, of which one GPU may take half
-	Processes    bool           `yaml:"processes"`     // read the processes on each GPU too
-	MaxProcesses int            `yaml:"max_processes"` // how many of one GPU have series: those with the most memory
-	IdleWatts    IdleWatts      `yaml:"idle_watts"`    // the power of an idle GPU, which is no pod's
-	Sim          string         `yaml:"sim"`           // the file that describes the GPUs of the backend sim
+	Backend       string         `yaml:"backend"`         // auto, nvml, nvidia-smi, amdgpu, sim or none
+	Library       string         `yaml:"library"`         // the file of libnvidia-ml.so.1; empty to look where drivers put it
+	Require       bool           `yaml:"require"`         // a machine without a working GPU is an error, not an ordinary machine
+	Interval      model.Duration `yaml:"interval"`        // between two readings
+	SlowInterval  model.Duration `yaml:"slow_interval"`   // between two readings of what hardly changes, such as error counts and limits; at least interval
+	Timeout       model.Duration `yaml:"timeout"`         // the longest that a reading may take, of which one GPU may take half
+	NVLinkPerLink bool           `yaml:"nvlink_per_link"` // the bytes over NVLink by link, not their sum
+	Processes     bool           `yaml:"processes"`       // read the processes on each GPU too
+	CallDurations bool           `yaml:"call_durations"`  // measure every call into NVML, and publish how long they take
+	MaxProcesses  int            `yaml:"max_processes"`   // how many of one GPU have series: those with the most memory
+	IdleWatts     IdleWatts      `yaml:"idle_watts"`      // the power of an idle GPU, which is no pod's
+	Sim           string         `yaml:"sim"`             // the file that describes the GPUs of the backend sim
 }
 
 // gpuBackends are the values of gpu.backend.

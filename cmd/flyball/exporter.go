@@ -19,6 +19,7 @@ type exporterOptions struct {
 	disableDefaults bool
 	host            exporter.Host
 	textfiles       string
+	gpu             [len(gpuFlags)]collectorFlag
 	maxRequests     int
 	timeoutOffset   time.Duration
 	disableOwn      bool // go_* and process_*
@@ -28,6 +29,15 @@ type exporterOptions struct {
 type collectorFlag struct {
 	name      string
 	on, given bool
+}
+
+// gpuFlags are the flags of what the collector gpu reads only where it is asked to.
+var gpuFlags = [...]struct {
+	name, key, help string
+	of              func(*exporter.GPU) *bool
+}{
+	{"nvlink.per-link", "nvlink_per_link", "Publish the bytes over NVLink by link in place of their sum", func(c *exporter.GPU) *bool { return &c.NVLinkPerLink }},
+	{"gpu.call-durations", "call_durations", "Measure every call into NVML and publish how long they take", func(c *exporter.GPU) *bool { return &c.CallDurations }},
 }
 
 // add adds the flags to a command.
@@ -40,6 +50,10 @@ func (o *exporterOptions) add(c *kingpin.CmdClause) {
 		c.Flag("collector."+name, "Run the collector "+name+", or with --no- do not, whatever exporter.collectors."+name+" in the configuration says.").IsSetByUser(&f.given).BoolVar(&f.on)
 	}
 	c.Flag("collector.disable-defaults", "Run no collector but those that a flag or exporter.collectors in the configuration switches on.").BoolVar(&o.disableDefaults)
+	for i, f := range gpuFlags {
+		o.gpu[i].name = f.name
+		c.Flag("collector."+f.name, f.help+", or with --no- do not, whatever exporter.gpu."+f.key+" in the configuration says.").IsSetByUser(&o.gpu[i].given).BoolVar(&o.gpu[i].on)
+	}
 	c.Flag("collector.textfile.directory", "The directory whose files *.prom are published, instead of exporter.textfile.directory in the configuration.").PlaceHolder("DIR").StringVar(&o.textfiles)
 	c.Flag("path.procfs", "Where procfs is mounted, instead of exporter.host.procfs in the configuration; in a container, the machine's.").PlaceHolder("DIR").StringVar(&o.host.ProcFS)
 	c.Flag("path.sysfs", "Where sysfs is mounted, instead of exporter.host.sysfs in the configuration.").PlaceHolder("DIR").StringVar(&o.host.SysFS)
@@ -80,6 +94,11 @@ func (o *exporterOptions) apply(c *exporter.Config, d *source.Decoder) {
 			}
 		}
 	})
+	for i, f := range gpuFlags {
+		if o.gpu[i].given {
+			*f.of(&c.GPU) = o.gpu[i].on
+		}
+	}
 	for _, path := range []struct {
 		given string
 		to    *string

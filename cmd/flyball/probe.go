@@ -112,7 +112,7 @@ func (o *probeOptions) run(ctx context.Context, stdout io.Writer) error {
 		start = min(o.timeout, 5*o.call) // what hangs is known by now
 	}
 	o.read(ctx, &r, c, gpu.New(gpu.Options{
-		Worker: []string{self, nvmlCommand}, Backend: c.GPU.Backend, Library: c.GPU.Library, Sim: sim, Require: true, Timeout: o.call, StartTimeout: start,
+		Worker: []string{self, nvmlCommand}, Backend: c.GPU.Backend, Library: c.GPU.Library, Sim: sim, Require: true, NVLinkPerLink: c.GPU.NVLinkPerLink, CallDurations: c.GPU.CallDurations, ProcPath: c.Host.ProcFS, SysPath: c.Host.SysFS, Timeout: o.call, StartTimeout: start,
 		Interval: 500 * time.Millisecond, // for what is measured between two readings
 	}))
 	if o.output == "json" {

@@ -42,7 +42,7 @@ func (s sensors) run(ctx context.Context) error {
 
 // newPods makes the collector of the pods on these GPUs; gpus is nil where none are read.
 func newPods(c exporter.Config, gpus *gpu.Collector, log *slog.Logger) *pods.Collector {
-	o := pods.Options{Socket: c.Kubernetes.PodResourcesSocket, IdleWatts: c.GPU.IdleWatts.Watts, Logger: log}
+	o := pods.Options{ProcPath: c.Host.ProcFS, Socket: c.Kubernetes.PodResourcesSocket, IdleWatts: c.GPU.IdleWatts.Watts, Logger: log}
 	if gpus != nil {
 		o.Snapshot = gpus.Snapshot
 	}

@@ -72,7 +72,11 @@ type totals struct {
 	energy                            accumulator
 	pcieTransmitted, pcieReceived     accumulator
 	nvlinkTransmitted, nvlinkReceived accumulator
+	links                             []linkTotals // of NVLink, where those of each are read
 }
+
+// linkTotals are the counters of one link.
+type linkTotals struct{ transmitted, received accumulator }
 
 func newTotals() totals {
 	pcie := accumulator{rate: maxPCIe, wraps: true}
@@ -88,6 +92,9 @@ func newTotals() totals {
 func (t *totals) reload() {
 	for _, a := range []*accumulator{&t.energy, &t.pcieTransmitted, &t.pcieReceived, &t.nvlinkTransmitted, &t.nvlinkReceived} {
 		a.reloaded = true
+	}
+	for i := range t.links {
+		t.links[i].transmitted.reloaded, t.links[i].received.reloaded = true, true
 	}
 }
 
@@ -107,8 +114,25 @@ func (t *totals) apply(d *Device, at time.Time) {
 		l := *d.NVLink
 		l.Transmitted = t.nvlinkTransmitted.bytes(l.Transmitted, at)
 		l.Received = t.nvlinkReceived.bytes(l.Received, at)
+		l.Links = t.applyLinks(l.Links, at)
 		d.NVLink = &l
 	}
+}
+
+// applyLinks returns the counters of each link.
+func (t *totals) applyLinks(raw []NVLinkBytes, at time.Time) []NVLinkBytes {
+	if raw == nil {
+		return nil
+	}
+	for len(t.links) < len(raw) {
+		one := accumulator{rate: maxNVLink}
+		t.links = append(t.links, linkTotals{one, one})
+	}
+	list := make([]NVLinkBytes, len(raw))
+	for i, l := range raw {
+		list[i] = NVLinkBytes{t.links[i].transmitted.bytes(l.Transmitted, at), t.links[i].received.bytes(l.Received, at)}
+	}
+	return list
 }
 
 // bytes is add for what may not be there.

@@ -51,6 +51,46 @@ func TestAccumulator(t *testing.T) {
 	}
 }
 
+// TestLinkTotals: each link has a counter of its own, also where there are more than before, or one is not told for a while.
+func TestLinkTotals(t *testing.T) {
+	at, totals := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), newTotals()
+	links := func(values ...int) (list []NVLinkBytes) {
+		for _, v := range values {
+			if v < 0 {
+				list = append(list, NVLinkBytes{})
+				continue
+			}
+			list = append(list, NVLinkBytes{new(uint64(v)), new(uint64(2 * v))})
+		}
+		return list
+	}
+	for i, tt := range []struct {
+		raw, want []NVLinkBytes
+		reload    bool
+	}{
+		{links(5, 100), links(0, 0), false},
+		{links(6, 103), links(1, 3), false},
+		{links(7, -1, 40), links(2, -1, 0), false},
+		{links(8, 110, 41), links(3, 10, 1), false},
+		{links(2, 0, 0), links(5, 10, 1), true},
+		{nil, nil, false},
+		{links(3, 1, 1), links(6, 11, 2), false},
+	} {
+		if at = at.Add(time.Second); tt.reload {
+			totals.reload()
+		}
+		d := Device{NVLink: &NVLink{Links: tt.raw}}
+		raw := d.NVLink
+		totals.apply(&d, at)
+		if diff := cmp.Diff(&NVLink{Links: tt.want}, d.NVLink); diff != "" {
+			t.Errorf("reading %d (-want +got):\n%s", i, diff)
+		}
+		if diff := cmp.Diff(&NVLink{Links: tt.raw}, raw); diff != "" {
+			t.Errorf("reading %d: what was read is changed (-want +got):\n%s", i, diff)
+		}
+	}
+}
+
 // FuzzAccumulator: whatever is read, the counter never goes back and never gains more than a GPU can do.
 func FuzzAccumulator(f *testing.F) {
 	f.Add(uint64(1<<32-1), uint64(5), uint64(7), int64(5e9), true)

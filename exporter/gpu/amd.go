@@ -29,7 +29,7 @@ var amdCard = regexp.MustCompile(`^card(\d+)$`)
 // amdVendor is AMD's number among those who make PCI devices.
 const amdVendor = "0x1002"
 
-func (a amd) read(ctx context.Context) (readings, error) {
+func (a amd) read(ctx context.Context, _ tiers) (readings, error) {
 	sys := cmp.Or(a.sys, "/sys")
 	drm := filepath.Join(sys, "class", "drm")
 	entries, err := os.ReadDir(drm)

@@ -43,7 +43,7 @@ func TestAMD(t *testing.T) {
 			run(t, c)
 			lines.await(t, "backend=amdgpu")
 			lines.await(t, "reading GPUs")
-			read, err := amd{sys: sys}.read(t.Context())
+			read, err := amd{sys: sys}.read(t.Context(), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +55,7 @@ func TestAMD(t *testing.T) {
 
 func TestAMDAbsent(t *testing.T) {
 	dir := t.TempDir()
-	_, err := amd{sys: dir}.read(t.Context())
+	_, err := amd{sys: dir}.read(t.Context(), 0)
 	if absent, ok := errors.AsType[*absentError](err); !ok || !strings.HasSuffix(absent.tried[0], "drm: there is none") {
 		t.Errorf("read: %v, want that there is no directory", err)
 	}
@@ -63,7 +63,7 @@ func TestAMDAbsent(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(sys, "class/drm/card0/device/uevent"), []byte("DRIVER=vfio-pci\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err = amd{sys: sys}.read(t.Context())
+	_, err = amd{sys: sys}.read(t.Context(), 0)
 	if absent, ok := errors.AsType[*absentError](err); !ok || !strings.Contains(absent.tried[0], "no GPU of the driver amdgpu") {
 		t.Errorf("read: %v, want that there is no GPU", err)
 	}
@@ -87,7 +87,7 @@ func TestAMDWithoutEdge(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := amd{sys: sys}.read(t.Context())
+	got, err := amd{sys: sys}.read(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func TestAMDUnreadable(t *testing.T) {
 	if err := os.Mkdir(path, 0o755); err != nil { // reading it is an error of its own kind (EISDIR)
 		t.Fatal(err)
 	}
-	got, err := amd{sys: sys}.read(t.Context())
+	got, err := amd{sys: sys}.read(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

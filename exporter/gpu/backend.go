@@ -41,13 +41,17 @@ var (
 
 // backend is a way to read GPUs without a worker.
 type backend interface {
-	// read returns the GPUs that are there now. The error is an *absentError where this machine has none that are read this
+	// read returns the GPUs that are there now, each with all that is known of it. want says what is to be read anew that is
+	// dear, of tierProcesses; what was read before holds where it is not wanted. The error is an *absentError where this machine has none that are read this
 	// way. It should return once ctx is done, and is called by one goroutine at a time.
-	read(ctx context.Context) (readings, error)
+	read(ctx context.Context, want tiers) (readings, error)
 }
 
 // extras are what to read beside the GPUs themselves.
-type extras struct{ processes bool }
+type extras struct {
+	processes bool
+	links     bool // the bytes of each link of NVLink, not those of all
+}
 
 // readings is what a backend read at one moment.
 type readings struct {
@@ -73,10 +77,21 @@ type way struct {
 	start   func() (worker, error)
 }
 
+// words is how the log calls it.
+func (w way) words() string {
+	switch w.name {
+	case BackendNVML:
+		return "NVML"
+	case BackendAMDGPU:
+		return "AMD's driver"
+	}
+	return w.name
+}
+
 // newBackends returns the ways of opts. What they keep from poll to poll is theirs for good.
 func newBackends(opts Options, nvml func() (worker, error)) *backends {
 	b := &backends{logger: opts.Logger}
-	asked := extras{processes: opts.Processes}
+	asked := extras{processes: opts.Processes, links: opts.NVLinkPerLink}
 	from := func(name string, s backend) way {
 		r := &reader{name: name, backend: s}
 		return way{name: name, start: func() (worker, error) { return readerWorker{r}, nil }}
@@ -164,10 +179,11 @@ func (s *search) poll(ctx context.Context, req request, timeout time.Duration) (
 		return rep, err
 	}
 	var absent reply
-	var tried, instead []string
+	var looked, tried, instead []string
 	for _, w := range s.ways {
 		if w.unbound != "" {
 			tried, instead = append(tried, w.unbound), append(instead, w.unbound)
+			looked = append(looked, w.words()+" (not in this build)")
 			continue
 		}
 		worker, err := w.start()
@@ -185,7 +201,7 @@ func (s *search) poll(ctx context.Context, req request, timeout time.Duration) (
 		}
 		s.leave(worker)
 		absent = rep
-		tried = append(tried, rep.Tried...)
+		looked, tried = append(looked, w.words()), append(tried, rep.Tried...)
 		instead = append(instead, w.name+": "+rep.Error)
 	}
 	s.choose(BackendNone, "", nil)
@@ -195,36 +211,39 @@ func (s *search) poll(ctx context.Context, req request, timeout time.Duration) (
 	case len(s.ways) > 1:
 		absent = reply{Seq: req.Seq, State: stateAbsent, Error: "no driver of NVIDIA's or AMD's"}
 	}
-	absent.Tried = tried
+	absent.Looked, absent.Tried = looked, tried
 	return absent, nil
 }
 
 // leave ends a worker that is of no use.
 func (s *search) leave(w worker) {
-	gone := w.kill()
-	select {
-	case <-gone:
-	default:
+	if gone := w.kill(); !ended(gone) {
 		s.left = append(s.left, gone)
 	}
 }
 
-// kill ends the worker. The channel is closed once nothing is left of any.
+// kill ends the worker. The channel is closed once nothing is left of any, those by ways that found nothing too.
 func (s *search) kill() <-chan struct{} {
 	if s.worker != nil {
 		s.leave(s.worker)
 		s.worker = nil
 	}
-	for _, gone := range s.left {
-		select {
-		case <-gone:
-		default:
-			return gone // rarely more than one
-		}
+	left := slices.DeleteFunc(s.left, ended)
+	if s.left = nil; len(left) == 1 {
+		return left[0]
 	}
-	none := make(chan struct{})
-	close(none)
-	return none
+	all := make(chan struct{})
+	if len(left) == 0 {
+		close(all)
+		return all
+	}
+	go func() { // as long as the last of them is stuck
+		defer close(all)
+		for _, gone := range left {
+			<-gone
+		}
+	}()
+	return all
 }
 
 // reader reads a backend within a time, and never twice at once: a reading that hangs is left behind, and there is no other
@@ -240,7 +259,7 @@ type reader struct {
 
 // poll reads once, at most for timeout. The error wraps errTimeout where that is not enough, or an earlier reading still
 // has not ended.
-func (r *reader) poll(ctx context.Context, timeout time.Duration) (readings, error) {
+func (r *reader) poll(ctx context.Context, want tiers, timeout time.Duration) (readings, error) {
 	type result struct {
 		readings readings
 		err      error
@@ -263,7 +282,7 @@ func (r *reader) poll(ctx context.Context, timeout time.Duration) (readings, err
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	results := make(chan result, 1)
 	go func() { // ends when the backend lets go: a process that cannot be killed, or a file that is not answered, may not for long
-		got, err := r.backend.read(bounded)
+		got, err := r.backend.read(bounded, want)
 		cancel()
 		close(busy) // before anybody learns of the result, who may ask again
 		results <- result{got, err}
@@ -302,7 +321,7 @@ func (r *reader) ended() <-chan struct{} {
 type readerWorker struct{ reader *reader }
 
 func (w readerWorker) poll(ctx context.Context, req request, timeout time.Duration) (reply, error) {
-	got, err := w.reader.poll(ctx, timeout)
+	got, err := w.reader.poll(ctx, req.Want, timeout)
 	rep := reply{Seq: req.Seq, State: stateOK, Driver: got.Driver, CUDA: got.CUDA, From: got.From, Devices: got.Devices}
 	if absent, ok := errors.AsType[*absentError](err); ok {
 		return reply{Seq: req.Seq, State: stateAbsent, Error: absent.Error(), Tried: absent.tried}, nil

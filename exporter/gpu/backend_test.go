@@ -20,7 +20,7 @@ type stubborn struct {
 	let   chan struct{}
 }
 
-func (s *stubborn) read(context.Context) (readings, error) {
+func (s *stubborn) read(context.Context, tiers) (readings, error) {
 	s.begun.Add(1)
 	<-s.let
 	return readings{Devices: gpus(0).Devices}, nil
@@ -76,6 +76,7 @@ func TestAuto(t *testing.T) {
 		log      string
 		err      string
 		tried    int
+		looked   string
 	}{
 		{name: "NVML", nvml: answers(gpus(0), nil), smi: true, amd: true, backend: BackendNVML},
 		{
@@ -90,11 +91,11 @@ func TestAuto(t *testing.T) {
 			name: "AMD", nvml: answers(nothing, nil), amd: true, backend: BackendAMDGPU,
 			log: `instead_of="nvml: no NVIDIA driver; nvidia-smi: no NVIDIA driver"`,
 		},
-		{name: "none", nvml: answers(nothing, nil), backend: BackendNone, tried: 3 + len(smiPlaces)},
+		{name: "none", nvml: answers(nothing, nil), backend: BackendNone, tried: 3 + len(smiPlaces), looked: "NVML, nvidia-smi, AMD's driver"},
 		{name: "NVML hangs", nvml: answers(reply{}, errTimeout), smi: true, err: "no answer"},
 		{name: "NVML fails", nvml: answers(reply{State: stateFailed, Error: "broken"}, nil), smi: true, err: "broken"},
 		{name: "NVML finds no GPU", nvml: answers(gpus(), nil), smi: true},
-		{name: "a library is asked for", opts: Options{Library: "/lib.so"}, nvml: answers(nothing, nil), smi: true, backend: BackendNone, tried: 1},
+		{name: "a library is asked for", opts: Options{Library: "/lib.so"}, nvml: answers(nothing, nil), smi: true, backend: BackendNone, tried: 1, looked: "NVML"},
 		{name: "not to be read", opts: Options{Backend: BackendNone}, nvml: answers(gpus(0), nil), smi: true, backend: BackendNone, tried: 1},
 		{name: "AMD alone", opts: Options{Backend: BackendAMDGPU}, nvml: answers(gpus(0), nil), smi: true, amd: true, backend: BackendAMDGPU, log: "backend=amdgpu"},
 	} {
@@ -140,6 +141,9 @@ func TestAuto(t *testing.T) {
 			if (rep.State == stateAbsent) != (tt.backend == BackendNone) || len(rep.Tried) != tt.tried {
 				t.Errorf("reply: %+v", rep)
 			}
+			if tt.looked != strings.Join(rep.Looked, ", ") {
+				t.Errorf("looked for %q, want %q", rep.Looked, tt.looked)
+			}
 			if tt.log != "" {
 				lines.await(t, tt.log)
 			}
@@ -155,6 +159,37 @@ func TestAuto(t *testing.T) {
 			case <-w.kill():
 			case <-time.After(time.Minute):
 				t.Error("something is left")
+			}
+		})
+	}
+}
+
+// TestSearchEndsWithAll: what is left of several workers has ended when the last of them has.
+func TestSearchEndsWithAll(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &search{backends: newBackends(Options{Backend: BackendNone}, nil)}
+			var stuck []chan struct{}
+			for range n {
+				gone := make(chan struct{})
+				stuck = append(stuck, gone)
+				s.leave(&fakeWorker{stuck: true, gone: gone})
+			}
+			begin := time.Now()
+			gone := s.kill()
+			if took := time.Since(begin); took != 0 {
+				t.Errorf("%d stuck: to kill it took %s", n, took)
+			}
+			for i, one := range stuck {
+				synctest.Wait()
+				if ended(gone) {
+					t.Errorf("%d stuck: it counts as ended when %d have", n, i)
+				}
+				close(one)
+			}
+			synctest.Wait()
+			if !ended(gone) {
+				t.Errorf("%d stuck: it does not count as ended when all have", n)
 			}
 		})
 	}

@@ -37,6 +37,7 @@ type child struct {
 
 // limits are how long a worker may take for one step of a poll; the zero value sets none, and only the whole poll has one.
 type limits struct {
+	open   time.Duration // to open the library, where that is longer than start
 	start  time.Duration // to open the library; to get hold of a GPU too, where the request is patient
 	attach time.Duration // to get hold of a GPU for the first time: without the persistence daemon, that initialises it
 	gpu    time.Duration // to read a GPU
@@ -164,12 +165,14 @@ func (c *child) exchange(ctx context.Context, req request, timeout time.Duration
 	if _, err := c.stdin.Write(append(line, '\n')); err != nil {
 		return c.ended(nil, err)
 	}
+	limit := c.limits.gpu // of the step
+	starting := !c.opened
+	if starting {
+		limit = max(c.limits.start, c.limits.open)
+		timeout = max(timeout, limit)
+	}
 	whole := time.NewTimer(timeout)
 	defer whole.Stop()
-	limit := c.limits.gpu // of the step
-	if !c.opened {
-		limit = c.limits.start
-	}
 	step := time.NewTimer(limit)
 	defer step.Stop()
 	var at *place // the GPU that is being read
@@ -201,15 +204,26 @@ func (c *child) exchange(ctx context.Context, req request, timeout time.Duration
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		if starting && c.count > 0 && c.limits.gpu != 0 {
+			// Each GPU may take what it may, one after another: a start that goes on is none that hangs.
+			starting = false
+			timeout += time.Duration(c.count) * (c.attachLimit(req) + c.limits.gpu)
+			whole.Reset(timeout)
+		}
 		limit = c.limits.gpu
 		if at != nil && !c.reached[at.index] {
-			limit = c.limits.attach
-			if req.patient {
-				limit = c.limits.start
-			}
+			limit = c.attachLimit(req)
 		}
 		step.Reset(limit)
 	}
+}
+
+// attachLimit is how long it may take to get hold of a GPU for the first time.
+func (c *child) attachLimit(req request) time.Duration {
+	if req.patient {
+		return c.limits.start
+	}
+	return c.limits.attach
 }
 
 // receive takes in what came from the worker, nothing more where ok is false, and reports whether it was the last of a poll.
@@ -255,7 +269,7 @@ func (c *child) take(f frame, rep *reply, at **place) (done bool, err error) {
 		}
 		rep.Skipped = append(rep.Skipped, Device{Index: f.Index, UUID: f.UUID, PCIBusID: f.PCIBusID})
 	case kindEnd:
-		rep.State, rep.Missing, rep.Watching = stateOK, f.Missing, f.Watching
+		rep.State, rep.Missing, rep.Watching, rep.Calls = stateOK, f.Missing, f.Watching, f.Calls
 		for uuid := range c.devices { // those that left
 			if !slices.ContainsFunc(rep.Devices, func(d Device) bool { return d.UUID == uuid && d.Error == "" }) {
 				delete(c.devices, uuid)
@@ -263,7 +277,7 @@ func (c *child) take(f frame, rep *reply, at **place) (done bool, err error) {
 		}
 		return true, nil
 	case kindError:
-		rep.State, rep.Error, rep.Tried, rep.Gone, rep.Library = f.State, f.Error, f.Tried, f.Gone, f.Library
+		rep.State, rep.Error, rep.Tried, rep.Gone, rep.Mismatch, rep.Library, rep.Calls = f.State, f.Error, f.Tried, f.Gone, f.Mismatch, f.Library, f.Calls
 		return true, nil
 	}
 	return false, nil

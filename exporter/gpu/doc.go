@@ -24,7 +24,11 @@
 // A worker in a system call that cannot be interrupted cannot be killed either. It is left behind; a GPU that one is stuck
 // on is not tried again before it has ended, and once three are stuck that read no GPU at all, no more are started.
 //
-// The library is opened anew by another worker when the driver was unloaded or replaced. GPUs are enumerated at every poll
+// A start may take long: without the persistence daemon NVML initialises each GPU when it is first opened, which takes seconds for
+// each. A worker that starts hangs where nothing comes from it for Options.StartTimeout, not where all GPUs together take longer.
+//
+// The library is opened anew by another worker when the driver was unloaded or replaced. Where the driver was upgraded and its old
+// kernel module is still loaded, no worker can open it; that counts as driver_reload too, and the log says once what to do. GPUs are enumerated at every poll
 // and known by UUID; their index is that of the last poll.
 //
 // # How often
@@ -63,12 +67,19 @@
 //	processes      process_memory_bytes process_sm_utilization_ratio process_dropped
 //	health         health unhealthy_reason xid_errors_total xid_last_timestamp_seconds
 //	the reading    collect_errors_total backend_info flyball_gpus flyball_nvml_worker_up flyball_nvml_worker_restarts_total
-//	               flyball_nvml_symbol_missing
+//	               flyball_nvml_symbol_missing flyball_nvml_call_duration_seconds
 //
 // utilization_ratio tells that a kernel ran, not that the GPU was full: where there is sm_active_ratio (Hopper and later),
 // that is the better measure. Activity is that between two readings, so there is none at the first, and a slow reading of an
 // instance of MIG has the mean over the time since the one before. Processes are read only where asked for: the call is the
 // dearest of all, and their series come and go; those with the most memory have series, Options.MaxProcesses of a GPU.
+//
+// Two more are read only where asked for. With Options.NVLinkPerLink the bytes over NVLink have the number of each link in the label
+// link, not all, for GPUs and drivers that count them so; the others keep all. No GPU has both, so sum by (uuid) counts each byte
+// once either way. A link that is down has none, and its counter goes on when it is up again. That is up to 36 series in each
+// direction for a GPU. With Options.CallDurations the worker measures each call into NVML, and tells of it with its answer:
+// flyball_nvml_call_duration_seconds, a native histogram with classic buckets beside it, some 11 series for each of about 40 calls.
+// A call that hangs has no duration; flyball_gpu_collect_errors_total tells of it.
 //
 // nvmlDeviceGetPcieThroughput, which blocks for 20 ms, is never called.
 //
@@ -81,7 +92,8 @@
 //
 // # Machines without a GPU
 //
-// Without the library or the driver there is one log line, which says where was looked, and no series; it is looked for
+// Without the library or the driver there is one short log line, which says what was looked for (the places are logged at debug,
+// and flyball probe gpu prints them), and no series; it is looked for
 // again every 30 s, so that a driver may be installed while flyball runs. With Options.Require, Run returns [ErrNoGPU]
 // instead. A library that loads and finds no GPU is a warning and a failed collector: that is what a container with
 // half of the driver mounted looks like.

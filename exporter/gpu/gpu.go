@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ type Options struct {
 	NvidiaSMI string // the command of BackendNvidiaSMI; empty to look for it in $PATH and where drivers put it
 	SysPath   string // where sysfs is mounted, for BackendAMDGPU; empty for /sys
 
+	ProcPath string // where procfs is mounted, for the names of processes; empty for /proc
+
 	Library string       // the file or name of libnvidia-ml.so.1; empty to look where drivers put it
 	Require bool         // Run returns ErrNoGPU on a machine without driver or GPU
 	Logger  *slog.Logger // nil to log nothing
@@ -38,11 +41,16 @@ type Options struct {
 	// Timeout is how long a worker may take to read all GPUs: 2 s by default, of which one GPU may take half. It takes
 	// milliseconds for each; one that is not there after 1 s hangs.
 	Timeout time.Duration
-	// StartTimeout is how long a worker's first answer may take: 30 s by default. Without the persistence daemon NVML
-	// initialises every GPU when it is opened, which takes seconds for each.
+	// StartTimeout is how long a worker may say nothing while it starts: 30 s by default. It has as long to open the library,
+	// or 5 s for each device file /dev/nvidiaN where that is longer, and then for each GPU that it gets hold of. Without the
+	// persistence daemon NVML initialises a GPU then, which takes seconds; 16 of them may take more than a minute together.
 	StartTimeout time.Duration
 	// Retry is how often driver and GPUs are looked for where there are none: every 30 s by default.
 	Retry time.Duration
+	// NVLinkPerLink says to read the bytes over NVLink by link, where GPU and driver count them so, and not their sum.
+	NVLinkPerLink bool
+	// CallDurations says to measure every call into NVML.
+	CallDurations bool
 	// Processes says to read which processes run on the GPUs, every 15 s at most. That takes longest of all, some
 	// milliseconds a GPU.
 	Processes bool
@@ -98,6 +106,7 @@ type Collector struct {
 	path    string // of the library
 	err     error  // why there is no poll since; nil while all is well, and where there is no driver
 	stats   stats
+	calls   *callDurations // nil where they are not asked for
 }
 
 // gpu is a GPU that was seen.
@@ -137,13 +146,23 @@ func New(opts Options) *Collector {
 		if err != nil {
 			return nil, err
 		}
-		w.limits = limits{start: opts.StartTimeout, attach: max(attachTime, opts.Timeout), gpu: opts.Timeout / 2}
+		w.limits = limits{open: openTime(nvidiaDevices), start: opts.StartTimeout, attach: max(attachTime, opts.Timeout), gpu: opts.Timeout / 2}
 		return w, nil
 	})
 	return &Collector{
 		opts: opts, unbound: b.unbound(), hungRetry: hungRetry, start: b.start, backends: b,
 		gpus: map[string]*gpu{}, stats: stats{restarts: map[string]uint64{}},
+		calls: newCallDurations(opts.CallDurations),
 	}
+}
+
+// nvidiaDevices are the device files of NVIDIA's GPUs.
+const nvidiaDevices = "/dev/nvidia[0-9]*"
+
+// openTime is how long NVML may take to open on a machine with these device files: it may initialise every GPU.
+func openTime(devices string) time.Duration {
+	files, _ := filepath.Glob(devices) // the pattern is right
+	return time.Duration(len(files)) * attachTime
 }
 
 // Name returns gpu.
@@ -225,6 +244,7 @@ func (c *Collector) view(now time.Time) (rep *reply, seen []known, stale bool) {
 	rep = &reply{State: stateOK, Driver: c.driver, CUDA: c.cuda, Library: c.path}
 	for uuid, g := range c.gpus {
 		d := g.last
+		d.Taken = g.taken
 		if age := now.Sub(g.taken); g.err != "" {
 			d = g.identity(g.err)
 		} else if age > c.staleAge() {
@@ -404,6 +424,7 @@ func (c *Collector) observe(rep reply) {
 		}
 	}
 	c.stats.miss(rep.Missing...)
+	c.calls.observe(rep.Calls)
 }
 
 // fail notes why there is no new reading; nil where none is to be expected.

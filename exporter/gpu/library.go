@@ -2,6 +2,7 @@ package gpu
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"runtime"
@@ -20,6 +21,13 @@ type library interface {
 	Events(skip ...string) (events, error) // of the GPUs that are there now, but for those that it names as request.Skip does
 	Missing() []string                     // the symbols that were wanted and that the library lacks, sorted
 	Close() error
+}
+
+// opening says which library to open, and how it is used.
+type opening struct {
+	library string     // as Options.Library
+	procfs  string     // where procfs is mounted; empty for /proc
+	calls   *stopwatch // of the calls; nil to take none
 }
 
 // device is what is used of one GPU, in base units.
@@ -128,6 +136,7 @@ var (
 	errUnsupported = errors.New("not supported")
 	errLost        = errors.New("the GPU is lost")
 	errDriverGone  = errors.New("the driver is gone or was replaced")
+	errMismatch    = fmt.Errorf("%w: this library is of another version than the kernel module that is loaded", errDriverGone)
 	errAbsent      = errors.New("no driver")
 )
 

@@ -168,18 +168,10 @@ var deviceFamilies = []*family{
 			return d.PCIe.Width
 		}), "state"),
 
-	counter("nvlink_tx_bytes_total", "Bytes that the GPU sent over NVLink; link is all, as they are summed up.",
-		func(d *Device, e emit) {
-			if d.NVLink != nil && d.NVLink.Transmitted != nil {
-				e(float64(*d.NVLink.Transmitted), "all")
-			}
-		}, "link"),
-	counter("nvlink_rx_bytes_total", "Bytes that the GPU received over NVLink; link is all, as they are summed up.",
-		func(d *Device, e emit) {
-			if d.NVLink != nil && d.NVLink.Received != nil {
-				e(float64(*d.NVLink.Received), "all")
-			}
-		}, "link"),
+	counter("nvlink_tx_bytes_total", "Bytes that the GPU sent over NVLink; link is all, as they are summed up, or where asked for the number of each link and never both, so that sum by (uuid) has all of them once.",
+		ofNVLink(func(n *NVLink) *uint64 { return n.Transmitted }, func(l *NVLinkBytes) *uint64 { return l.Transmitted }), "link"),
+	counter("nvlink_rx_bytes_total", "Bytes that the GPU received over NVLink; link is as that of flyball_gpu_nvlink_tx_bytes_total.",
+		ofNVLink(func(n *NVLink) *uint64 { return n.Received }, func(l *NVLinkBytes) *uint64 { return l.Received }), "link"),
 	counter("nvlink_errors_total", "Errors of all links of NVLink by type: crc_flit and crc_data are packets that came damaged, replay those that were sent again, recovery links that had to be set up anew.",
 		labelled(nvlinkErrors[:], func(d *Device) map[string]uint64 {
 			if d.NVLink == nil {
@@ -280,6 +272,23 @@ func ofPCIe(value func(*PCIe) *uint64) func(*Device, emit) {
 			if v := value(d.PCIe); v != nil {
 				e(float64(*v))
 			}
+		}
+	}
+}
+
+// ofNVLink publishes the bytes of each link where they are there, else those of all.
+func ofNVLink(all func(*NVLink) *uint64, one func(*NVLinkBytes) *uint64) func(*Device, emit) {
+	return func(d *Device, e emit) {
+		if d.NVLink == nil {
+			return
+		}
+		for i := range d.NVLink.Links {
+			if v := one(&d.NVLink.Links[i]); v != nil {
+				e(float64(*v), strconv.Itoa(i))
+			}
+		}
+		if v := all(d.NVLink); v != nil && d.NVLink.Links == nil {
+			e(float64(*v), "all")
 		}
 	}
 }

@@ -22,6 +22,8 @@ func unbound() string { return "" }
 // first, but for those that NVML has had from the beginning: init, shutdown, count, handle by index.
 type nvmlLibrary struct {
 	nvml     nvml.Interface
+	calls    *stopwatch          // nil where calls are not measured
+	procfs   string              // empty for /proc
 	samplers map[string]*sampler // of activity, by UUID, with /GI for an instance of MIG
 	seen     map[string]uint64   // by UUID: the driver's time of the last sample of a process's utilisation
 
@@ -31,9 +33,9 @@ type nvmlLibrary struct {
 
 // open loads the first of the candidates that can be loaded and starts NVML. It returns the path that worked. The error
 // is an *absentError where there is no library, or none with a driver behind it.
-func open(asked string) (library, string, error) {
+func open(o opening) (library, string, error) {
 	absent := &absentError{}
-	for _, path := range candidates(asked) {
+	for _, path := range candidates(o.library) {
 		// go-nvml does not say why a library could not be opened; the loader does. A library that opens stays open.
 		probe := dl.New(path, dl.RTLD_LAZY|dl.RTLD_GLOBAL)
 		if err := probe.Open(); err != nil {
@@ -48,9 +50,12 @@ func open(asked string) (library, string, error) {
 				continue
 			}
 		}
-		switch ret := lib.nvml.Init(); ret {
+		lib.calls, lib.procfs = o.calls, o.procfs
+		switch ret := timed(lib, "nvmlInit_v2", lib.nvml.Init); ret {
 		case nvml.SUCCESS:
 			return lib, path, nil
+		case nvml.ERROR_LIB_RM_VERSION_MISMATCH:
+			return nil, path, fmt.Errorf("nvmlInit: %s: %w", lib.text(ret), errMismatch)
 		case nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIBRARY_NOT_FOUND:
 			absent.tried = append(absent.tried, fmt.Sprintf("%s: nvmlInit: %s", path, lib.text(ret)))
 			return nil, path, absent
@@ -91,16 +96,23 @@ func (l *nvmlLibrary) CUDAVersion() (string, error) {
 }
 
 func (l *nvmlLibrary) DeviceCount() (int, error) {
-	n, ret := l.nvml.DeviceGetCount()
-	return n, l.check("nvmlDeviceGetCount", ret)
+	const call = "nvmlDeviceGetCount"
+	n, ret := timedValue(l, call, l.nvml.DeviceGetCount)
+	return n, l.check(call, ret)
 }
 
 func (l *nvmlLibrary) Device(index int) (device, error) {
-	d, ret := l.nvml.DeviceGetHandleByIndex(index)
-	if err := l.check("nvmlDeviceGetHandleByIndex", ret); err != nil {
+	d, err := l.handle(index)
+	if err != nil {
 		return nil, err
 	}
 	return nvmlDevice{library: l, device: d}, nil
+}
+
+func (l *nvmlLibrary) handle(index int) (nvml.Device, error) {
+	const call = "nvmlDeviceGetHandleByIndex"
+	d, ret := timedValue(l, call, func() (nvml.Device, nvml.Return) { return l.nvml.DeviceGetHandleByIndex(index) })
+	return d, l.check(call, ret)
 }
 
 func (l *nvmlLibrary) Missing() []string {
@@ -150,13 +162,29 @@ func (l *nvmlLibrary) hasAll(symbols ...string) error {
 	return nil
 }
 
+// timed makes a call that is known to be there.
+func timed(l *nvmlLibrary, call string, f func() nvml.Return) nvml.Return {
+	began := l.calls.start()
+	ret := f()
+	l.calls.stop(call, began)
+	return ret
+}
+
+// timedValue is timed for a call that returns a value too.
+func timedValue[T any](l *nvmlLibrary, call string, f func() (T, nvml.Return)) (T, nvml.Return) {
+	began := l.calls.start()
+	v, ret := f()
+	l.calls.stop(call, began)
+	return v, ret
+}
+
 // invoke makes a call that returns one value, if the library has it.
 func invoke[T any](l *nvmlLibrary, call string, f func() (T, nvml.Return)) (T, error) {
 	if err := l.has(call); err != nil {
 		var zero T
 		return zero, err
 	}
-	v, ret := f()
+	v, ret := timedValue(l, call, f)
 	return v, l.check(call, ret)
 }
 
@@ -205,7 +233,7 @@ func (d nvmlDevice) PCIBusID() (string, error) {
 	if err := d.library.hasOne(v3, v2, v1); err != nil {
 		return "", err
 	}
-	pci, ret := d.device.GetPciInfo()
+	pci, ret := timedValue(d.library, v1, d.device.GetPciInfo)
 	if err := d.library.check(v1, ret); err != nil {
 		return "", err
 	}
@@ -440,7 +468,7 @@ func (d nvmlDevice) NVLinkUp(link int) (bool, error) {
 	if err := d.library.has(call); err != nil {
 		return false, err
 	}
-	state, ret := d.device.GetNvLinkState(link)
+	state, ret := timedValue(d.library, call, func() (nvml.EnableState, nvml.Return) { return d.device.GetNvLinkState(link) })
 	return state == nvml.FEATURE_ENABLED, d.link(call, link, ret)
 }
 
@@ -449,10 +477,11 @@ func (d nvmlDevice) NVLinkErrors(link int, kind string) (uint64, error) {
 	if err := d.library.has(call); err != nil {
 		return 0, err
 	}
-	n, ret := d.device.GetNvLinkErrorCounter(link, map[string]nvml.NvLinkErrorCounter{
+	counter := map[string]nvml.NvLinkErrorCounter{
 		"crc_flit": nvml.NVLINK_ERROR_DL_CRC_FLIT, "crc_data": nvml.NVLINK_ERROR_DL_CRC_DATA,
 		"replay": nvml.NVLINK_ERROR_DL_REPLAY, "recovery": nvml.NVLINK_ERROR_DL_RECOVERY,
-	}[kind])
+	}[kind]
+	n, ret := timedValue(d.library, call, func() (uint64, nvml.Return) { return d.device.GetNvLinkErrorCounter(link, counter) })
 	return n, d.link(call, link, ret)
 }
 
@@ -474,7 +503,7 @@ func (d nvmlDevice) Fields(fields []field) ([]fieldValue, error) {
 	for i, f := range fields {
 		raw[i].FieldId, raw[i].ScopeId = f.id, f.scope
 	}
-	if err := d.library.check(call, d.device.GetFieldValues(raw)); err != nil {
+	if err := d.library.check(call, timed(d.library, call, func() nvml.Return { return d.device.GetFieldValues(raw) })); err != nil {
 		return nil, err
 	}
 	values := make([]fieldValue, len(fields))

@@ -33,7 +33,7 @@ func (l *nvmlLibrary) Events(skip ...string) (events, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, ret := l.nvml.EventSetCreate()
+	set, ret := timedValue(l, create, l.nvml.EventSetCreate)
 	if err := l.check(create, ret); err != nil {
 		return nil, err
 	}
@@ -44,8 +44,8 @@ func (l *nvmlLibrary) Events(skip ...string) (events, error) {
 		if at.in(skip...) {
 			continue
 		}
-		handle, ret := l.nvml.DeviceGetHandleByIndex(i)
-		if err := l.check("nvmlDeviceGetHandleByIndex", ret); err != nil {
+		handle, err := l.handle(i)
+		if err != nil {
 			faults = append(faults, fmt.Errorf("GPU %d: %w", i, err))
 			continue
 		}
@@ -55,7 +55,7 @@ func (l *nvmlLibrary) Events(skip ...string) (events, error) {
 			continue
 		}
 		if err == nil {
-			err = l.check(register, handle.RegisterEvents(nvml.EventTypeXidCriticalError, set))
+			err = l.check(register, timed(l, register, func() nvml.Return { return handle.RegisterEvents(nvml.EventTypeXidCriticalError, set) }))
 		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("GPU %d: %w", i, err))
@@ -96,5 +96,6 @@ func (e *nvmlEvents) Wait(timeout time.Duration) (event, bool, error) {
 func (e *nvmlEvents) UUIDs() []string { return slices.Sorted(maps.Values(e.uuids)) }
 
 func (e *nvmlEvents) Close() error {
-	return e.library.check("nvmlEventSetFree", e.set.Free())
+	const call = "nvmlEventSetFree"
+	return e.library.check(call, timed(e.library, call, e.set.Free))
 }

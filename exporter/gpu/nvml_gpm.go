@@ -48,7 +48,7 @@ func (d nvmlDevice) activity(key, call string, sample func(nvml.GpmSample) nvml.
 	if now.Sub(s.taken) < gpmInterval {
 		return s.active, s.occupancy, nil
 	}
-	if err := d.library.check(call, sample(s.samples[s.next])); err != nil {
+	if err := d.library.check(call, timed(d.library, call, func() nvml.Return { return sample(s.samples[s.next]) })); err != nil {
 		return nil, nil, err
 	}
 	first := s.taken.IsZero()
@@ -70,7 +70,7 @@ func (d nvmlDevice) sampler(key string) (*sampler, error) {
 	if err := l.hasAll(call, "nvmlGpmSampleAlloc", "nvmlGpmSampleFree", "nvmlGpmMetricsGet"); err != nil {
 		return nil, err
 	}
-	support, ret := d.device.GpmQueryDeviceSupport()
+	support, ret := timedValue(l, call, d.device.GpmQueryDeviceSupport)
 	if err := l.check(call, ret); err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (d nvmlDevice) sampler(key string) (*sampler, error) {
 	}
 	s := &sampler{}
 	for i := range s.samples {
-		if s.samples[i], ret = l.nvml.GpmSampleAlloc(); ret != nvml.SUCCESS {
+		if s.samples[i], ret = timedValue(l, "nvmlGpmSampleAlloc", l.nvml.GpmSampleAlloc); ret != nvml.SUCCESS {
 			s.samples[i] = nil
 			s.free()
 			return nil, l.check("nvmlGpmSampleAlloc", ret)
@@ -108,7 +108,8 @@ func (l *nvmlLibrary) compute(older, newer nvml.GpmSample) (active map[string]fl
 	for id := range gpmUnits {
 		add(id)
 	}
-	if err := l.check("nvmlGpmMetricsGet", l.nvml.GpmMetricsGet(&get)); err != nil {
+	const call = "nvmlGpmMetricsGet"
+	if err := l.check(call, timed(l, call, func() nvml.Return { return l.nvml.GpmMetricsGet(&get) })); err != nil {
 		return nil, nil, err
 	}
 	active = map[string]float64{}

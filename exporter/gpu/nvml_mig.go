@@ -44,7 +44,7 @@ func (d nvmlDevice) Instances() ([]Instance, error) {
 	var instances []Instance
 	var faults []error
 	for i := range most {
-		handle, ret := d.device.GetMigDeviceHandleByIndex(i)
+		handle, ret := timedValue(d.library, call, func() (nvml.Device, nvml.Return) { return d.device.GetMigDeviceHandleByIndex(i) })
 		if ret == nvml.ERROR_NOT_FOUND || ret == nvml.ERROR_INVALID_ARGUMENT {
 			continue // a gap
 		}
@@ -104,7 +104,7 @@ func (d nvmlDevice) profile(memory uint64) (string, error) {
 	if err := d.library.hasOne(v2, v1); err != nil {
 		return "", err
 	}
-	a, ret := d.device.GetAttributes()
+	a, ret := timedValue(d.library, v1, d.device.GetAttributes)
 	if err := d.library.check(v1, ret); err != nil {
 		return "", err
 	}

@@ -3,6 +3,7 @@
 package gpu
 
 import (
+	"encoding/binary"
 	"errors"
 	"slices"
 	"testing"
@@ -11,6 +12,55 @@ import (
 	"github.com/NVIDIA/go-nvml/pkg/nvml/mock/dgxa100"
 	"github.com/google/go-cmp/cmp"
 )
+
+// TestMockNVLink: the fields and scopes that go-nvml is asked for where the bytes of each link are wanted.
+func TestMockNVLink(t *testing.T) {
+	server := dgxa100.New()
+	server.LookupSymbolFunc = func(symbol string) error { // or what it does not know would panic
+		if symbol == "nvmlDeviceGetUUID" || symbol == "nvmlDeviceGetFieldValues" {
+			return nil
+		}
+		return errors.New("undefined symbol")
+	}
+	gpu, ok := server.Devices[0].(*dgxa100.Device)
+	if !ok {
+		t.Fatalf("device 0 is a %T", server.Devices[0])
+	}
+	type asked struct{ id, scope uint32 }
+	seen := map[asked]bool{}
+	gpu.GetFieldValuesFunc = func(values []nvml.FieldValue) nvml.Return {
+		for i := range values {
+			v := &values[i]
+			seen[asked{v.FieldId, v.ScopeId}] = true
+			v.ValueType = uint32(nvml.VALUE_TYPE_UNSIGNED_LONG_LONG)
+			switch {
+			case v.FieldId == nvml.FI_DEV_NVLINK_LINK_COUNT:
+				binary.NativeEndian.PutUint64(v.Value[:], 2)
+			case v.FieldId == nvml.FI_DEV_NVLINK_THROUGHPUT_DATA_TX && v.ScopeId < 2:
+				binary.NativeEndian.PutUint64(v.Value[:], uint64(100+v.ScopeId))
+			case v.FieldId == nvml.FI_DEV_NVLINK_THROUGHPUT_DATA_RX && v.ScopeId == 0:
+				binary.NativeEndian.PutUint64(v.Value[:], 200)
+			default:
+				v.NvmlReturn = uint32(nvml.ERROR_NOT_SUPPORTED)
+			}
+		}
+		return nvml.SUCCESS
+	}
+	d := Device{Index: 0}
+	if err := readDevice(newLibrary(server), &d, tierFast|tierLinks); err != nil {
+		t.Fatal(err)
+	}
+	want := &NVLink{Links: []NVLinkBytes{
+		{Transmitted: new(uint64(100 * 1024)), Received: new(uint64(200 * 1024))},
+		{Transmitted: new(uint64(101 * 1024))},
+	}}
+	if diff := cmp.Diff(want, d.NVLink); diff != "" {
+		t.Errorf("NVLink (-want +got):\n%s", diff)
+	}
+	if seen[asked{nvml.FI_DEV_NVLINK_THROUGHPUT_DATA_TX, allLinks}] {
+		t.Error("the sum is asked for too")
+	}
+}
 
 // TestInventory reads go-nvml's own DGX A100, which knows what it is and nothing of what it does.
 func TestInventory(t *testing.T) {

@@ -5,7 +5,7 @@ package gpu
 import "runtime"
 
 // open finds no library. The collector starts no worker in this build; this is for one that is started by hand.
-func open(string) (library, string, error) {
+func open(opening) (library, string, error) {
 	return nil, "", &absentError{tried: []string{unbound()}}
 }
 

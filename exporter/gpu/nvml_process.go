@@ -4,10 +4,11 @@ package gpu
 
 import (
 	"cmp"
-	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
@@ -26,7 +27,7 @@ func (d nvmlDevice) Processes() ([]Process, error) {
 	if err := d.library.hasOne(v3, v2, v1); err != nil {
 		return nil, err
 	}
-	running, ret := d.device.GetComputeRunningProcesses()
+	running, ret := timedValue(d.library, v1, d.device.GetComputeRunningProcesses)
 	if err := d.library.check(v1, ret); err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func (d nvmlDevice) Processes() ([]Process, error) {
 	}
 	processes := make([]Process, 0, len(running))
 	for _, r := range running {
-		p := Process{PID: int(r.Pid), GI: instanceID(r.GpuInstanceId), Comm: comm(int(r.Pid))}
+		p := Process{PID: int(r.Pid), GI: instanceID(r.GpuInstanceId), Comm: comm(d.library.procfs, int(r.Pid))}
 		if r.UsedGpuMemory != notAvailable {
 			p.Memory = &r.UsedGpuMemory
 		}
@@ -60,7 +61,9 @@ func (d nvmlDevice) processUse() (map[uint32]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	samples, ret := d.device.GetProcessUtilization(d.library.seen[uuid])
+	samples, ret := timedValue(d.library, call, func() ([]nvml.ProcessUtilizationSample, nvml.Return) {
+		return d.device.GetProcessUtilization(d.library.seen[uuid])
+	})
 	if ret == nvml.ERROR_NOT_FOUND {
 		return nil, nil // no sample since
 	}
@@ -82,8 +85,8 @@ func (d nvmlDevice) processUse() (map[uint32]float64, error) {
 }
 
 // comm returns the name of a process; empty where it cannot be seen, as from a container without the host's PIDs.
-func comm(pid int) string {
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+func comm(procfs string, pid int) string {
+	name, err := os.ReadFile(filepath.Join(cmp.Or(procfs, "/proc"), strconv.Itoa(pid), "comm"))
 	if err != nil {
 		return ""
 	}

@@ -343,7 +343,7 @@ func BenchmarkRead(b *testing.B) {
 		b.Fatalf("%v\n%s", err, out)
 	}
 	b.Setenv("NVML_STUB_GPUS", "8")
-	lib, _, err := open(path)
+	lib, _, err := open(opening{library: path})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -43,6 +43,7 @@ type poller struct {
 	backoff   time.Duration // before the next worker; 0 after a success
 	abandoned []stuck       // workers that were killed and did not end
 	condition condition     // as logged last
+	outdated  bool          // the last answer was that library and driver are of different versions
 
 	out     map[string]*outcast  // the GPUs that are left out, by place.id
 	strikes map[string]time.Time // when a worker last crashed over a GPU, likewise
@@ -73,20 +74,25 @@ type trial struct {
 	done   chan result // of capacity 1
 }
 
-// result is what a poll returned.
+// result is what the poll of a trial returned.
 type result struct {
-	rep reply
-	err error
+	rep  reply
+	err  error
+	gone <-chan struct{} // of the worker, which was killed unless the result is good
 }
+
+// good reports whether the GPU was read.
+func (r result) good() bool { return r.err == nil && r.rep.State == stateOK }
 
 // condition is what is logged when it changes.
 type condition int
 
 const (
-	unknown condition = iota
-	reading           // GPUs are read
-	absent            // no driver: an ordinary machine
-	failing           // something is there and does not work
+	unknown  condition = iota
+	reading            // GPUs are read
+	absent             // no driver: an ordinary machine
+	failing            // something is there and does not work
+	outdated           // likewise: NVML is of another version than the driver that is loaded
 )
 
 // step polls once, starting a worker where none runs, and returns how long to wait before the next step. The error is
@@ -110,7 +116,7 @@ func (p *poller) step(ctx context.Context) (time.Duration, error) {
 		p.c.working(true)
 	}
 	now := time.Now()
-	want := tierFast
+	want := p.c.always()
 	processes := opts.Processes && now.Sub(p.processes) >= processInterval
 	if processes {
 		want |= tierProcesses
@@ -120,7 +126,7 @@ func (p *poller) step(ctx context.Context) (time.Duration, error) {
 		want |= tierSlow
 	}
 	p.seq++
-	rep, err := p.worker.poll(ctx, request{Seq: p.seq, Library: opts.Library, Want: want, Skip: p.skip(nil), patient: p.patient}, timeout)
+	rep, err := p.worker.poll(ctx, p.c.request(request{Seq: p.seq, Want: want, Skip: p.skip(nil), patient: p.patient}), timeout)
 	if ctx.Err() != nil {
 		return 0, nil
 	}
@@ -144,6 +150,7 @@ func (p *poller) step(ctx context.Context) (time.Duration, error) {
 		if rep.Gone {
 			err.reason = reasonReload
 			p.reloaded()
+			p.outdated = rep.Mismatch
 		}
 		return p.failed(err), nil
 	case rep.State == stateAbsent:
@@ -167,6 +174,20 @@ func (p *poller) step(ctx context.Context) (time.Duration, error) {
 	return opts.Interval, nil
 }
 
+// always is what every poll reads.
+func (c *Collector) always() tiers {
+	if c.opts.NVLinkPerLink {
+		return tierFast | tierLinks
+	}
+	return tierFast
+}
+
+// request adds what is the same for all.
+func (c *Collector) request(req request) request {
+	req.Library, req.ProcFS, req.Calls = c.opts.Library, c.opts.ProcPath, c.opts.CallDurations
+	return req
+}
+
 // failed gives up the worker and returns when to start another: later after every failure in a row.
 func (p *poller) failed(err error) time.Duration {
 	p.backoff = min(max(2*p.backoff, minBackoff), maxBackoff)
@@ -181,11 +202,18 @@ func (p *poller) giveUp(err error, wait time.Duration) time.Duration {
 		p.c.restart(f.reason, f.symbols()...)
 	}
 	p.stop(nil)
-	if p.becomes(failing) {
+	switch outdatedNow := p.outdated; {
+	case outdatedNow && p.becomes(outdated):
+		p.c.opts.Logger.Warn("GPUs cannot be read", "err", err, "do", updateAdvice, "retry", wait)
+	case !outdatedNow && p.becomes(failing):
 		p.c.opts.Logger.Warn("GPUs cannot be read", "err", err, "retry", wait)
 	}
+	p.outdated = false
 	return wait
 }
+
+// updateAdvice is what to do about a driver that was upgraded while its old kernel module is loaded.
+const updateAdvice = "the driver was upgraded and its old kernel module is still loaded: stop what uses the GPUs and load the new one (modprobe -r nvidia_uvm nvidia_drm nvidia_modeset nvidia; modprobe nvidia), or restart the machine; in a container, restart the container"
 
 // accuse ends a worker that hung on a GPU or crashed over it, and returns when to start another. A GPU that hangs is left
 // out from then on; one over which a worker crashed, when that happens again.
@@ -262,12 +290,14 @@ func (p *poller) startTrial(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	t := &trial{gpu: next, worker: w, cancel: cancel, done: make(chan result, 1)}
 	p.trial = t
-	req := request{
-		Seq: 1, Library: p.c.opts.Library, Want: tierFast | tierSlow | tierStatic, Skip: p.skip(next), Only: next.id(), patient: true,
-	}
+	req := p.c.request(request{Seq: 1, Want: p.c.always() | tierSlow | tierStatic, Skip: p.skip(next), Only: next.id(), patient: true})
 	go func() {
-		rep, err := w.poll(ctx, req, p.c.opts.StartTimeout)
-		t.done <- result{rep, err}
+		r := result{}
+		r.rep, r.err = w.poll(ctx, req, p.c.opts.StartTimeout)
+		if !r.good() { // here, for one that is stuck takes long to kill, and the other GPUs are to be read meanwhile
+			r.gone = w.kill()
+		}
+		t.done <- r
 	}()
 }
 
@@ -285,13 +315,15 @@ func (p *poller) finishTrial() {
 	}
 	p.trial = nil
 	t.cancel()
-	if r.err == nil && r.rep.State == stateOK {
+	p.c.calls.observe(r.rep.Calls)
+	if r.good() {
 		delete(p.out, t.gpu.id())
 		p.passed = t.worker // it holds the GPU attached, so that the other gets hold of it at once
 		return
 	}
 	t.gpu.retry = time.Now().Add(p.c.hungRetry)
-	t.gpu.gone = p.kill(t.worker, false)
+	t.gpu.gone = r.gone
+	p.abandon(r.gone, false)
 	if r.err != nil {
 		if f := failed(r.err); f.gpu != nil {
 			p.c.exclude(t.gpu.place, fmt.Sprintf("%s: left out, and tried again every %s", f.err, p.c.hungRetry), f.reason)
@@ -304,6 +336,21 @@ func (p *poller) pass() {
 	if p.passed != nil {
 		p.kill(p.passed, false)
 		p.passed = nil
+	}
+}
+
+// nothing logs that there are no GPUs: in one short line what was looked for, and the places where only for who debugs.
+func (p *poller) nothing(rep reply) {
+	args := []any{"why", rep.Error}
+	if len(rep.Looked) > 0 {
+		args = append(args, "looked_for", strings.Join(rep.Looked, ", "))
+	}
+	if len(rep.Tried) == 1 {
+		args = append(args, "tried", rep.Tried[0])
+	}
+	p.c.opts.Logger.Info("no GPUs to read", append(args, "retry", p.c.opts.Retry)...)
+	for _, place := range rep.Tried {
+		p.c.opts.Logger.Debug("no GPUs to read there", "tried", place)
 	}
 }
 
@@ -322,7 +369,7 @@ func (p *poller) absent(rep reply) (time.Duration, error) {
 	p.stop(nil)
 	p.backoff = 0
 	if p.becomes(absent) {
-		p.c.opts.Logger.Info("no GPUs to read", "why", rep.Error, "tried", tried, "retry", p.c.opts.Retry)
+		p.nothing(rep)
 	}
 	return p.c.opts.Retry, nil
 }
@@ -360,11 +407,16 @@ func (p *poller) stop(gpu *place) <-chan struct{} {
 // kill ends a worker and returns a channel that is closed once it has ended.
 func (p *poller) kill(w worker, against bool) <-chan struct{} {
 	gone := w.kill()
+	p.abandon(gone, against)
+	return gone
+}
+
+// abandon leaves a worker behind that was killed and has not ended.
+func (p *poller) abandon(gone <-chan struct{}, against bool) {
 	if !ended(gone) {
 		p.abandoned = append(p.abandoned, stuck{gone, against})
 		p.c.opts.Logger.Error("NVML worker cannot be killed: it is stuck in the driver", "stuck", len(p.abandoned))
 	}
-	return gone
 }
 
 // stuck returns how many abandoned workers have not ended that speak against the driver as a whole. Those that hang on one
@@ -387,8 +439,11 @@ func (p *poller) close() {
 	p.pass()
 	if t := p.trial; t != nil {
 		t.cancel()
-		<-t.done
-		p.kill(t.worker, false)
+		if r := <-t.done; r.good() {
+			p.kill(t.worker, false)
+		} else {
+			p.abandon(r.gone, false)
+		}
 	}
 }
 

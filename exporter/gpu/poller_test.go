@@ -1,9 +1,11 @@
 package gpu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -224,7 +226,7 @@ func TestAbsent(t *testing.T) {
 		if metrics, err := c.Update(ctx); !errors.Is(err, exporter.ErrNoData) || len(metrics) != 0 {
 			t.Errorf("Update: %d metrics, %v; want none and ErrNoData", len(metrics), err)
 		}
-		lines.await(t, `tried="here; there"`)
+		lines.await(t, `why="no NVIDIA driver" retry=30s`)
 		lines.quiet(t)
 
 		both := gpus(0, 1)
@@ -241,6 +243,83 @@ func TestAbsent(t *testing.T) {
 			t.Errorf("Update after the driver went: %v, want a failure", err)
 		}
 	})
+}
+
+// TestAbsentLog: one short line says what was looked for, and those for who debugs where.
+func TestAbsentLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rep := reply{State: stateAbsent, Error: "no driver", Looked: []string{"NVML", "nvidia-smi"}, Tried: []string{"here: not found", "there: not found"}}
+		for _, level := range []slog.Level{slog.LevelInfo, slog.LevelDebug} {
+			var text bytes.Buffer
+			c, _ := fake(Options{Logger: slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: level}))}, false, answers(rep, nil))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			if err := c.Run(ctx); err != nil {
+				t.Error(err)
+			}
+			cancel()
+			var got []string
+			for line := range strings.Lines(text.String()) {
+				_, line, _ = strings.Cut(line, " ")
+				got = append(got, strings.TrimSpace(line))
+			}
+			want := []string{
+				`level=INFO msg="no GPUs to read" why="no driver" looked_for="NVML, nvidia-smi" retry=30s`,
+				`level=DEBUG msg="no GPUs to read there" tried="here: not found"`,
+				`level=DEBUG msg="no GPUs to read there" tried="there: not found"`,
+			}
+			if level == slog.LevelInfo {
+				want = want[:1]
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("log at %s (-want +got):\n%s", level, diff)
+			}
+		}
+	})
+}
+
+// TestStuckTrialDelaysNobody: the worker of a trial that takes long to kill takes nothing from the GPUs that work.
+func TestStuckTrialDelaysNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := fake(Options{Interval: 200 * time.Millisecond}, false, nil)
+		var polls []time.Time
+		trials := 0
+		c.start = func() (worker, error) {
+			return &slowWorker{fakeWorker{gone: make(chan struct{}), to: func(req request) (reply, error) {
+				rep := gpus(0, 1)
+				switch {
+				case req.Only != "":
+					trials++
+					return reply{}, &failure{reason: reasonTimeout, gpu: &place{index: 0, count: 2, uuid: "GPU-0"}, err: errTimeout}
+				case len(req.Skip) == 0:
+					return reply{}, &failure{reason: reasonTimeout, gpu: &place{index: 0, count: 2, uuid: "GPU-0"}, err: errTimeout}
+				}
+				polls = append(polls, time.Now())
+				rep.Devices, rep.Skipped = rep.Devices[1:], []Device{{Index: 0, UUID: "GPU-0"}}
+				return rep, nil
+			}}}, nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if trials < 8 {
+			t.Errorf("%d trials", trials)
+		}
+		for i := 1; i < len(polls); i++ {
+			if apart := polls[i].Sub(polls[i-1]); apart != 200*time.Millisecond {
+				t.Fatalf("poll %d is %s after the one before", i, apart)
+			}
+		}
+	})
+}
+
+// slowWorker takes long to kill.
+type slowWorker struct{ fakeWorker }
+
+func (w *slowWorker) kill() <-chan struct{} {
+	time.Sleep(reapTime)
+	return w.fakeWorker.kill()
 }
 
 // TestEmpty: a library that works and finds no GPU is a failure, looked into every 30 s.
@@ -303,6 +382,20 @@ func TestUnbound(t *testing.T) {
 			t.Errorf("Update: %v, want ErrNoData", err)
 		}
 	})
+}
+
+// TestTaken: each GPU of a snapshot has the time when it was read itself.
+func TestTaken(t *testing.T) {
+	c := New(Options{})
+	begin := time.Now()
+	c.accept(gpus(0, 1), begin)
+	late := gpus(0)
+	late.State = "" // the poll ended over GPU 1
+	c.accept(late, begin.Add(time.Second))
+	s := c.Snapshot()
+	if !s.Taken.Equal(begin.Add(time.Second)) || !s.Devices[0].Taken.Equal(s.Taken) || !s.Devices[1].Taken.Equal(begin) {
+		t.Errorf("snapshot of %v, GPUs of %v and %v", s.Taken, s.Devices[0].Taken, s.Devices[1].Taken)
+	}
 }
 
 // TestGPULeaves: a GPU that was there once and is not now is down, not forgotten.

@@ -44,8 +44,8 @@ func ProbeWorker(ctx context.Context, in io.Reader, out io.Writer) error {
 }
 
 // probe does what is asked for, all in one goroutine.
-func probe(out *json.Encoder, req probeRequest, open func(string) (library, string, error)) error {
-	lib, path, err := open(req.Library)
+func probe(out *json.Encoder, req probeRequest, open func(opening) (library, string, error)) error {
+	lib, path, err := open(opening{library: req.Library})
 	found := Probed{Library: path}
 	if absent, ok := errors.AsType[*absentError](err); ok {
 		found.Tried = absent.tried

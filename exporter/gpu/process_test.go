@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -397,6 +398,109 @@ func TestLateReader(t *testing.T) {
 	}
 	if _, err = c.poll(t.Context(), request{Seq: 2}, time.Minute); failed(err).reason != reasonTimeout {
 		t.Errorf("nobody answers: %v, want a timeout", err)
+	}
+}
+
+// TestSlowStart: a start hangs where nothing comes for as long as one step may take, however long all of them take together.
+func TestSlowStart(t *testing.T) {
+	const each = 3 * time.Second
+	for _, tt := range []struct {
+		name  string
+		open  time.Duration // that it takes to open the library
+		stuck int           // the GPU that never comes; -1 for none
+		err   string
+		took  time.Duration
+	}{
+		{"16 GPUs of 3 s", 0, -1, "", 16 * each},
+		{"they are initialised when the library is opened", 70 * time.Second, -1, "", 70*time.Second + 16*each},
+		{"the library is never open", time.Hour, -1, "NVML worker: no answer within 1m20s", 80*time.Second + lateFrame},
+		{"one of them hangs", 0, 5, "NVML worker: GPU 5: no answer within 30s", 5*each + 30*time.Second + lateFrame},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := &child{
+					limits: limits{open: 80 * time.Second, start: 30 * time.Second, attach: attachTime, gpu: time.Second},
+					stdin:  discard{io.Discard}, frames: make(chan received), devices: map[string]Device{}, reached: map[int]bool{},
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				go func() {
+					give := func(f frame, after time.Duration) {
+						f.Seq = 1
+						select {
+						case <-time.After(after):
+						case <-ctx.Done():
+							return
+						}
+						select {
+						case c.frames <- received{frame: f}:
+						case <-ctx.Done():
+						}
+					}
+					give(frame{Kind: kindBegin, Count: 16}, tt.open)
+					for i := range 16 {
+						give(frame{Kind: kindNext, Index: i}, 0)
+						if i == tt.stuck {
+							return
+						}
+						uuid := fmt.Sprintf("GPU-%d", i)
+						give(frame{Kind: kindNext, Index: i, UUID: uuid}, each)
+						give(frame{Kind: kindDevice, Device: &Device{Index: i, UUID: uuid}}, 0)
+					}
+					give(frame{Kind: kindEnd}, 0)
+				}()
+				begin := time.Now()
+				rep, err := c.poll(t.Context(), request{Seq: 1, patient: true}, 30*time.Second)
+				if errorText(err) != tt.err || err == nil && len(rep.Devices) != 16 {
+					t.Errorf("%d GPUs, %v; want the error %q", len(rep.Devices), err, tt.err)
+				}
+				if took := time.Since(begin); took != tt.took {
+					t.Errorf("it took %s, want %s", took, tt.took)
+				}
+			})
+		})
+	}
+}
+
+// TestEndlessStart: a worker that never comes to an end is given up all the same.
+func TestEndlessStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &child{
+			limits: limits{start: 30 * time.Second, attach: attachTime, gpu: time.Second},
+			stdin:  discard{io.Discard}, frames: make(chan received), devices: map[string]Device{}, reached: map[int]bool{},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() {
+			f := frame{Kind: kindBegin, Seq: 1, Count: 2}
+			for {
+				select {
+				case c.frames <- received{frame: f}:
+				case <-ctx.Done():
+					return
+				}
+				f = frame{Kind: kindNext, Seq: 1, Index: 1}
+				time.Sleep(500 * time.Millisecond)
+			}
+		}()
+		begin := time.Now()
+		_, err := c.poll(t.Context(), request{Seq: 1}, 30*time.Second)
+		if took, want := time.Since(begin), 30*time.Second+2*(attachTime+time.Second); err == nil || took != want {
+			t.Errorf("%v after %s, want an error after %s", err, took, want)
+		}
+	})
+}
+
+// TestOpenTime: a library may take longer to open for each GPU that is there.
+func TestOpenTime(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"nvidia0", "nvidia1", "nvidia15", "nvidiactl", "nvidia-uvm"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := openTime(filepath.Join(dir, filepath.Base(nvidiaDevices))), 3*attachTime; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }
 

@@ -35,6 +35,8 @@ const (
 type request struct {
 	Seq     uint64   `json:"seq"`
 	Library string   `json:"library,omitempty"` // the library to open; only that of the first request counts
+	ProcFS  string   `json:"procfs,omitempty"`  // where procfs is mounted; likewise
+	Calls   bool     `json:"calls,omitempty"`   // tell how long the calls into the library take; likewise
 	Want    tiers    `json:"want,omitempty"`    // what to read; a GPU that the worker has not read yet is read wholly
 	Skip    []string `json:"skip,omitempty"`    // GPUs not to touch, by UUID; or by index and count as in #1/8, for one that hangs before it tells its UUID
 	Only    string   `json:"only,omitempty"`    // likewise, the one GPU to read: the others are asked for their UUID at most
@@ -80,6 +82,10 @@ type frame struct {
 	Tried []string `json:"tried,omitempty"` // error
 	Gone  bool     `json:"gone,omitempty"`  // error
 
+	Mismatch bool `json:"mismatch,omitempty"` // error: library and driver are of different versions
+
+	Calls map[string]callBuckets `json:"calls,omitempty"` // end, error: those since the frame before, where they are asked for
+
 	Event *event    `json:"event,omitempty"` // event
 	At    time.Time `json:"at,omitzero"`     // event
 }
@@ -106,8 +112,12 @@ func decodeFrame(line []byte) (frame, error) {
 	}
 	switch f.Kind {
 	case kindBegin, kindNext, kindDevice, kindSkipped, kindEnd, kindError, kindEvent:
+		f.Calls = saneCalls(f.Calls)
 		f.Missing = f.Missing[:min(len(f.Missing), maxSymbols)]
 		f.Watching = f.Watching[:min(len(f.Watching), maxGPUs)]
+		if f.Device != nil && f.Device.NVLink != nil {
+			f.Device.NVLink.Links = f.Device.NVLink.Links[:min(len(f.Device.NVLink.Links), maxLinks)]
+		}
 		return f, nil
 	}
 	return frame{}, fmt.Errorf("answer of unknown kind %q", f.Kind)

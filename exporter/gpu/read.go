@@ -16,6 +16,7 @@ const (
 	tierSlow                          // errors, limits, fans, links, instances of MIG
 	tierStatic                        // what the GPU is
 	tierProcesses                     // the processes on it: the dearest call of all
+	tierLinks                         // the bytes of each link of NVLink, in the place of those of all
 	tierUnsupported                   // of the others, what is absent and why: for a human to read, not for every poll
 )
 
@@ -327,10 +328,9 @@ func (r *readout) fastFields() {
 		{id: fieldPCIeTX},
 		{id: fieldPCIeRX},
 		{id: fieldNVLinkCount},
-		{fieldNVLinkTX, allLinks},
-		{fieldNVLinkRX, allLinks},
-		{fieldNVLink5TX, allLinks},
-		{fieldNVLink5RX, allLinks},
+	}
+	if !r.want.has(tierLinks) {
+		want = append(want, sumFields[:]...)
 	}
 	for _, f := range clockEventFields {
 		want = append(want, field{id: f.id})
@@ -361,12 +361,26 @@ func (r *readout) fastFields() {
 	r.nvlinkBytes(got)
 }
 
-// nvlinkBytes takes the bytes of all links from what was got of the fields, or else adds up those of each link.
+// sumFields are the bytes of all links together.
+var sumFields = [...]field{{fieldNVLinkTX, allLinks}, {fieldNVLinkRX, allLinks}, {fieldNVLink5TX, allLinks}, {fieldNVLink5RX, allLinks}}
+
+// nvlinkBytes takes the bytes of all links from what was got of the fields, or else adds up those of each link. Where those of
+// each link are wanted, it reads them, and those of all only where none of them is supported.
 func (r *readout) nvlinkBytes(got map[field]uint64) {
 	links, counted := got[field{id: fieldNVLinkCount}]
 	if counted && links == 0 {
 		r.absent("NVLink: the GPU has no links")
 		return
+	}
+	if r.want.has(tierLinks) && r.err == nil {
+		list, supported := r.linkBytes(links, counted)
+		if supported {
+			if r.into.NVLink != nil || list != nil {
+				r.into.NVLink = with(r.into.NVLink, func(n *NVLink) { n.Transmitted, n.Received, n.Links = nil, nil, list })
+			}
+			return
+		}
+		got = r.fields(sumFields[:]...)
 	}
 	direction := func(old, now uint32) *uint64 {
 		if kib, ok := got[field{old, allLinks}]; ok {
@@ -379,8 +393,50 @@ func (r *readout) nvlinkBytes(got map[field]uint64) {
 		tx, rx = r.sum(links, fieldNVLink5TX), r.sum(links, fieldNVLink5RX)
 	}
 	if r.into.NVLink != nil || tx != nil || rx != nil {
-		r.into.NVLink = with(r.into.NVLink, func(n *NVLink) { n.Transmitted, n.Received = tx, rx })
+		r.into.NVLink = with(r.into.NVLink, func(n *NVLink) { n.Transmitted, n.Received, n.Links = tx, rx, nil })
 	}
+}
+
+// linkBytes reads the bytes of each link: up to Hopper in KiB, later in bytes. It reports false where GPU and driver count for
+// none of them; an odd answer is no reason to take the sum instead, which would be there twice for that long.
+func (r *readout) linkBytes(links uint64, counted bool) (list []NVLinkBytes, supported bool) {
+	if !counted {
+		links = maxLinks
+	}
+	links = min(links, maxLinks)
+	for _, by := range []struct {
+		tx, rx uint32
+		unit   uint64
+	}{{fieldNVLinkTX, fieldNVLinkRX, kibibyte}, {fieldNVLink5TX, fieldNVLink5RX, 1}} {
+		want := make([]field, 0, 2*links)
+		for link := range uint32(links) {
+			want = append(want, field{by.tx, link}, field{by.rx, link})
+		}
+		values, err := r.device.Fields(want)
+		if r.note(err); err != nil {
+			return nil, unexpected(err)
+		}
+		list = make([]NVLinkBytes, links)
+		some := false
+		for i, v := range values {
+			if r.err == nil {
+				r.note(v.err)
+			}
+			some = some || !errors.Is(v.err, errUnsupported)
+			if v.err != nil {
+				continue
+			}
+			if link := &list[want[i].scope]; want[i].id == by.tx {
+				link.Transmitted = pointer(v.value*by.unit, true)
+			} else {
+				link.Received = pointer(v.value*by.unit, true)
+			}
+		}
+		if some {
+			return list, true
+		}
+	}
+	return nil, false
 }
 
 // sum adds up a field over all links; nil where it is not supported for every one, or the sum would jump as they come

@@ -100,7 +100,7 @@ func (s script) mode() (m scripted) {
 	return m
 }
 
-func (s script) open(string) (library, string, error) {
+func (s script) open(opening) (library, string, error) {
 	if slices.Contains(s.mode().Hang, "init") {
 		select {} // with the goroutine that reads requests waiting, this is no deadlock to the runtime
 	}

@@ -16,7 +16,7 @@ import (
 func selfFamilies() []exporter.Family {
 	return []exporter.Family{
 		xidFamily.Family, xidLastFamily.Family, healthFamily.Family, unhealthyFamily.Family, collectErrorsFamily.Family,
-		backendFamily, countFamily, workerUpFamily, restartsFamily, symbolFamily,
+		backendFamily, countFamily, workerUpFamily, restartsFamily, symbolFamily, callFamily,
 	}
 }
 
@@ -122,6 +122,7 @@ func (c *Collector) self(devices []Device, now time.Time) []prometheus.Metric {
 		for _, reason := range restartReasons {
 			add(restartsDesc, counter, float64(c.stats.restarts[reason]), reason)
 		}
+		list = append(list, c.calls.metrics()...)
 		for _, symbol := range c.stats.missing {
 			add(symbolDesc, gauge, 1, symbol)
 		}

@@ -21,7 +21,7 @@ func newSimulation(s *Sim, now time.Time, a extras) *simulation {
 	return &simulation{Sim: s, start: cmp.Or(s.Start, now.UTC().Truncate(24*time.Hour)), extras: a}
 }
 
-func (s *simulation) read(context.Context) (readings, error) {
+func (s *simulation) read(context.Context, tiers) (readings, error) {
 	return readings{Driver: s.Driver, CUDA: s.CUDA, From: s.file, Devices: s.devices(time.Now())}, nil
 }
 
@@ -110,7 +110,7 @@ func (s *simulation) device(g *simGPU, n, index int, now time.Time) (Device, boo
 	if g.Occupancy > 0 {
 		d.Occupancy = new(rounded(load*g.Occupancy, 10_000))
 	}
-	g.links(&d, work)
+	g.links(&d, work, s.extras.links)
 	g.instances(&d, s.Seed, load)
 	if s.extras.processes {
 		g.processes(&d, load)
@@ -125,7 +125,7 @@ const capAt = 0.9
 // rounded keeps so many parts of a unit, as drivers do.
 func rounded(v, parts float64) float64 { return math.Round(v*parts) / parts }
 
-func (g *simGPU) links(d *Device, work float64) {
+func (g *simGPU) links(d *Device, work float64, perLink bool) {
 	if p := g.PCIe; p != nil {
 		d.PCIe = &PCIe{Received: new(uint64(float64(p.Receive) * work)), Transmitted: new(uint64(float64(p.Transmit) * work)), Replays: new(uint64(0))}
 		if p.Generation > 0 {
@@ -136,12 +136,16 @@ func (g *simGPU) links(d *Device, work float64) {
 		}
 	}
 	if l := g.NVLink; l != nil {
-		d.NVLink = &NVLink{
-			Received: new(uint64(float64(l.Receive) * work)), Transmitted: new(uint64(float64(l.Transmit) * work)),
-			Errors: map[string]uint64{"crc_flit": 0, "crc_data": 0, "replay": 0, "recovery": 0},
+		d.NVLink = &NVLink{Errors: map[string]uint64{"crc_flit": 0, "crc_data": 0, "replay": 0, "recovery": 0}}
+		received, transmitted := float64(l.Receive)*work, float64(l.Transmit)*work
+		if !perLink {
+			d.NVLink.Received, d.NVLink.Transmitted = new(uint64(received)), new(uint64(transmitted))
 		}
 		for range l.Links {
 			d.NVLink.Up = append(d.NVLink.Up, true)
+			if each := 1 / float64(l.Links); perLink { // all alike
+				d.NVLink.Links = append(d.NVLink.Links, NVLinkBytes{Received: new(uint64(received * each)), Transmitted: new(uint64(transmitted * each))})
+			}
 		}
 	}
 }

@@ -48,6 +48,34 @@ func TestSim(t *testing.T) {
 	})
 }
 
+// TestSimNVLinkPerLink: the bytes of each link are there in the place of their sum, and come to it.
+func TestSimNVLinkPerLink(t *testing.T) {
+	s, err := ReadSim(exampleSim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 2, 4, 10, 30, 0, 0, time.UTC)
+	sums, links := newSimulation(s, at, extras{}).devices(at), newSimulation(s, at, extras{links: true}).devices(at)
+	some := false
+	for i, d := range links {
+		if d.NVLink == nil {
+			continue
+		}
+		some = true
+		var tx, rx uint64
+		for _, l := range d.NVLink.Links {
+			tx, rx = tx+*l.Transmitted, rx+*l.Received
+		}
+		n := uint64(len(d.NVLink.Links)) // of bytes that are cut off
+		if sum := sums[i].NVLink; *sum.Transmitted-tx > n || *sum.Received-rx > n || tx == 0 || d.NVLink.Transmitted != nil || sum.Links != nil || int(n) != len(d.NVLink.Up) {
+			t.Errorf("GPU %d: %d links sent %d and received %d bytes, want %d and %d", i, n, tx, rx, *sum.Transmitted, *sum.Received)
+		}
+	}
+	if !some {
+		t.Error("no GPU has links")
+	}
+}
+
 // TestSimExample: each key that a file may have is in the example.
 func TestSimExample(t *testing.T) {
 	text, err := os.ReadFile(exampleSim)

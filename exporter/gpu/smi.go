@@ -22,6 +22,8 @@ type smi struct {
 	fields []smiField         // those of smiFields that the command knows; nil before it was asked
 	names  []string           // what it calls them
 	seen   map[string]smiSeen // by PCI bus id, the GPUs that were read
+
+	running map[string][]Process // by UUID, as they were listed last; nil before that
 }
 
 // smiSeen is what is remembered of a GPU that may not tell it any more.
@@ -36,7 +38,7 @@ var smiPlaces = [...]string{"/run/nvidia/driver/usr/bin/nvidia-smi", "/usr/lib/w
 // maxSMI bounds what the command says, in bytes: 16 GPUs with 1,000 processes take less than 200 KiB.
 const maxSMI = 1 << 20
 
-func (s *smi) read(ctx context.Context) (readings, error) {
+func (s *smi) read(ctx context.Context, want tiers) (readings, error) {
 	if err := s.find(); err != nil {
 		return readings{}, err
 	}
@@ -50,14 +52,28 @@ func (s *smi) read(ctx context.Context) (readings, error) {
 		s.fields = nil // the driver may be another by the next time
 		return readings{}, err
 	}
-	if s.processes && len(got.Devices) > 0 {
-		if err := s.queryProcesses(ctx, got.Devices); ctx.Err() != nil {
-			return readings{}, ctx.Err()
-		} else if err != nil { // the GPUs are read all the same
-			for i := range got.Devices {
-				got.Devices[i].Faults = append(got.Devices[i].Faults, err.Error())
+	if !s.processes || len(got.Devices) == 0 {
+		return got, nil
+	}
+	if s.running != nil && !want.has(tierProcesses) {
+		for i := range got.Devices {
+			if d := &got.Devices[i]; d.Error == "" {
+				d.Processes = s.running[d.UUID]
 			}
 		}
+		return got, nil
+	}
+	s.running = map[string][]Process{}
+	if err := s.queryProcesses(ctx, got.Devices); ctx.Err() != nil {
+		s.running = nil
+		return readings{}, ctx.Err()
+	} else if err != nil { // the GPUs are read all the same
+		for i := range got.Devices {
+			got.Devices[i].Faults = append(got.Devices[i].Faults, err.Error())
+		}
+	}
+	for _, d := range got.Devices {
+		s.running[d.UUID] = d.Processes
 	}
 	return got, nil
 }

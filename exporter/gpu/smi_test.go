@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -282,7 +283,7 @@ func TestSMI(t *testing.T) {
 			if got := c.Snapshot().Backend; got != BackendNvidiaSMI {
 				t.Errorf("backend %q", got)
 			}
-			read, err := (&smi{asked: stand.path, processes: tt.processes}).read(t.Context())
+			read, err := (&smi{asked: stand.path, processes: tt.processes}).read(t.Context(), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -320,7 +321,7 @@ func TestSMIReads(t *testing.T) {
 			if tt.mode != "" {
 				stand.mode(t, tt.mode)
 			}
-			got, err := (&smi{asked: stand.path}).read(t.Context())
+			got, err := (&smi{asked: stand.path}).read(t.Context(), 0)
 			text := ""
 			if absent, ok := errors.AsType[*absentError](err); ok != tt.absent {
 				t.Errorf("absent: %v", err)
@@ -350,7 +351,7 @@ func TestSMIReads(t *testing.T) {
 func TestSMIProcessesFail(t *testing.T) {
 	stand := newSMI(t, "h100-590.48.01.csv", another)
 	stand.mode(t, "noapps")
-	got, err := (&smi{asked: stand.path, processes: true}).read(t.Context())
+	got, err := (&smi{asked: stand.path, processes: true}).read(t.Context(), 0)
 	if err != nil || len(got.Devices) != 2 {
 		t.Fatalf("%d GPUs, %v; want 2", len(got.Devices), err)
 	}
@@ -364,15 +365,85 @@ func TestSMIProcessesFail(t *testing.T) {
 	}
 }
 
+// TestSMIProcessesSeldom: processes are listed when that is wanted, and hold until then.
+func TestSMIProcessesSeldom(t *testing.T) {
+	stand := newSMI(t, "h100-590.48.01.csv", nil)
+	s := &smi{asked: stand.path, processes: true}
+	listed := func() (n int) {
+		for _, call := range stand.calls(t) {
+			if strings.Contains(call, "--query-compute-apps") {
+				n++
+			}
+		}
+		return n
+	}
+	var first []Process
+	for i, tt := range []struct {
+		want   tiers
+		listed int
+	}{{tierFast | tierProcesses, 1}, {tierFast, 1}, {tierFast | tierSlow, 1}, {tierFast | tierProcesses, 2}, {tierFast, 2}} {
+		got, err := s.read(t.Context(), tt.want)
+		if err != nil || len(got.Devices) != 1 || len(got.Devices[0].Processes) == 0 {
+			t.Fatalf("reading %d: %+v, %v", i, got, err)
+		}
+		if i == 0 {
+			first = got.Devices[0].Processes
+		}
+		if diff := cmp.Diff(first, got.Devices[0].Processes); diff != "" {
+			t.Errorf("reading %d: processes (-first +now):\n%s", i, diff)
+		}
+		if n := listed(); n != tt.listed {
+			t.Errorf("reading %d: listed %d times, want %d", i, n, tt.listed)
+		}
+	}
+
+	none := &smi{asked: stand.path}
+	before := listed()
+	if got, err := none.read(t.Context(), tierFast|tierProcesses); err != nil || got.Devices[0].Processes != nil || listed() != before {
+		t.Errorf("not needed, and listed: %+v, %v", got, err)
+	}
+}
+
+// TestSMIInterval: a collector lists processes every 15 s, whatever the interval.
+func TestSMIInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var wants []tiers
+		c := New(Options{Processes: true})
+		c.start = func() (worker, error) {
+			return readerWorker{&reader{name: "x", backend: wanted(func(want tiers) { wants = append(wants, want) })}}, nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 31*time.Second)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		var got []bool
+		for _, w := range wants {
+			got = append(got, w.has(tierProcesses))
+		}
+		if diff := cmp.Diff([]bool{true, false, false, true, false, false, true}, got); diff != "" {
+			t.Errorf("processes wanted (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// wanted is a backend that tells what it was asked for.
+type wanted func(tiers)
+
+func (w wanted) read(_ context.Context, want tiers) (readings, error) {
+	w(want)
+	return readings{Devices: gpus(0).Devices}, nil
+}
+
 // TestSMINoHandle: an old command that gives up over one GPU is asked for the others.
 func TestSMINoHandle(t *testing.T) {
 	stand := newSMI(t, "h100-590.48.01.csv", another)
 	s := &smi{asked: stand.path}
-	if _, err := s.read(t.Context()); err != nil {
+	if _, err := s.read(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	stand.mode(t, "nohandle")
-	got, err := s.read(t.Context())
+	got, err := s.read(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -390,7 +461,7 @@ func TestSMINoHandle(t *testing.T) {
 		t.Errorf("last call %q", calls[len(calls)-1])
 	}
 
-	fresh, err := (&smi{asked: stand.path}).read(t.Context()) // one that never saw it
+	fresh, err := (&smi{asked: stand.path}).read(t.Context(), 0) // one that never saw it
 	if err != nil || len(fresh.Devices) != 1 || fresh.Devices[0].UUID != "" || fresh.Devices[0].Error == "" {
 		t.Errorf("GPUs %s, %v", devicesJSON(t, fresh.Devices), err)
 	}
@@ -429,7 +500,7 @@ func TestSMIHangs(t *testing.T) {
 
 func TestSMIMissing(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := (&smi{}).read(t.Context())
+	_, err := (&smi{}).read(t.Context(), 0)
 	absent, ok := errors.AsType[*absentError](err)
 	if !ok || len(absent.tried) != 1+len(smiPlaces) {
 		t.Errorf("read: %v, want an error that names $PATH and %v", err, smiPlaces)

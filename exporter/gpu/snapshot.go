@@ -4,20 +4,23 @@ import "time"
 
 // reply is what one poll came to.
 type reply struct {
-	Seq     uint64
-	State   state    // empty where the poll ended early: Devices is what was read until then
-	Error   string   // why State is not ok
-	Gone    bool     // State is failed because the driver was unloaded or replaced: a library that is opened anew may work
-	Backend string   // how GPUs are read; empty for what a worker alone says
-	Library string   // the library that was opened
-	From    string   // what was read in place of a library
-	Tried   []string // where it was looked for, when State is absent
-	Driver  string   // the driver's version
-	CUDA    string   // the newest CUDA that the driver supports
-	Devices []Device // by index, each with all that is known of it, also where the poll read a part only
-	Skipped []Device // index, UUID and PCI bus id of those that were not read because the request said so
-	Events  []xidEvent
-	Missing []string // the symbols that were wanted and that the library lacks
+	Seq      uint64
+	State    state    // empty where the poll ended early: Devices is what was read until then
+	Error    string   // why State is not ok
+	Gone     bool     // State is failed because the driver was unloaded or replaced: a library that is opened anew may work
+	Mismatch bool     // beside Gone: the library is of another version than the driver that is loaded
+	Backend  string   // how GPUs are read; empty for what a worker alone says
+	Library  string   // the library that was opened
+	From     string   // what was read in place of a library
+	Looked   []string // the ways by which GPUs were looked for, in words, likewise
+	Tried    []string // where it was looked for, when State is absent
+	Driver   string   // the driver's version
+	CUDA     string   // the newest CUDA that the driver supports
+	Devices  []Device // by index, each with all that is known of it, also where the poll read a part only
+	Skipped  []Device // index, UUID and PCI bus id of those that were not read because the request said so
+	Events   []xidEvent
+	Calls    map[string]callBuckets // into NVML, since the poll before, where they are measured
+	Missing  []string               // the symbols that were wanted and that the library lacks
 
 	Watching []string // the GPUs of which errors are reported as Events, by UUID
 }
@@ -39,28 +42,29 @@ const (
 
 // Snapshot is what was read of the GPUs at one moment. Nobody may change it.
 type Snapshot struct {
-	Taken   time.Time
-	Driver  string   // the driver's version
-	CUDA    string   // the newest CUDA that the driver supports, such as 12.8; empty where not known
-	Backend string   // how GPUs are read: nvml, nvidia-smi, amdgpu or sim
-	Library string   // the library that was opened; empty for other backends
-	Devices []Device // by index; those that cannot be read now have an Error
+	Taken   time.Time // of the newest of Devices
+	Driver  string    // the driver's version
+	CUDA    string    // the newest CUDA that the driver supports, such as 12.8; empty where not known
+	Backend string    // how GPUs are read: nvml, nvidia-smi, amdgpu or sim
+	Library string    // the library that was opened; empty for other backends
+	Devices []Device  // by index; those that cannot be read now have an Error
 }
 
 // Device is one GPU at one moment, in base units: ratios from 0 to 1, bytes, watts, joules, seconds, hertz, degrees Celsius. A nil
 // value, a missing key or an empty list is something that the GPU does not support or that may not be read: it has no series.
 type Device struct {
-	Index    int    `json:"index"`
-	UUID     string `json:"uuid,omitempty"`   // with its prefix GPU-; empty only beside an Error
-	Error    string `json:"error,omitempty"`  // why the GPU could not be read; what was read before that is kept
-	Lost     bool   `json:"lost,omitempty"`   // beside an Error: the driver has given the GPU up
-	Vendor   string `json:"vendor,omitempty"` // nvidia, amd or sim; empty for nvidia
-	Name     string `json:"name,omitempty"`
-	PCIBusID string `json:"pci_bus_id,omitempty"`
-	Serial   string `json:"serial,omitempty"`
-	VBIOS    string `json:"vbios,omitempty"`
-	Arch     string `json:"arch,omitempty"`     // such as hopper, lower case
-	MIGMode  string `json:"mig_mode,omitempty"` // enabled or disabled
+	Index    int       `json:"index"`
+	Taken    time.Time `json:"taken,omitzero"`   // when it was read; filled in by the parent, and zero beside an Error
+	UUID     string    `json:"uuid,omitempty"`   // with its prefix GPU-; empty only beside an Error
+	Error    string    `json:"error,omitempty"`  // why the GPU could not be read; what was read before that is kept
+	Lost     bool      `json:"lost,omitempty"`   // beside an Error: the driver has given the GPU up
+	Vendor   string    `json:"vendor,omitempty"` // nvidia, amd or sim; empty for nvidia
+	Name     string    `json:"name,omitempty"`
+	PCIBusID string    `json:"pci_bus_id,omitempty"`
+	Serial   string    `json:"serial,omitempty"`
+	VBIOS    string    `json:"vbios,omitempty"`
+	Arch     string    `json:"arch,omitempty"`     // such as hopper, lower case
+	MIGMode  string    `json:"mig_mode,omitempty"` // enabled or disabled
 
 	Utilization        *float64 `json:"utilization,omitempty"`
 	MemoryUtilization  *float64 `json:"memory_utilization,omitempty"`
@@ -125,12 +129,19 @@ type PCIe struct {
 	Width       map[string]int `json:"width,omitempty"`      // lanes, likewise
 }
 
-// NVLink is the GPU's links to other GPUs.
+// NVLink is the GPU's links to other GPUs. Its bytes are those of all links, or those of each link: never both.
 type NVLink struct {
 	Transmitted *uint64           `json:"transmitted,omitempty"` // bytes by all links
 	Received    *uint64           `json:"received,omitempty"`
+	Links       []NVLinkBytes     `json:"links,omitempty"`  // by link; only where asked for, and GPU and driver count by link
 	Errors      map[string]uint64 `json:"errors,omitempty"` // by type: crc_flit, crc_data, replay, recovery
 	Up          []bool            `json:"up,omitempty"`     // by link
+}
+
+// NVLinkBytes are those of one link; nil where they are not told.
+type NVLinkBytes struct {
+	Transmitted *uint64 `json:"transmitted,omitempty"`
+	Received    *uint64 `json:"received,omitempty"`
 }
 
 // Instance is one compute instance of MIG.

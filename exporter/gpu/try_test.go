@@ -32,7 +32,7 @@ type tried struct {
 func try() {
 	var got tried
 	err := func() error {
-		lib, _, err := open(os.Args[2])
+		lib, _, err := open(opening{library: os.Args[2]})
 		if absent, ok := errors.AsType[*absentError](err); ok {
 			got.Absent = absent.tried
 			return nil

@@ -25,7 +25,7 @@ func Worker(ctx context.Context, in io.Reader, out io.Writer) error {
 	return serve(ctx, in, out, open)
 }
 
-func serve(ctx context.Context, in io.Reader, out io.Writer, open func(path string) (library, string, error)) error {
+func serve(ctx context.Context, in io.Reader, out io.Writer, open func(opening) (library, string, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	requests := make(chan request)
@@ -69,7 +69,7 @@ func readRequests(ctx context.Context, in io.Reader, requests chan<- request) er
 
 // answer reads the GPUs for every request. All calls into NVML are made here, one after another, but for those that wait
 // for errors of the GPUs.
-func answer(ctx context.Context, out io.Writer, requests <-chan request, open func(path string) (library, string, error)) error {
+func answer(ctx context.Context, out io.Writer, requests <-chan request, open func(opening) (library, string, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &server{out: &frameWriter{w: out}, ended: ctx.Done()}
 	defer func() {
@@ -88,7 +88,10 @@ func answer(ctx context.Context, out io.Writer, requests <-chan request, open fu
 		}
 		var err error
 		if s.lib == nil {
-			s.lib, s.path, err = open(req.Library)
+			if req.Calls && s.calls == nil {
+				s.calls = &stopwatch{}
+			}
+			s.lib, s.path, err = open(opening{library: req.Library, procfs: req.ProcFS, calls: s.calls})
 		}
 		if err == nil {
 			err = s.poll(req)
@@ -97,7 +100,7 @@ func answer(ctx context.Context, out io.Writer, requests <-chan request, open fu
 			return fault
 		}
 		if err != nil {
-			f := frame{Kind: kindError, Seq: req.Seq, Library: s.path, State: stateFailed, Error: err.Error(), Gone: errors.Is(err, errDriverGone)}
+			f := frame{Kind: kindError, Seq: req.Seq, Library: s.path, State: stateFailed, Error: err.Error(), Gone: errors.Is(err, errDriverGone), Mismatch: errors.Is(err, errMismatch), Calls: s.calls.lap()}
 			if absent, ok := errors.AsType[*absentError](err); ok {
 				f.State, f.Error, f.Tried = stateAbsent, absent.Error(), absent.tried
 			}
@@ -114,6 +117,7 @@ type server struct {
 	out   *frameWriter
 	lib   library // nil until it is open
 	path  string
+	calls *stopwatch          // nil where their times are not asked for
 	known map[string]attached // the GPUs of the last poll by UUID
 	skip  []string            // as the last poll said
 
@@ -158,7 +162,7 @@ func (s *server) poll(req request) error {
 	if req.Only == "" {
 		end.Watching = s.watch(changed, req.Skip)
 	}
-	end.Missing = s.lib.Missing()
+	end.Missing, end.Calls = s.lib.Missing(), s.calls.lap()
 	return s.out.write(end)
 }
 

@@ -10,11 +10,13 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // fakeLibrary is NVML with GPUs that support nothing but what is set.
@@ -57,7 +59,7 @@ func ask(t *testing.T, lib library, openErr error, requests ...request) [][]stri
 	from, out := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		done <- serve(t.Context(), in, out, func(string) (library, string, error) { return lib, "lib.so", openErr })
+		done <- serve(t.Context(), in, out, func(opening) (library, string, error) { return lib, "lib.so", openErr })
 	}()
 	encoder, answers := json.NewEncoder(to), bufio.NewScanner(from)
 	var got [][]string
@@ -217,8 +219,11 @@ func FuzzAnswers(f *testing.F) {
 	f.Add([]byte(`{"frame":"error","seq":2,"state":"failed","gone":true}`))
 	f.Add([]byte(begin + "{\"frame\":\"device\",\"seq\":1,\"device\":{\"uuid\":\"\xff\",\"name\":\"\xfe\",\"pcie\":{\"transmitted\":18446744073709551615},\"ecc\":[{\"type\":\"uncorrected\",\"scope\":\"volatile\"}]}}\n" + end))
 	f.Add([]byte(`{"frame":"next","seq":1,"index":-1}`))
+	f.Add([]byte(begin + `{"frame":"end","seq":1,"calls":{"nvmlDeviceGetPowerUsage":{"-80":{"n":2,"s":0.0019},"99":{"n":1e18}},"x":{"0":{"n":1,"s":1}}}}`))
+	f.Add([]byte(begin + `{"frame":"device","seq":1,"device":{"uuid":"GPU-a","nvlink":{"transmitted":1,"links":[{"transmitted":5,"received":18446744073709551615},{}]}},"read":1}` + "\n" + end))
+	f.Add([]byte(`{"frame":"error","seq":1,"state":"failed","gone":true,"mismatch":true,"calls":{"nvmlInit_v2":{"80":{"n":1,"s":1e300}}}}`))
 	f.Fuzz(func(t *testing.T, said []byte) {
-		c := New(Options{})
+		c := New(Options{CallDurations: true})
 		p := poller{c: c, out: map[string]*outcast{}, strikes: map[string]time.Time{}}
 		for range 2 {
 			w := overheard(said)
@@ -232,6 +237,18 @@ func FuzzAnswers(f *testing.F) {
 					t.Fatalf("%v has no reason", err)
 				}
 			}
+			calls := uint64(0)
+			for call, buckets := range rep.Calls {
+				for _, b := range buckets {
+					calls += b.Count
+				}
+				if !slices.Contains(symbols[:], call) {
+					t.Fatalf("accepted the call %q", call)
+				}
+			}
+			if calls > maxCallCount {
+				t.Fatalf("accepted %d calls", calls)
+			}
 			c.accept(rep, time.Now())
 			if err != nil && failed(err).gpu != nil {
 				p.accuse(failed(err))
@@ -241,7 +258,12 @@ func FuzzAnswers(f *testing.F) {
 		if len(c.gpus) > maxKnown {
 			t.Fatalf("%d GPUs", len(c.gpus))
 		}
-		_, _ = c.Update(t.Context()) // must not panic
+		metrics, _ := c.Update(t.Context()) // must not panic
+		for _, m := range metrics {
+			if err := m.Write(&dto.Metric{}); err != nil {
+				t.Fatal(err)
+			}
+		}
 	})
 }
 
@@ -276,7 +298,7 @@ func FuzzRequests(f *testing.F) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			done <- answer(ctx, &out, requests, func(string) (library, string, error) { return lib, "lib.so", nil })
+			done <- answer(ctx, &out, requests, func(opening) (library, string, error) { return lib, "lib.so", nil })
 		}()
 		_ = readRequests(ctx, bytes.NewReader(said), requests)
 		cancel()

@@ -76,7 +76,7 @@ func (l *ledger) account(s *gpu.Snapshot, places []place, whose finder) {
 		if d.Error != "" || d.UUID == "" {
 			continue
 		}
-		active, known := l.active(d, s.Taken, last)
+		active, known := l.active(d, taken(d, s), last)
 		for k, p := range parts(d, byGPU[d.UUID], whose) {
 			u := l.uses[k]
 			u.utilization, u.memory = p.utilization, p.memory
@@ -93,6 +93,14 @@ func (l *ledger) account(s *gpu.Snapshot, places []place, whose finder) {
 			u.energy = &energy
 		}
 	}
+}
+
+// taken is when the GPU was read, which may be before the newest of the snapshot.
+func taken(d gpu.Device, s *gpu.Snapshot) time.Time {
+	if d.Taken.IsZero() {
+		return s.Taken
+	}
+	return d.Taken
 }
 
 // active returns the energy that a GPU used since the snapshot before, less what it would have used idle, and nothing where

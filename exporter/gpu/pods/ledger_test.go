@@ -307,6 +307,38 @@ func TestEnergy(t *testing.T) {
 	}
 }
 
+// TestEnergyOfLateReadings: idle power is reckoned over the time between two readings of the GPU itself, not of another that was
+// read meanwhile.
+func TestEnergyOfLateReadings(t *testing.T) {
+	at := func(seconds int) time.Time { return time.Unix(int64(seconds), 0) }
+	l := newLedger(new(100.0))
+	places := []place{whole("a", "server")}
+	for i, tt := range []struct {
+		newest, taken int // seconds
+		energy, want  float64
+	}{
+		{0, 0, 0, 0},
+		{5, 0, 0, 0},        // it was not read: nothing is known of this time
+		{10, 8, 1000, 200},  // 8 s: 800 J are idle
+		{15, 15, 1800, 300}, // 7 s
+		{20, 15, 1800, 300}, // not read again
+		{25, 25, 2800, 300}, // 10 s at idle
+		{30, 29, 3300, 400}, // 4 s
+	} {
+		l.account(&gpu.Snapshot{Taken: at(tt.newest), Devices: []gpu.Device{
+			{UUID: uuid0, Taken: at(tt.taken), Energy: &tt.energy},
+			{Index: 1, UUID: "GPU-00000000-0000-4000-8000-0000000000ff", Taken: at(tt.newest), Energy: new(0.0)},
+		}}, places, whose)
+		got := 0.0
+		for _, u := range l.uses {
+			got += value(u.energy)
+		}
+		if got != tt.want {
+			t.Errorf("row %d: %v J, want %v", i, got, tt.want)
+		}
+	}
+}
+
 // TestEnergyNeverExceeds: whatever pods and processes come and go, all pods that ever were have no more than the GPU used,
 // and no counter falls.
 func TestEnergyNeverExceeds(t *testing.T) {

@@ -6,8 +6,11 @@
    NVML_STUB_MODE   a file with a word and maybe the index of a GPU, else it is meant for all:
         normal, unsupported (nothing but what every GPU has), odd (an unknown error of what is not vital),
         lost [1], hang, freeze (even the UUID is not told), crash (abort), segv, reload (the driver was replaced),
-        nodriver and mismatch (both at init), empty (no GPU), count N (as many GPUs), mig (instances on a GPU), pcie
-        (no NVLink), nvlink5 (bytes by link alone)
+        nodriver (at init), mismatch (at init, and then of every GPU), empty (no GPU), count N (as many GPUs), mig (instances on a GPU), pcie
+        (no NVLink), nvlink5 (bytes by link alone), nvlinksum (bytes of all links alone)
+   NVML_STUB_NVLINK a file with a number: bytes, or KiB before nvlink5, that the first link has sent; the next sent twice as
+                    many, and so on, and each received ten times what it sent
+   NVML_STUB_ATTACH_MS  milliseconds that it takes to get hold of a GPU for the first time
    NVML_STUB_PCIE   a file with two numbers: the raw counters of bytes sent and received, of 32 bits where they fit
    NVML_STUB_XIDS   a file with lines "gpu xid [gi ci]", which is removed once it was reported
    NVML_STUB_PID    the PID of one process on GPU 0; without it that is one that cannot be
@@ -78,7 +81,7 @@ static nvmlReturn_t vital(nvmlDevice_t d) {
 	}
 	if (is(m, "crash", d->gpu)) abort();
 	if (is(m, "segv", d->gpu)) *(volatile int *)8 = 0;
-	if (is(m, "reload", d->gpu)) return MISMATCH;
+	if (is(m, "reload", d->gpu) || is(m, "mismatch", d->gpu)) return MISMATCH;
 	if (is(m, "lost", d->gpu) && d->gpu == (m.gpu < 0 ? 1 : m.gpu)) return LOST;
 	return is(m, "unsupported", d->gpu) ? UNSUPPORTED : OK;
 }
@@ -124,6 +127,10 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned i, nvmlDevice_t *d) {
 	unsigned n;
 	nvmlDeviceGetCount_v2(&n);
 	if (i >= n) return INVALID;
+	static int attached[MOST];
+	const char *ms = getenv("NVML_STUB_ATTACH_MS");
+	if (ms && !attached[i]) usleep(1000 * atoi(ms));
+	attached[i] = 1;
 	gpus[i].gpu = i;
 	*d = &gpus[i];
 	return OK;
@@ -224,13 +231,20 @@ static void set(field_value *v, unsigned long long n) {
 nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, field_value *values) {
 	nvmlReturn_t answer = vital(d);
 	struct mode m = now();
-	int links = !is(m, "pcie", d->gpu), five = is(m, "nvlink5", d->gpu);
+	unsigned long long sent = 0;
+	int links = !is(m, "pcie", d->gpu), sum = is(m, "nvlinksum", d->gpu), five = is(m, "nvlink5", d->gpu);
 	unsigned long long tx = 1000000 + d->gpu, rx = 2000000 + d->gpu;
 	const char *path = getenv("NVML_STUB_PCIE");
 	FILE *f = path ? fopen(path, "r") : NULL;
 	if (answer != OK && answer != UNSUPPORTED) return answer;
 	if (f) {
 		if (fscanf(f, "%llu %llu", &tx, &rx) != 2) tx = rx = 0;
+		fclose(f);
+	}
+	path = getenv("NVML_STUB_NVLINK");
+	f = path ? fopen(path, "r") : NULL;
+	if (f) {
+		if (fscanf(f, "%llu", &sent) != 1) sent = 0;
 		fclose(f);
 	}
 	for (field_value *v = values; v < values + n; v++) {
@@ -247,10 +261,11 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, field_value *values
 		case 91: set(v, links ? LINKS : 0); break;
 		case 138: case 139: /* KiB */
 			if (all && links && !five) set(v, v->field == 138 ? 5ull << 30 : 6ull << 30);
+			else if (one && v->scope != 17 && links && !five && !sum) set(v, (v->scope + 1) * sent * (v->field == 138 ? 1 : 10));
 			else v->ret = UNSUPPORTED;
 			break;
 		case 202: case 204:
-			if (one && links && five) set(v, v->field == 202 ? 1000 : 2000);
+			if (one && links && five) set(v, path ? (v->scope + 1) * sent * (v->field == 202 ? 1 : 10) : v->field == 202 ? 1000 : 2000);
 			else v->ret = INVALID;
 			break;
 		case 161: case 162: /* of one link */
