@@ -92,7 +92,7 @@ func TestStubNVLinkPerLink(t *testing.T) {
 		})
 	}
 	t.Run("odd", func(t *testing.T) {
-		newStubMode(t, "odd")
+		newStubMode(t, "nvlinkodd")
 		lines, logger := newLog()
 		c := New(Options{Worker: self(t), Library: library, Logger: logger, Interval: time.Hour, NVLinkPerLink: true})
 		run(t, c)

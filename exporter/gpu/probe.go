@@ -337,6 +337,9 @@ var familyCalls = map[string][]string{
 // Why says why a family, such as flyball_gpu_power_watts, has no series: what the calls that it is made of came to, of the
 // first GPU for which they came to nothing. It is empty where nothing is known to be wrong.
 func (p Probed) Why(family string) string {
+	if family == callFamily.Name {
+		return "published where exporter.gpu.call_durations is set"
+	}
 	calls := familyCalls[strings.TrimPrefix(family, "flyball_gpu_")]
 	for _, g := range p.GPUs {
 		for _, c := range g.Calls {

@@ -3,6 +3,7 @@ package gpu
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -24,6 +25,13 @@ func TestProbeArguments(t *testing.T) {
 		if m.Type.NumOut() == 0 || m.Type.Out(m.Type.NumOut()-1) != reflect.TypeFor[error]() {
 			t.Errorf("%s returns no error last", m.Name)
 		}
+	}
+}
+
+// TestWhyOptIn: what is published only where it is asked for has that for a reason, whatever the GPUs are.
+func TestWhyOptIn(t *testing.T) {
+	if why := (Probed{}).Why("flyball_nvml_call_duration_seconds"); !strings.Contains(why, "exporter.gpu.call_durations") {
+		t.Errorf("%q", why)
 	}
 }
 

@@ -7,7 +7,8 @@
         normal, unsupported (nothing but what every GPU has), odd (an unknown error of what is not vital),
         lost [1], hang, freeze (even the UUID is not told), crash (abort), segv, reload (the driver was replaced),
         nodriver (at init), mismatch (at init, and then of every GPU), empty (no GPU), count N (as many GPUs), mig (instances on a GPU), pcie
-        (no NVLink), nvlink5 (bytes by link alone), nvlinksum (bytes of all links alone)
+        (no NVLink), nvlink5 (bytes by link alone), nvlinksum (bytes of all links alone),
+        nvlinkodd (an unknown error of those of a link)
    NVML_STUB_NVLINK a file with a number: bytes, or KiB before nvlink5, that the first link has sent; the next sent twice as
                     many, and so on, and each received ten times what it sent
    NVML_STUB_ATTACH_MS  milliseconds that it takes to get hold of a GPU for the first time
@@ -261,6 +262,7 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, field_value *values
 		case 91: set(v, links ? LINKS : 0); break;
 		case 138: case 139: /* KiB */
 			if (all && links && !five) set(v, v->field == 138 ? 5ull << 30 : 6ull << 30);
+			else if (one && is(m, "nvlinkodd", d->gpu)) v->ret = UNKNOWN;
 			else if (one && v->scope != 17 && links && !five && !sum) set(v, (v->scope + 1) * sent * (v->field == 138 ? 1 : 10));
 			else v->ret = UNSUPPORTED;
 			break;
