@@ -41,9 +41,9 @@ var (
 
 // backend is a way to read GPUs without a worker.
 type backend interface {
-	// read returns the GPUs that are there now, each with all that is known of it. want says what is to be read anew that is
-	// dear, of tierProcesses; what was read before holds where it is not wanted. The error is an *absentError where this machine has none that are read this
-	// way. It should return once ctx is done, and is called by one goroutine at a time.
+	// read returns the GPUs that are there now, each with all that is known of it. Processes are listed anew where want has
+	// tierProcesses; else those that were listed before hold. The error is an *absentError where this machine has none that
+	// are read this way. It should return once ctx is done, and is called by one goroutine at a time.
 	read(ctx context.Context, want tiers) (readings, error)
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -80,6 +81,27 @@ const (
 
 // ErrNoGPU is what Run returns where GPUs are required and there are none.
 var ErrNoGPU = errors.New("no GPU")
+
+// noGPUError is ErrNoGPU with where GPUs were looked for.
+type noGPUError struct {
+	why   string
+	tried []string
+}
+
+func (e *noGPUError) Error() string {
+	return fmt.Sprintf("%s: %s: %s", ErrNoGPU, e.why, strings.Join(e.tried, "; "))
+}
+
+func (e *noGPUError) Unwrap() error { return ErrNoGPU }
+
+// Tried returns where GPUs were looked for, by every way that there is, with what was wrong there: of an error of Run that wraps
+// ErrNoGPU. It is nil for any other, and where a library works that finds no GPU.
+func Tried(err error) []string {
+	if none, ok := errors.AsType[*noGPUError](err); ok {
+		return none.tried
+	}
+	return nil
+}
 
 // worker is what a Collector needs of a child.
 type worker interface {

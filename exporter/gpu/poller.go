@@ -363,7 +363,7 @@ func (p *poller) absent(rep reply) (time.Duration, error) {
 		return p.failed(&failure{reason: reasonReload, err: fmt.Errorf("%s: %s", rep.Error, tried)}), nil
 	}
 	if p.c.opts.Require {
-		return 0, fmt.Errorf("%w: %s: %s", ErrNoGPU, rep.Error, tried)
+		return 0, &noGPUError{rep.Error, rep.Tried}
 	}
 	p.c.fail(nil)
 	p.stop(nil)

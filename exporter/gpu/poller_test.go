@@ -358,6 +358,9 @@ func TestRequire(t *testing.T) {
 			if !errors.Is(err, ErrNoGPU) || err.Error() != tt.want {
 				t.Errorf("Run: %v, want %s", err, tt.want)
 			}
+			if diff := cmp.Diff(tt.rep.Tried, Tried(err)); diff != "" {
+				t.Errorf("tried (-want +got):\n%s", diff)
+			}
 		})
 	}
 }

@@ -290,6 +290,7 @@ func (nowhere) Close() error                { return nil }
 func FuzzRequests(f *testing.F) {
 	f.Add([]byte(`{"seq":1,"library":"x","want":15,"skip":["GPU-a","#1/2"]}` + "\n" + `{"seq":2,"only":"GPU-b"}`))
 	f.Add([]byte(`{"seq":-1}`))
+	f.Add([]byte(`{"seq":1,"want":17,"calls":true,"procfs":"/x"}` + "\n" + `{"seq":2,"want":63}`))
 	f.Add([]byte("\n\n{}\n{\"want\":255}\n"))
 	lib := fakeLibrary{devices: []fakeDevice{{uuid: "GPU-a", err: errUnsupported}, {uuid: "GPU-b", err: errLost}}}
 	f.Fuzz(func(t *testing.T, said []byte) {

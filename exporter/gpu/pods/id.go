@@ -64,6 +64,9 @@ func parseID(text string) (id, error) {
 	}
 	d := nothing
 	if m := oldMIGPattern.FindStringSubmatch(plain); m != nil {
+		if whole, err := parseID(m[1]); err != nil || whole.uuid != m[1] {
+			return nothing, errors.New("it is of a GPU whose UUID is none")
+		}
 		var errs [2]error
 		d.uuid, d.inside = m[1], true
 		d.gi, errs[0] = number(m[2])
