@@ -258,7 +258,7 @@ func (a *app) newExporter(c exporter.Config, sim *gpu.Sim) (*exporter.Exporter, 
 		if err != nil {
 			return nil, sensors{}, err
 		}
-		s.gpus = newGPUs(c.GPU, c.Host, readsProcesses(c), sim, self, log)
+		s.gpus = gpu.New(gpuOptions(c.GPU, c.Host, readsProcesses(c), sim, self, log))
 		list = append(list, s.gpus)
 	}
 	if c.Collectors.Pods {

@@ -79,6 +79,50 @@ func TestCollectorFlags(t *testing.T) {
 	}
 }
 
+// TestGPUFlags: what is read of GPUs only where asked for is asked for by a flag or the file, and a flag wins.
+func TestGPUFlags(t *testing.T) {
+	for _, tt := range []struct {
+		flags, yaml      string
+		perLink, measure bool
+	}{
+		{},
+		{flags: "--collector.nvlink.per-link", perLink: true},
+		{flags: "--collector.gpu.call-durations", measure: true},
+		{yaml: "exporter: {gpu: {nvlink_per_link: true, call_durations: true}}", perLink: true, measure: true},
+		{flags: "--no-collector.nvlink.per-link", yaml: "exporter: {gpu: {nvlink_per_link: true, call_durations: true}}", measure: true},
+	} {
+		var o exporterOptions
+		app := kingpin.New("flyball", "")
+		o.add(app.Command("run", ""))
+		if _, err := app.Parse(append([]string{"run"}, strings.Fields(tt.flags)...)); err != nil {
+			t.Fatal(err)
+		}
+		file, err := source.Parse("flyball.yml", []byte(tt.yaml))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := file.Decoder()
+		c := DefaultConfig()
+		d.Decode(&c)
+		o.apply(&c.Exporter, d)
+		if got := gpuOptions(c.Exporter.GPU, c.Exporter.Host, false, nil, "", nil); got.NVLinkPerLink != tt.perLink || got.CallDurations != tt.measure || d.Err() != nil {
+			t.Errorf("%q, %q: per link %t, durations %t, %v", tt.flags, tt.yaml, got.NVLinkPerLink, got.CallDurations, d.Err())
+		}
+	}
+}
+
+// TestHostPaths: where procfs and sysfs are mounted holds for all that read them of GPUs and pods.
+func TestHostPaths(t *testing.T) {
+	c := exporter.DefaultConfig()
+	c.Host = exporter.Host{ProcFS: "/host/proc", SysFS: "/host/sys"}
+	if got := podOptions(c, nil, nil); got.ProcPath != "/host/proc" {
+		t.Errorf("pods: procfs %q", got.ProcPath)
+	}
+	if got := gpuOptions(c.GPU, c.Host, false, nil, "", nil); got.ProcPath != "/host/proc" || got.SysPath != "/host/sys" {
+		t.Errorf("GPUs: procfs %q, sysfs %q", got.ProcPath, got.SysPath)
+	}
+}
+
 func sorted(words []string) []string {
 	slices.Sort(words)
 	return words

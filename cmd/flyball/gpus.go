@@ -11,18 +11,19 @@ import (
 	"flyball/rules/source"
 )
 
-// newGPUs makes the collector of GPUs of a configuration; self is this binary. Processes are read where they are asked for, or others
-// need them.
-func newGPUs(c exporter.GPU, host exporter.Host, processes bool, sim *gpu.Sim, self string, log *slog.Logger) *gpu.Collector {
+// gpuOptions are those of the collector of GPUs of a configuration; self is this binary. Processes are read where they are asked for,
+// or others need them.
+func gpuOptions(c exporter.GPU, host exporter.Host, processes bool, sim *gpu.Sim, self string, log *slog.Logger) gpu.Options {
 	most := c.MaxProcesses
 	if !c.Processes {
 		most = -1
 	}
-	return gpu.New(gpu.Options{
+	return gpu.Options{
 		Worker: []string{self, nvmlCommand}, Backend: c.Backend, Library: c.Library, Require: c.Require, Sim: sim, ProcPath: host.ProcFS, SysPath: host.SysFS,
-		Interval: time.Duration(c.Interval), SlowInterval: time.Duration(c.SlowInterval), Timeout: time.Duration(c.Timeout), Processes: processes, MaxProcesses: most, NVLinkPerLink: c.NVLinkPerLink, CallDurations: c.CallDurations,
+		Interval: time.Duration(c.Interval), SlowInterval: time.Duration(c.SlowInterval), Timeout: time.Duration(c.Timeout),
+		Processes: processes, MaxProcesses: most, NVLinkPerLink: c.NVLinkPerLink, CallDurations: c.CallDurations,
 		Logger: log,
-	})
+	}
 }
 
 // readSim reads the description of simulated GPUs. Its faults are the error; that it cannot be read is one of the

@@ -176,6 +176,9 @@ func (o *probeOptions) read(ctx context.Context, r *gpuReport, config exporter.C
 		select {
 		case err := <-ended:
 			ended <- nil
+			if tried := gpu.Tried(err); tried != nil { // by every way, not by NVML alone
+				r.Tried = tried
+			}
 			if err != nil && r.Error == "" { // else the same has been said
 				r.Unread = err.Error()
 			}

@@ -42,11 +42,15 @@ func (s sensors) run(ctx context.Context) error {
 
 // newPods makes the collector of the pods on these GPUs; gpus is nil where none are read.
 func newPods(c exporter.Config, gpus *gpu.Collector, log *slog.Logger) *pods.Collector {
+	return pods.New(podOptions(c, gpus, log))
+}
+
+func podOptions(c exporter.Config, gpus *gpu.Collector, log *slog.Logger) pods.Options {
 	o := pods.Options{ProcPath: c.Host.ProcFS, Socket: c.Kubernetes.PodResourcesSocket, IdleWatts: c.GPU.IdleWatts.Watts, Logger: log}
 	if gpus != nil {
 		o.Snapshot = gpus.Snapshot
 	}
-	return pods.New(o)
+	return o
 }
 
 // readsProcesses says whether the processes on GPUs are to be read: where that is asked for, to find the GPUs of model servers, and on
