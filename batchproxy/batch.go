@@ -454,7 +454,7 @@ func (m *model) call(ctx context.Context, to *replica, members []*request, numbe
 		GetBody: func() (io.ReadCloser, error) { return body.reader(), nil },
 		Proto:   "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}).WithContext(ctx)
-	resp, err := m.proxy.transport.RoundTrip(req)
+	resp, err := toReplicas{m}.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}

@@ -123,6 +123,9 @@
 // JSON, to a file or stdout, never a body, a query or a credential. A disk that is too slow for it costs lines, which are
 // counted, and never time. With the log, a request without an X-Request-Id is given one, which the client is told.
 //
+// The longest time to an answer of the last minute is exact (maximum.go), and what the network takes is told where that can be told
+// honestly: new connections, and answers of replicas that say how long they took themselves (network.go).
+//
 // Requests whose traceparent says that they are recorded leave their trace id as an exemplar on the histograms of their
 // duration and of their wait.
 //

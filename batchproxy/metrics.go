@@ -43,6 +43,8 @@ type metrics struct {
 	ejections     *prometheus.CounterVec
 	poisoned      *prometheus.CounterVec
 	solo          *prometheus.GaugeVec
+	longest       *maxVec
+	network       *prometheus.HistogramVec
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
@@ -109,6 +111,8 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		ejections: counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
 		poisoned:  counter("poisoned_requests_total", "Requests that replicas refused and that a batch was cut in parts for.", "model"),
 		solo:      gauge("solo_lanes", "Tenants whose requests go alone for a while, because replicas refused several of them in batches.", "model"),
+		longest:   register(registerer, &faults, newMaxVec("flyball_batchproxy_request_duration_max_seconds", longestHelp)),
+		network:   histogram("network_duration_seconds", "Time between the proxy and replicas by phase: connect, a new connection without TLS; response, from a request's last byte to the answer's first, less what the answer says the replica took (Server-Timing total, X-Envoy-Upstream-Service-Time), absent where none says it. No time is taken of requests that are passed on as their body comes.", networkBuckets, "model", "phase"),
 	}
 	return m, errors.Join(faults...)
 }
@@ -120,7 +124,7 @@ func (m *metrics) forget(model string) {
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
 		m.intercept, m.slope, m.gain, m.effective, m.depth, m.changes, m.firstToken, m.interToken, m.tokens, m.generations,
-		m.healthy, m.limit, m.ejections, m.poisoned, m.solo,
+		m.healthy, m.limit, m.ejections, m.poisoned, m.solo, m.longest, m.network,
 	} {
 		v.DeletePartialMatch(series)
 	}
@@ -153,6 +157,7 @@ type demand struct {
 	running       prometheus.Gauge
 	waiting       prometheus.Gauge
 	batchSize     prometheus.Observer
+	longest       func(at time.Time, took time.Duration)
 	generation    func() *generation // there from the first text that the model generates
 }
 
@@ -211,6 +216,14 @@ func (m *metrics) demands(c ModelConfig) func(protocol string, class int) *deman
 	return find
 }
 
+// networkOf are the series of a model's network.
+func (m *metrics) networkOf(model string) *network {
+	return &network{
+		connect:  m.network.WithLabelValues(model, phaseConnect),
+		response: sync.OnceValue(func() prometheus.Observer { return m.network.WithLabelValues(model, phaseResponse) }),
+	}
+}
+
 func (m *metrics) demand(model, protocol, class string) *demand {
 	requests := m.requests.MustCurryWith(prometheus.Labels{"model": model, "protocol": protocol, "class": class})
 	d := &demand{
@@ -222,6 +235,7 @@ func (m *metrics) demand(model, protocol, class string) *demand {
 		running:       m.running.WithLabelValues(model, protocol, class),
 		waiting:       m.waiting.WithLabelValues(model, protocol, class),
 		batchSize:     m.batchSize.WithLabelValues(model, protocol),
+		longest:       m.longest.with(model, protocol, class),
 		generation:    sync.OnceValue(func() *generation { return m.generation(model, protocol, class) }),
 	}
 	if protocol == "openai" {
@@ -238,8 +252,9 @@ func (d *demand) ofChunk() *demand {
 	return &quiet
 }
 
-// answered counts an answer; code 0 is one that broke off. The trace is that of the request if it is recorded, else empty.
-func (d *demand) answered(code int, took time.Duration, trace string) {
+// answered counts an answer to a request that came at start; code 0 is one that broke off. The trace is that of the request if it is
+// recorded, else empty.
+func (d *demand) answered(code int, start time.Time, trace string) {
 	switch code {
 	case 200:
 		d.ok.Inc()
@@ -248,7 +263,10 @@ func (d *demand) answered(code int, took time.Duration, trace string) {
 	default:
 		d.requests.WithLabelValues(strconv.Itoa(code)).Inc()
 	}
+	now := time.Now()
+	took := now.Sub(start)
 	observe(d.duration, took, trace)
+	d.longest(now, took)
 }
 
 // observe takes a duration, with the trace as its exemplar if there is one.

@@ -20,10 +20,11 @@ import (
 // model is one model's queue and replicas. Everything that happens (a request comes or goes, a batch returns, a replica
 // appears, the timer fires) takes the mutex, tells the batcher or the picker, and lets pump send what can be sent.
 type model struct {
-	proxy  *Proxy
-	config ModelConfig
-	ignore map[string]bool // headers that are not part of a lane's key
-	demand func(protocol string, class int) *demand
+	proxy   *Proxy
+	config  ModelConfig
+	network *network
+	ignore  map[string]bool // headers that are not part of a lane's key
+	demand  func(protocol string, class int) *demand
 	// classes are those of priority, of which normal is the index of the one for requests that name none.
 	classes      []Class
 	normal       int
@@ -81,10 +82,11 @@ func newModel(p *Proxy, c ModelConfig) *model {
 			TenantLimit:  c.Queue.TenantLimit,
 			LearnDepth:   c.Inflight == Auto,
 		}),
-		picker: picker{inflight: max(int(c.Inflight), 1), slowStart: time.Duration(c.SlowStart), random: rand.IntN},
-		budget: newBudget(),
-		widens: c.mayWiden(),
-		demand: p.metrics.demands(c),
+		picker:  picker{inflight: max(int(c.Inflight), 1), slowStart: time.Duration(c.SlowStart), random: rand.IntN},
+		budget:  newBudget(),
+		widens:  c.mayWiden(),
+		network: p.metrics.networkOf(c.Name),
+		demand:  p.metrics.demands(c),
 
 		classes: c.classes(), normal: normalOf(c.classes()), urgent: byUrgency(c.classes()), trust: c.Queue.TrustHeaders.read(),
 	}

@@ -350,7 +350,7 @@ func (m *model) forwarder(to *replica) *httputil.ReverseProxy {
 				pr.Out.Body, _ = whole()
 			}
 		},
-		Transport:  m.proxy.transport,
+		Transport:  toReplicas{m},
 		BufferPool: &m.proxy.copies,
 		// What it logs is an answer that broke off, which the client sees.
 		ErrorLog: slog.NewLogLogger(m.proxy.logger.Handler(), slog.LevelDebug),

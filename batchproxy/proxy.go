@@ -565,7 +565,7 @@ func (m *model) serve(w http.ResponseWriter, r *http.Request, protocol string, s
 			if code == 0 && r.Context().Err() != nil {
 				code = clientGone
 			}
-			d.answered(code, time.Since(start), sampledTrace(r.Header))
+			d.answered(code, start, sampledTrace(r.Header))
 		}()
 	}
 	if !entered {

@@ -26,6 +26,7 @@ import (
 // ask for another protocol.
 type wire struct {
 	*http.Transport
+	open   func(ctx context.Context, protocol, address string) (net.Conn, error) // a connection
 	frames sync.Pool
 
 	mu    sync.Mutex
@@ -34,7 +35,9 @@ type wire struct {
 }
 
 func newWire(t *http.Transport) *wire {
-	return &wire{Transport: t, idle: make(map[string][]*wireConn)}
+	w := &wire{Transport: t, open: t.DialContext, idle: make(map[string][]*wireConn)}
+	t.DialContext = w.dial
+	return w
 }
 
 // wireConn is a connection to a replica. One goroutine at a time has it.
@@ -109,17 +112,23 @@ func withPort(host string) bool {
 }
 
 // RoundTrip implements http.RoundTripper.
-func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
+func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) { return w.roundTrip(r, nil) }
+
+// roundTrip sends a request whose time in the network is taken by n.
+func (w *wire) roundTrip(r *http.Request, n *network) (*http.Response, error) {
 	if !w.takes(r) {
+		if n != nil {
+			r = r.WithContext(context.WithValue(r.Context(), forNetwork{}, n))
+		}
 		return w.Transport.RoundTrip(r)
 	}
 	for ctx := r.Context(); ; {
-		c, err := w.take(ctx, r.URL.Host)
+		c, err := w.take(ctx, r.URL.Host, n)
 		if err != nil {
 			closeBody(r)
 			return nil, err
 		}
-		resp, sent, err := c.roundTrip(ctx, r)
+		resp, sent, err := c.roundTrip(ctx, r, n)
 		// A replica may close a connection at any time that it has nothing to do. What it cannot have seen is sent again, and what
 		// it may have seen only if that makes no difference.
 		if err == nil || !c.reused || ctx.Err() != nil || c.read > 0 || sent && !repeatable(r) {
@@ -152,7 +161,7 @@ func closeBody(r *http.Request) {
 }
 
 // take is a connection that was kept and has nothing to be read, or a new one.
-func (w *wire) take(ctx context.Context, address string) (*wireConn, error) {
+func (w *wire) take(ctx context.Context, address string, n *network) (*wireConn, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -167,7 +176,7 @@ func (w *wire) take(ctx context.Context, address string) (*wireConn, error) {
 		}
 		_ = c.Close()
 	}
-	conn, err := w.DialContext(ctx, "tcp", address)
+	conn, err := w.connect(ctx, "tcp", address, n)
 	if err != nil {
 		return nil, err
 	}
@@ -289,11 +298,14 @@ func (f *frame) WriteByte(c byte) error {
 
 // roundTrip sends a request and returns the answer, whose body gives the connection back. The connection is closed where there
 // is an error; sent says that the replica may have seen of the request.
-func (c *wireConn) roundTrip(ctx context.Context, r *http.Request) (resp *http.Response, sent bool, err error) {
+func (c *wireConn) roundTrip(ctx context.Context, r *http.Request, n *network) (resp *http.Response, sent bool, err error) {
 	c.read, c.left = 0, mostHeader
 	c.stop = context.AfterFunc(ctx, func() { _ = c.Close() })
 	if sent, err = c.send(r); err == nil {
-		resp, err = c.receive(ctx, r)
+		written := time.Now()
+		if resp, err = c.receive(ctx, r); err == nil {
+			n.answered(written, resp.Header)
+		}
 	}
 	if err != nil {
 		c.stop()

@@ -362,7 +362,7 @@ func TestWireKeeps(t *testing.T) {
 	w.MaxIdleConnsPerHost = 2
 	var conns []*wireConn
 	for range 3 {
-		c, err := w.take(t.Context(), s.url.Host)
+		c, err := w.take(t.Context(), s.url.Host, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ var Engines = []string{"auto", "vllm", "sglang", "tgi", "triton", "trtllm", "tor
 
 // ModelFields are what a model server may tell, the keys of model_servers[].mapping.
 var ModelFields = []string{
-	"request_duration", "queue_duration", "ttft", "itl", "requests_total", "requests_failed", "tokens_prompt", "tokens_generation", "tokens_cached",
+	"request_duration", "request_duration_max", "queue_duration", "network_duration", "ttft", "itl", "requests_total", "requests_failed", "tokens_prompt", "tokens_generation", "tokens_cached",
 	"running", "waiting", "kv_cache", "batch_size", "batch_size_mean", "batch_capacity", "iteration_tokens", "preemptions",
 	"accelerator_duty_cycle", "accelerator_memory_used", "accelerator_memory_total",
 }
@@ -154,11 +154,11 @@ func (s *ModelServer) Address() (socket string, u *url.URL, err error) {
 			page = "/metrics"
 		}
 		if path == "/" || !strings.HasPrefix(page, "/") {
-			return "", nil, fmt.Errorf("%q is not the address of a socket: %s", s.URL, want)
+			return "", nil, fmt.Errorf("%q is not the address of a socket: %s", s.Redacted(), want)
 		}
 		u, err = url.Parse("http://localhost" + page)
 		if err != nil {
-			return "", nil, fmt.Errorf("%q is not the address of a socket: %s", s.URL, want)
+			return "", nil, fmt.Errorf("%q is not the address of a socket: %s", s.Redacted(), want)
 		}
 		return path, u, nil
 	}
@@ -169,9 +169,9 @@ func (s *ModelServer) Address() (socket string, u *url.URL, err error) {
 	case u.User != nil:
 		return "", nil, errors.New("it has a user or a password, which logs would show: give them as basic_auth")
 	case u.Scheme != "http" && u.Scheme != "https":
-		return "", nil, fmt.Errorf("%q is not a URL of a model server: %s", s.URL, want)
+		return "", nil, fmt.Errorf("%q is not a URL of a model server: %s", s.Redacted(), want)
 	case u.Hostname() == "":
-		return "", nil, fmt.Errorf("%q has no host: %s", s.URL, want)
+		return "", nil, fmt.Errorf("%q has no host: %s", s.Redacted(), want)
 	case u.Fragment != "":
 		return "", nil, fmt.Errorf("it has a fragment (#): %s", want)
 	}
@@ -179,6 +179,41 @@ func (s *ModelServer) Address() (socket string, u *url.URL, err error) {
 		u.Path = "/metrics"
 	}
 	return "", u, nil
+}
+
+// Redacted is the URL as it may be shown: see [RedactedURL].
+func (s *ModelServer) Redacted() string { return RedactedURL(s.URL) }
+
+// hidden is what stands for what is not shown, as net/url has it.
+const hidden = "xxxxx"
+
+// RedactedURL is a URL, or what was meant as one, as it may be shown: without a user, a password and the values of its query, any of
+// which may be a token.
+func RedactedURL(text string) string {
+	before, fragment, _ := strings.Cut(text, "#")
+	before, query, asked := strings.Cut(before, "?")
+	scheme, rest, found := strings.Cut(before, "//")
+	if scheme += "//"; !found {
+		scheme, rest = "", before
+	}
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 { // in a path too: a password may have a slash
+		before = scheme + hidden + rest[at:]
+	}
+	if asked {
+		parts := strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' })
+		for i, part := range parts {
+			if name, _, named := strings.Cut(part, "="); named {
+				parts[i] = name + "=" + hidden
+			} else {
+				parts[i] = hidden
+			}
+		}
+		before += "?" + strings.Join(parts, "&")
+	}
+	if fragment != "" {
+		before += "#" + hidden
+	}
+	return before
 }
 
 var (
@@ -294,7 +329,7 @@ func (m MetricMapping) validate(field string) []error {
 // fieldTypes are what a field may be on a page.
 func fieldTypes(field string) []string {
 	switch field {
-	case "request_duration", "queue_duration", "ttft", "itl", "batch_size", "iteration_tokens":
+	case "request_duration", "queue_duration", "network_duration", "ttft", "itl", "batch_size", "iteration_tokens":
 		return []string{"histogram", "summary", "counter"}
 	case "requests_total", "requests_failed", "tokens_prompt", "tokens_generation", "tokens_cached", "preemptions":
 		return []string{"counter"}

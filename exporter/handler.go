@@ -55,24 +55,11 @@ const maxScrapeTimeout = 24 * time.Hour
 // names that there are. The page is there before the scraper gives up (X-Prometheus-Scrape-Timeout-Seconds, less
 // TimeoutOffset), with status 200: a collector that is not done by then is left out and has flyball_collector_success 0.
 func NewHandler(o HandlerOptions) http.Handler {
-	var sem chan struct{}
-	if o.MaxRequests > 0 {
-		sem = make(chan struct{}, o.MaxRequests)
-	}
 	writers := newGzips()
 	if o.Exporter == nil {
 		o.Exporter = func() *Exporter { return nil }
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if sem != nil {
-			select {
-			case sem <- struct{}{}:
-				defer func() { <-sem }()
-			default:
-				http.Error(w, fmt.Sprintf("%d requests for metrics are being answered already, as many as --web.max-requests allows: try again later", o.MaxRequests), http.StatusServiceUnavailable)
-				return
-			}
-		}
+	return LimitRequests(o.Process, "/metrics", o.MaxRequests, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e := o.Exporter()
 		var running []string
 		if e != nil {
@@ -111,6 +98,35 @@ func NewHandler(o HandlerOptions) http.Handler {
 			w, opts.DisableCompression = z, true
 		}
 		promhttp.HandlerFor(gatherer, opts).ServeHTTP(w, r)
+	}))
+}
+
+// LimitRequests has a handler answer at most so many requests at the same time, 0 for any number. One more has 503, and is counted in
+// registry by the path: flyball_web_requests_refused_total. A registry may be that of several paths.
+func LimitRequests(registry prometheus.Registerer, path string, most int, next http.Handler) http.Handler {
+	if most <= 0 {
+		return next
+	}
+	all := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "flyball_web_requests_refused_total",
+		Help: "Requests that were answered with status 503, because as many as --web.max-requests allows were being answered.",
+	}, []string{"path"})
+	if taken, ok := errors.AsType[prometheus.AlreadyRegisteredError](registry.Register(all)); ok {
+		if known, ok := taken.ExistingCollector.(*prometheus.CounterVec); ok {
+			all = known
+		}
+	}
+	refused := all.WithLabelValues(path)
+	sem := make(chan struct{}, most)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case sem <- struct{}{}:
+			defer func() { <-sem }()
+			next.ServeHTTP(w, r)
+		default:
+			refused.Inc()
+			http.Error(w, fmt.Sprintf("%d requests for %s are being answered already, as many as --web.max-requests allows: try again later", most, path), http.StatusServiceUnavailable)
+		}
 	})
 }
 

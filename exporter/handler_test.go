@@ -315,14 +315,53 @@ func TestHandlerLimit(t *testing.T) {
 			go func() { codes <- get(h, "/metrics").Code }()
 		}
 		synctest.Wait()
-		if w := get(h, "/metrics"); w.Code != 503 || !strings.Contains(w.Body.String(), "2 requests for metrics are being answered already") {
+		if w := get(h, "/metrics"); w.Code != 503 || !strings.Contains(w.Body.String(), "2 requests for /metrics are being answered already") {
 			t.Errorf("the third: %d %s", w.Code, w.Body)
 		}
 		if first, second := <-codes, <-codes; first != 200 || second != 200 {
 			t.Errorf("the two: %d %d", first, second)
 		}
-		if w := get(h, "/metrics"); w.Code != 200 {
+		if w := get(h, "/metrics"); w.Code != 200 || !strings.Contains(w.Body.String(), `flyball_web_requests_refused_total{path="/metrics"} 1`+"\n") {
+			t.Errorf("after them: %d %s", w.Code, w.Body)
+		}
+	})
+}
+
+// TestLimitRequests: paths have a limit each, and count in one registry; 0 is none.
+func TestLimitRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		slow := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) })
+		probe, page := LimitRequests(registry, "/probe", 1, slow), LimitRequests(registry, "/metrics", 1, slow)
+		free := LimitRequests(registry, "/free", 0, slow)
+		var all sync.WaitGroup
+		for _, h := range []http.Handler{probe, page, free, free} {
+			all.Go(func() {
+				if w := get(h, "/"); w.Code != 200 {
+					t.Errorf("%d %s", w.Code, w.Body)
+				}
+			})
+		}
+		synctest.Wait()
+		for range 2 {
+			if w := get(probe, "/"); w.Code != 503 || !strings.HasPrefix(w.Body.String(), "1 requests for /probe are being answered already") {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		}
+		all.Wait()
+		if w := get(probe, "/"); w.Code != 200 {
 			t.Errorf("after them: %d", w.Code)
+		}
+		families, err := registry.Gather()
+		if err != nil || len(families) != 1 || families[0].GetName() != "flyball_web_requests_refused_total" {
+			t.Fatal(families, err)
+		}
+		got := map[string]float64{}
+		for _, m := range families[0].GetMetric() {
+			got[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+		}
+		if diff := cmp.Diff(map[string]float64{"/probe": 2, "/metrics": 0}, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
 }

@@ -58,7 +58,7 @@ func (o *exporterOptions) add(c *kingpin.CmdClause) {
 	c.Flag("path.procfs", "Where procfs is mounted, instead of exporter.host.procfs in the configuration; in a container, the machine's.").PlaceHolder("DIR").StringVar(&o.host.ProcFS)
 	c.Flag("path.sysfs", "Where sysfs is mounted, instead of exporter.host.sysfs in the configuration.").PlaceHolder("DIR").StringVar(&o.host.SysFS)
 	c.Flag("path.rootfs", "Where the machine's file systems are found, instead of exporter.host.rootfs in the configuration.").PlaceHolder("DIR").StringVar(&o.host.RootFS)
-	c.Flag("web.max-requests", "How many requests for /metrics are answered at the same time; one more has status 503. 0: no limit.").Default("40").IntVar(&o.maxRequests)
+	c.Flag("web.max-requests", "How many requests for /metrics, and how many for /probe, are answered at the same time; one more has status 503. 0: no limit.").Default("40").IntVar(&o.maxRequests)
 	c.Flag("web.timeout-offset", "How long before Prometheus gives up a scrape it is answered, without what is late.").Default("500ms").DurationVar(&o.timeoutOffset)
 	c.Flag("web.disable-exporter-metrics", "Leave go_* and process_* of this process out of /metrics.").BoolVar(&o.disableOwn)
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -35,15 +36,32 @@ func TestModelServers(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 
+	// By the protocol it says what models it has, and a token in the URL is in none of the words.
+	out, err = exec.Command(built.path("flyball"), "probe", "models", "--engine=oip", "--model=digits", "http://"+server+"/metrics?token=s3cret").Output()
+	if err != nil || !regexp.MustCompile(`\n  model digits +ready, version 1`).Match(out) || strings.Contains(string(out), "s3cret") || !strings.Contains(string(out), "?token=xxxxx\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	out, err = exec.Command(built.path("flyball"), "probe", "models", "--engine=oip", "--model=digits", "-o", "json", "http://"+server).Output()
+	var served struct{ Servers []probedServer }
+	if err == nil {
+		err = json.Unmarshal(out, &served)
+	}
+	if err != nil || len(served.Servers) != 1 || len(served.Servers[0].Served) != 1 || !served.Servers[0].Served[0].Ready {
+		t.Errorf("%v\n%s", err, out)
+	}
+
 	file := filepath.Join(dir, "flyball.yml")
 	write(t, file, fmt.Sprintf(`exporter:
   collectors: {gpu: false, host: false}
   model_servers:
-  - {name: digits-0, url: "http://%s/metrics", model: digits}
+  - {name: digits-0, url: "http://%[1]s/metrics", model: digits}
+  - {name: digits-1, url: "http://%[1]s/metrics", engine: oip, model: digits}
 `, server))
 	startChild(t, built.path("flyball"), "run", "--role=exporter", "--config.file="+file, "--web.listen-address="+web)
 	up := `flyball_model_up{server="digits-0"} 1`
 	eventually(t, "the model server is up", func() bool { return strings.Contains(get(t, "http://"+web+"/metrics"), up) })
+	ready := `flyball_model_ready{engine="oip",model="digits",server="digits-1"} 1`
+	eventually(t, "its model is ready by the protocol", func() bool { return strings.Contains(get(t, "http://"+web+"/metrics"), ready) })
 	for _, path := range []string{"/metrics", "/probe?target=digits-0"} {
 		text := get(t, "http://"+web+path)
 		for _, line := range []string{

@@ -8,11 +8,13 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 
 	"flyball/exporter"
 	"flyball/exporter/model"
+	"flyball/exporter/model/facts"
 )
 
 type probeModelsOptions struct {
@@ -66,8 +68,8 @@ func (o *probeModelsOptions) servers() ([]exporter.ModelServer, error) {
 	for i, url := range o.urls {
 		s := exporter.DefaultModelServer()
 		s.URL, s.Engine, s.Model = url, o.engine, o.model
-		if s.Name = s.URL; len(o.urls) > 1 {
-			s.Name = fmt.Sprintf("%s (%d)", url, i+1)
+		if s.Name = s.Redacted(); len(o.urls) > 1 {
+			s.Name = fmt.Sprintf("%s (%d)", s.Redacted(), i+1)
 		}
 		c.ModelServers = append(c.ModelServers, s)
 	}
@@ -86,7 +88,7 @@ func (o *probeModelsOptions) run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("probe models: %w", err)
 	}
-	var reports []model.Report
+	var reports []probedServer
 	down := 0
 	for _, s := range servers {
 		report, err := collector.Probe(ctx, s.Name)
@@ -96,13 +98,13 @@ func (o *probeModelsOptions) run(ctx context.Context, stdout io.Writer) error {
 		if !report.Up {
 			down++
 		}
-		reports = append(reports, report)
+		reports = append(reports, withProtocol(ctx, s, report))
 	}
 	if o.out == "json" {
 		encoder := json.NewEncoder(stdout)
 		encoder.SetIndent("", "  ")
 		err = encoder.Encode(struct {
-			Servers []model.Report `json:"servers"`
+			Servers []probedServer `json:"servers"`
 		}{reports})
 	} else {
 		for i, report := range reports {
@@ -118,8 +120,49 @@ func (o *probeModelsOptions) run(ctx context.Context, stdout io.Writer) error {
 	return err
 }
 
+// probedServer is a server with what it says of its models where it speaks the Open Inference Protocol.
+type probedServer struct {
+	model.Report
+	Served []servedModel `json:"served,omitempty"`
+	Fault  string        `json:"served_error,omitempty"` // why not all of them are known
+}
+
+// servedModel is a model as the Open Inference Protocol tells it.
+type servedModel struct {
+	Name     string   `json:"name"`
+	Ready    bool     `json:"ready"`
+	Versions []string `json:"versions,omitempty"`
+	Platform string   `json:"platform,omitempty"`
+	Server   string   `json:"server,omitempty"`
+}
+
+// withProtocol asks a server for its models, where its engine is oip.
+func withProtocol(ctx context.Context, s exporter.ModelServer, r model.Report) probedServer {
+	p := probedServer{Report: r}
+	if s.Engine != "oip" {
+		return p
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.Timeout))
+	defer cancel()
+	client, root, err := model.NewClient(s)
+	var models []facts.ModelStatus
+	if err == nil {
+		defer client.CloseIdleConnections()
+		if models, err = facts.OIP(ctx, client, root); errors.Is(err, facts.ErrNoList) && s.Model != "" {
+			models, err = facts.OIP(ctx, client, root, s.Model)
+		}
+	}
+	if err != nil {
+		p.Fault = err.Error()
+	}
+	for _, m := range models {
+		p.Served = append(p.Served, servedModel{m.Name, m.Ready, m.Versions, m.Platform, m.Server})
+	}
+	return p
+}
+
 // writeModelReport writes a report for a person.
-func writeModelReport(out io.Writer, r model.Report) error {
+func writeModelReport(out io.Writer, r probedServer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	if r.Server == r.URL {
 		fmt.Fprintln(w, r.URL)
@@ -128,6 +171,7 @@ func writeModelReport(out io.Writer, r model.Report) error {
 	}
 	if !r.Up {
 		fmt.Fprintf(w, "  down: %s\n", r.Error)
+		r.writeServed(w)
 		return w.Flush()
 	}
 	line := func(name, value string) {
@@ -143,6 +187,7 @@ func writeModelReport(out io.Writer, r model.Report) error {
 	}
 	line("GPUs", strings.Join(r.GPUs, ", "))
 	line("read in", fmt.Sprintf("%.1f ms, %d series for something", r.Took*1000, r.Series))
+	r.writeServed(w)
 	fmt.Fprintln(w, "\n  FIELD\tFROM\tAS\tSERIES")
 	for _, f := range r.Fields {
 		if f.Mapped {
@@ -165,4 +210,28 @@ func writeModelReport(out io.Writer, r model.Report) error {
 		fmt.Fprintf(w, "\n  not for any field (%d): %s\n", len(r.Unmapped), strings.Join(r.Unmapped, ", "))
 	}
 	return w.Flush()
+}
+
+// writeServed writes what the protocol says.
+func (p *probedServer) writeServed(w io.Writer) {
+	for _, m := range p.Served {
+		state := "not ready"
+		if m.Ready {
+			state = "ready"
+		}
+		words := []string{state}
+		if len(m.Versions) > 0 {
+			words = append(words, "version "+strings.Join(m.Versions, " "))
+		}
+		if m.Platform != "" {
+			words = append(words, m.Platform)
+		}
+		if m.Server != "" {
+			words = append(words, "on "+m.Server)
+		}
+		fmt.Fprintf(w, "  model %s\t%s\n", m.Name, strings.Join(words, ", "))
+	}
+	if p.Fault != "" {
+		fmt.Fprintf(w, "  models\t%s\n", p.Fault)
+	}
 }

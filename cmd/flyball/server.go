@@ -21,9 +21,9 @@ import (
 func (a *app) webHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", a.metricsHandler(a.opts.exporter.maxRequests))
-	mux.Handle("GET /metrics/dcgm", a.dcgmPage())
+	mux.Handle("GET /metrics/dcgm", exporter.LimitRequests(a.metrics, "/metrics/dcgm", a.opts.exporter.maxRequests, a.dcgmPage()))
 	mux.Handle("GET /metrics/embedded", exporter.NewHandler(exporter.HandlerOptions{Process: a.embedded}))
-	mux.HandleFunc("GET /probe", a.probeModel)
+	mux.Handle("GET /probe", exporter.LimitRequests(a.metrics, "/probe", a.opts.exporter.maxRequests, http.HandlerFunc(a.probeModel)))
 	mux.Handle("GET /runbooks/{alert}", mixin.RunbookHandler())
 	a.registerLifecycle(mux)
 	registerProfiles(mux)

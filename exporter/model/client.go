@@ -147,7 +147,7 @@ func (c *client) get(ctx context.Context) (*http.Response, error) {
 	}
 	_ = answer.Body.Close() // whatever it is, the connection is not worth reading it
 	if location := answer.Header.Get("Location"); location != "" && answer.StatusCode < 400 {
-		return nil, fmt.Errorf("HTTP status %s to %.200q: redirects are not followed, give that as url", answer.Status, location)
+		return nil, fmt.Errorf("HTTP status %s to %.200q: redirects are not followed, give that as url", answer.Status, exporter.RedactedURL(location))
 	}
 	return nil, fmt.Errorf("HTTP status %s", answer.Status)
 }

@@ -11,7 +11,9 @@
 // The series of a model carry model, server and engine, and version where the engine has one:
 //
 //	flyball_model_request_duration_seconds         histogram; +Inf alone where the engine only counts
+//	flyball_model_request_duration_max_seconds     of the last minute, where the page has it exactly or has native histograms
 //	flyball_model_queue_duration_seconds           likewise
+//	flyball_model_network_duration_seconds{phase}  of flyball's own proxy
 //	flyball_model_time_to_first_token_seconds, flyball_model_inter_token_latency_seconds
 //	flyball_model_requests_total{code}, flyball_model_tokens_total{kind}, flyball_model_preemptions_total
 //	flyball_model_requests_running, flyball_model_requests_waiting, flyball_model_kv_cache_utilization_ratio

@@ -9,6 +9,7 @@ type engine struct {
 	model    []string // labels with the model's name, the first that a series has counts
 	version  string   // label with the model's version; empty for none
 	ranks    []string // labels of processes that tell of the same requests: the largest counts, they are not added
+	backend  string   // the engine whose metrics may stand on its page too, before its own
 	parts    []string // labels of those whose ranks these are, which tell of different requests
 	sources  []source
 }
@@ -102,7 +103,7 @@ var engines = []*engine{
 	},
 	{
 		name: "triton", prefixes: []string{"nv_inference_", "nv_trt_llm_", "nv_model_", "nv_cache_", "nv_gpu_", "nv_cpu_", "nv_energy_"},
-		model: []string{"model", "model_name"}, version: "version",
+		model: []string{"model", "model_name"}, version: "version", backend: "vllm",
 		sources: []source{
 			// What the cache answered is in it.
 			{field: "request_duration", metric: "nv_inference_request_duration_us", as: pair, count: "nv_inference_request_success", scale: 1e-6},
@@ -176,7 +177,9 @@ var engines = []*engine{
 		sources: []source{
 			{field: "request_duration", metric: "flyball_batchproxy_request_duration_seconds"},
 			{field: "request_duration", metric: "modelserver_request_duration_seconds"},
+			{field: maxField, metric: "flyball_batchproxy_request_duration_max_seconds"},
 			{field: "queue_duration", metric: "flyball_batchproxy_queue_duration_seconds"},
+			{field: "network_duration", metric: "flyball_batchproxy_network_duration_seconds", label: "phase"},
 			{field: "ttft", metric: "flyball_batchproxy_time_to_first_token_seconds"},
 			{field: "itl", metric: "flyball_batchproxy_inter_token_latency_seconds"},
 			{field: "requests_total", metric: "flyball_batchproxy_requests_total", label: "code"},

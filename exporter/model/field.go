@@ -29,8 +29,16 @@ var fields = []field{
 		"From a request's arrival at the engine to its last byte, as the engine says. An engine that only counts has the +Inf bucket alone: averages, no quantiles.",
 	},
 	{
+		maxField, "flyball_model_request_duration_max_seconds", "", "", ratio,
+		"The longest time of a request. Of flyball's proxy it is exact, over the last minute; of an engine with a summary, its quantile 1; of one with a native histogram, the upper bound of the highest bucket that grew in the last minute. Absent elsewhere: classic buckets and averages do not tell it.",
+	},
+	{
 		"queue_duration", "flyball_model_queue_duration_seconds", "", "", histogram,
 		"How long requests waited in the engine before they were computed.",
+	},
+	{
+		"network_duration", "flyball_model_network_duration_seconds", "phase", "", histogram,
+		"Time between flyball's proxy and the replicas, by phase: connect, a new connection; response, from a request's last byte to the answer's first, less what the replica says it took. No engine tells it of itself.",
 	},
 	{
 		"ttft", "flyball_model_time_to_first_token_seconds", "", "", histogram,
@@ -96,6 +104,9 @@ var fields = []field{
 		"Memory of the accelerator; by a custom mapping only.",
 	},
 }
+
+// maxField is the field that the histogram or the summary of another may stand in for.
+const maxField = "request_duration_max"
 
 // quantiles are the families that a summary's quantiles go to; they are of one process over a window of its own, and nothing
 // can be computed from them.

@@ -112,7 +112,7 @@ func (c *Collector) Labels(name string) (model, engine string) {
 // Report says what was found of one model server.
 type Report struct {
 	Server   string   `json:"server"`
-	URL      string   `json:"url"`
+	URL      string   `json:"url"` // without what may be a token
 	Up       bool     `json:"up"`
 	Error    string   `json:"error,omitempty"` // why it could not be read
 	Engine   string   `json:"engine,omitempty"`
@@ -140,7 +140,7 @@ func (c *Collector) Probe(ctx context.Context, name string) (Report, error) {
 
 // probe reads the page once, without what the polls know of it.
 func (s *server) probe(ctx context.Context) Report {
-	r := Report{Server: s.config.Name, URL: s.config.URL}
+	r := Report{Server: s.config.Name, URL: s.config.Redacted()}
 	began := time.Now()
 	p, err := s.read(ctx, newReading(s.config))
 	now := time.Now()

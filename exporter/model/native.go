@@ -1,6 +1,9 @@
 package model
 
 import (
+	"math"
+	"time"
+
 	dto "github.com/prometheus/client_model/go"
 	native "github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/textparse"
@@ -54,10 +57,62 @@ func (r *reading) takeNative(p textparse.Parser) error {
 	return nil
 }
 
+// wholeNative reports whether the native histogram is of all that the value counts.
+func (v *value) wholeNative() bool { return v.native != nil && v.natives > 0 && v.natives == v.counts }
+
+const (
+	peakSlot  = 10 * time.Second
+	peakSlots = 6
+)
+
+// peak is the highest bound of a slot of time.
+type peak struct {
+	slot  int64 // number of the slot; 0 for none
+	bound float64
+}
+
+// highest is the upper bound of the highest bucket of the native histogram that grew in the last minute: no request took longer. It is
+// asked once a page. Where nothing is known to have grown there is none: a first page does not say when.
+func (v *value) highest(now time.Time) (float64, bool) {
+	slot := now.Unix()/int64(peakSlot/time.Second) + 1
+	if bound, ok := grown(v.nativeBefore, v.native); ok && v.wholeNative() {
+		p := &v.peaks[slot%peakSlots]
+		if p.slot != slot {
+			*p = peak{slot: slot}
+		}
+		p.bound = max(p.bound, bound)
+	}
+	highest, ok := 0.0, false
+	for _, p := range v.peaks {
+		if p.slot > slot-peakSlots && p.slot <= slot {
+			highest, ok = max(highest, p.bound), true
+		}
+	}
+	return highest, ok
+}
+
+// grown is the upper bound of the highest bucket that has more in now than in before; not ok where none has, or the server has begun
+// anew between the two.
+func grown(before, now *native.FloatHistogram) (float64, bool) {
+	if before == nil || now == nil || now.DetectReset(before) {
+		return 0, false
+	}
+	more, _, _, err := now.Copy().Sub(before)
+	if err != nil {
+		return 0, false
+	}
+	for i := more.PositiveReverseBucketIterator(); i.Next(); {
+		if b := i.At(); b.Count > 0 {
+			return b.Upper, !math.IsInf(b.Upper, 1)
+		}
+	}
+	return more.ZeroThreshold, more.ZeroCount > 0
+}
+
 // addNative adds to a classic histogram the native one that stands for the same observations.
 func (v *value) addNative(h *dto.Histogram) {
 	f := v.native
-	if f == nil || v.natives == 0 || v.natives != v.counts || !whollyCounted(f.ZeroCount) {
+	if !v.wholeNative() || !whollyCounted(f.ZeroCount) {
 		return
 	}
 	schema, zero := f.Schema, uint64(f.ZeroCount)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -98,11 +99,28 @@ func (r *reading) finish(d descs) *page {
 	found := make([]Field, len(fields))
 	failed := make([]string, len(fields))
 	known := map[served]bool{}
-	for _, v := range r.best(failed) {
+	all := r.best(failed)
+	told := map[served]bool{} // models of which the page has the longest time itself
+	for _, v := range all {
+		if fields[r.table.sources[v.source].at].name == maxField {
+			told[served{v.model, v.version}] = true
+		}
+	}
+	for _, v := range all {
 		src := &r.table.sources[v.source]
 		f := &fields[src.at]
 		labels := func(more ...string) []*dto.LabelPair {
 			return pairs(append([]string{"model", v.model, "server", r.config.Name, "engine", p.engine, "version", v.version, f.label, v.label}, more...)...)
+		}
+		if f.name == "request_duration" {
+			if longest, from, ok := v.longest(r.now); ok && !told[served{v.model, v.version}] {
+				i := fieldIndex(maxField)
+				p.metrics = append(p.metrics, d.gauge(fields[i].family, longest, labels()))
+				found[i].Mapped, found[i].Series = true, found[i].Series+1
+				if text := v.metric(src) + from; !slices.Contains(found[i].Found, text) {
+					found[i].Found = append(found[i].Found, text)
+				}
+			}
 		}
 		n := len(p.metrics)
 		switch f.kind {
@@ -140,6 +158,21 @@ func (r *reading) finish(d descs) *page {
 	})
 	r.describe(p, d, found, failed)
 	return p
+}
+
+// longest is the longest time of a request, as a summary's quantile 1 or a native histogram have it, and which of them does.
+func (v *value) longest(now time.Time) (longest float64, from string, ok bool) {
+	if v.beside != nil {
+		for _, q := range v.beside.quantiles {
+			if q.at == 1 && q.of == 1 {
+				return q.value, ", quantile 1", true
+			}
+		}
+	}
+	if longest, ok = v.highest(now); ok {
+		return longest, ", highest native bucket", true
+	}
+	return 0, "", false
 }
 
 // best are the values that count: of each field and model those of the first source that is there. Of ranks that tell of the

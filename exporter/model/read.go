@@ -60,7 +60,7 @@ func formatOf(contentType string) (int, error) {
 // read reads a page into r. It holds a block of it at a time, and breaks off when it is too long, wrong, or ctx is done.
 func (r *reading) read(ctx context.Context, body io.Reader, contentType, encoding string) (err error) {
 	defer func() {
-		if err != nil {
+		if err != nil && !errors.Is(err, errOther) {
 			r.reset() // what came of this page is not the one before of the next, and may be anything
 		}
 	}()
@@ -101,6 +101,9 @@ func (r *reading) read(ctx context.Context, body io.Reader, contentType, encodin
 func (r *reading) detected() error {
 	if r.config.Engine == "auto" && r.table.engine == nil && len(r.config.Mapping) == 0 {
 		return errors.New("it has no metric of an engine that is known: give its engine, or engine: custom and a mapping")
+	}
+	if e := r.table.engine; r.config.Engine == "auto" && r.backend != nil && !r.own {
+		return fmt.Errorf("the page was one of %s before and is one of %s now: it is read from the next time on", e.name, r.backend.name)
 	}
 	return nil
 }

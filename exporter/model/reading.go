@@ -1,10 +1,12 @@
 package model
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	native "github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -20,12 +22,14 @@ type reading struct {
 	table  *table
 
 	page     uint64             // counts pages
+	now      time.Time          // when this one came
 	names    map[string]*name   // by name on the page
 	families map[string]*seen   // of the page, by name
 	series   map[string]*series // those that are for something, by their text
 	values   map[key]*value
 	taken    int      // series of this page
 	own      bool     // the page has a name of the table's engine
+	backend  *engine  // whose names it has beside; nil for none
 	has      []string // prefixes of source.needs that are on the page
 	family   string   // of the last line that tells a type
 	ls       labels.Labels
@@ -77,17 +81,19 @@ type value struct {
 	from [quantile + 1]string // the metrics of the page that its parts are from
 	err  string               // why it cannot be published
 
-	number      float64
-	sum, count  float64
-	has         [quantile + 1]bool
-	buckets     []point
-	quantiles   []point
-	before      struct{ sum, count float64 } // of the page before, where it was complete
-	beforeThere bool
-	native      *native.FloatHistogram // all of natives together; nil where there are none
-	natives     int                    // series that have a native histogram
-	counts      int                    // series that have a count
-	beside      *value                 // where the quantiles are; nil where there are none
+	number       float64
+	sum, count   float64
+	has          [quantile + 1]bool
+	buckets      []point
+	quantiles    []point
+	before       struct{ sum, count float64 } // of the page before, where it was complete
+	beforeThere  bool
+	native       *native.FloatHistogram // all of natives together; nil where there are none
+	nativeBefore *native.FloatHistogram // that of the page before
+	peaks        [peakSlots]peak
+	natives      int    // series that have a native histogram
+	counts       int    // series that have a count
+	beside       *value // where the quantiles are; nil where there are none
 }
 
 // point is a bucket or a quantile.
@@ -120,7 +126,7 @@ func (r *reading) reset() {
 // begin begins a page.
 func (r *reading) begin() {
 	r.page++
-	r.taken, r.family, r.own = 0, "", false
+	r.taken, r.family, r.own, r.backend, r.now = 0, "", false, nil, time.Now()
 	r.has = r.has[:0]
 }
 
@@ -239,6 +245,12 @@ func (r *reading) meet(n *name) error {
 			r.own = true
 		case r.table.engine == n.engine:
 			r.own = true
+		case n.engine.name == r.table.engine.backend:
+			r.backend = n.engine
+		case r.table.engine.name == n.engine.backend: // it is on the page of that one
+			r.reset()
+			r.table = newTable(n.engine, r.config.Mapping)
+			return errOther
 		case !r.own: // else it is a page of both, such as Triton's with a backend of vLLM
 			from := r.table.engine.name
 			r.reset()
@@ -254,6 +266,9 @@ func (r *reading) meet(n *name) error {
 	}
 	return nil
 }
+
+// errOther says that the page turned out to be one of another engine than its first lines: what it has is taken when it is read again.
+var errOther = errors.New("the page is one of another engine than its first lines")
 
 // place finds what a series is for.
 func (r *reading) place(p textparse.Parser, raw string, n *name, s *series) error {
@@ -389,7 +404,6 @@ func (v *value) begin(r *reading) {
 	}
 	v.beforeThere = v.page == r.page-1 && v.has[sum] && v.has[count]
 	v.before.sum, v.before.count = v.sum, v.count
-	v.page, v.err = r.page, ""
 	v.number, v.sum, v.count, v.has = 0, 0, 0, [quantile + 1]bool{}
 	for i := range v.buckets {
 		v.buckets[i].value, v.buckets[i].of = 0, 0
@@ -397,6 +411,11 @@ func (v *value) begin(r *reading) {
 	for i := range v.quantiles {
 		v.quantiles[i].value, v.quantiles[i].of = 0, 0
 	}
+	v.nativeBefore = nil
+	if v.page == r.page-1 && v.wholeNative() {
+		v.nativeBefore = v.native
+	}
+	v.page, v.err = r.page, ""
 	v.native, v.natives, v.counts = nil, 0, 0
 }
 

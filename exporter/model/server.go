@@ -78,9 +78,9 @@ func (s *server) poll(ctx context.Context) {
 		}
 	case s.err == nil:
 		s.since = now
-		s.log.Warn("model server cannot be read", "url", s.config.URL, "err", err)
+		s.log.Warn("model server cannot be read", "url", s.config.Redacted(), "err", err)
 	case s.err.Error() != err.Error():
-		s.log.Warn("model server cannot be read for another reason", "url", s.config.URL, "err", err, "since", s.since)
+		s.log.Warn("model server cannot be read for another reason", "url", s.config.Redacted(), "err", err, "since", s.since)
 	}
 	s.err = err
 }
@@ -99,7 +99,16 @@ func (s *server) read(ctx context.Context, r *reading) (*page, error) {
 	return r.finish(s.descs), nil
 }
 
+// fetch reads the page, and once more where it has turned out to be one of another engine.
 func (s *server) fetch(ctx context.Context, r *reading) error {
+	err := s.fetchOnce(ctx, r)
+	if errors.Is(err, errOther) {
+		err = s.fetchOnce(ctx, r)
+	}
+	return err
+}
+
+func (s *server) fetchOnce(ctx context.Context, r *reading) error {
 	answer, err := s.client.get(ctx)
 	if err != nil {
 		return err

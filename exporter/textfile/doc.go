@@ -13,7 +13,8 @@
 // A file costs nothing but itself: one that is malformed, cut off in the middle of a line, larger than 16 MiB, no regular
 // file, or has timestamps (which would make old values look like new ones) is left out as a whole, named in the log, and
 // makes flyball_collector_success{collector="textfile"} 0. So does a family that two files describe differently, of which
-// that of the first file, by name, is kept.
+// that of the first file, by name, is kept. All files together may have 32 MiB and 200,000 series, in the order of their names: one
+// that would have them be more is left out, and those after it that fit are not.
 //
 // A file that is being written is read as far as it has got, which may look complete. Write to another name, then rename:
 //

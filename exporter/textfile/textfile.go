@@ -26,16 +26,23 @@ import (
 const (
 	maxFileSize = 16 << 20 // bytes: some 150,000 series
 	maxFiles    = 1000
+	// Of all files together. A page with so much takes Prometheus seconds to read, and this process some 250 MB to hold.
+	maxBytes  = 32 << 20
+	maxSeries = 200_000
 )
 
 // Options say where to read.
 type Options struct {
 	Directory string // empty to read nothing
+	MaxBytes  int64  // of all files together; 0 for 32 MiB
+	MaxSeries int    // of all files together, each bucket one; 0 for 200,000
 }
 
 // Collector publishes the files of a directory. It is an exporter.Collector.
 type Collector struct {
 	directory string
+	maxBytes  int64
+	maxSeries int
 
 	mu    sync.Mutex
 	files map[string]*file // by path, as read last
@@ -44,7 +51,8 @@ type Collector struct {
 // file is a file as it was read.
 type file struct {
 	version  version
-	families map[string]*dto.MetricFamily
+	families map[string]*dto.MetricFamily // nil of one that was too much beside the others
+	series   int
 	err      error
 }
 
@@ -66,7 +74,7 @@ var (
 	}
 	scrapeError = exporter.Family{
 		Name: "flyball_textfile_scrape_error", Type: "gauge", Collector: "textfile",
-		Help: "Whether the directory or any of its files could not be read (1) or all could (0).",
+		Help: "Whether the directory or any of its files could not be read, or was too much beside the others (1), or all could (0).",
 	}
 )
 
@@ -75,7 +83,10 @@ func Families() []exporter.Family { return []exporter.Family{modified, scrapeErr
 
 // New returns a collector.
 func New(opts Options) *Collector {
-	return &Collector{directory: opts.Directory, files: map[string]*file{}}
+	return &Collector{
+		directory: opts.Directory, maxBytes: cmp.Or(opts.MaxBytes, maxBytes), maxSeries: cmp.Or(opts.MaxSeries, maxSeries),
+		files: map[string]*file{},
+	}
 }
 
 // Name returns textfile.
@@ -94,16 +105,18 @@ func (c *Collector) Update(ctx context.Context) ([]prometheus.Metric, error) {
 	maps.DeleteFunc(c.files, func(path string, _ *file) bool { return !slices.Contains(paths, path) })
 
 	var p page
+	left := room{c.maxBytes, c.maxSeries}
 	for _, path := range paths {
 		if err := ctx.Err(); err != nil {
 			faults = append(faults, fmt.Errorf("textfile: %w", err))
 			break
 		}
-		f := c.file(path)
+		f := c.file(path, left)
 		if f.err != nil {
 			faults = append(faults, fmt.Errorf("textfile: %s: %w", path, f.err))
 			continue
 		}
+		left.bytes, left.series = left.bytes-f.version.size, left.series-f.series
 		if err := p.add(path, f); err != nil {
 			faults = append(faults, err)
 		}
@@ -137,20 +150,44 @@ func (c *Collector) list() ([]string, error) {
 	return paths, nil
 }
 
-// file returns the file at path, read anew if it has changed.
-func (c *Collector) file(path string) *file {
+// room is what files may still have.
+type room struct {
+	bytes  int64
+	series int
+}
+
+// file returns the file at path, read anew if it has changed. One that has more than there is room for is left out.
+func (c *Collector) file(path string, left room) *file {
 	f, v, err := open(path)
 	if err != nil {
 		delete(c.files, path)
 		return &file{err: err}
 	}
 	defer f.Close()
+	if v.size > left.bytes {
+		delete(c.files, path)
+		return &file{err: fmt.Errorf("with its %d bytes all files have more than %d together", v.size, c.maxBytes)}
+	}
+	tooMany := func(series int) *file {
+		return &file{err: fmt.Errorf("with its %d series all files have more than %d together", series, c.maxSeries)}
+	}
 	if before := c.files[path]; before != nil && before.version.same(v) {
-		return before
+		switch {
+		case before.err == nil && before.series > left.series:
+			before.families = nil // it is read again when there is room
+			return tooMany(before.series)
+		case before.err != nil || before.families != nil:
+			return before
+		}
 	}
 	read := &file{version: v}
 	read.families, read.err = parse(f)
+	read.series = seriesIn(read.families)
 	c.files[path] = read
+	if read.err == nil && read.series > left.series {
+		read.families = nil
+		return tooMany(read.series)
+	}
 	return read
 }
 
@@ -202,6 +239,24 @@ func parse(r io.Reader) (map[string]*dto.MetricFamily, error) {
 		}
 	}
 	return families, nil
+}
+
+// seriesIn is how many series families have on a page.
+func seriesIn(families map[string]*dto.MetricFamily) int {
+	n := 0
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			switch {
+			case m.GetHistogram() != nil:
+				n += len(m.GetHistogram().GetBucket()) + 2
+			case m.GetSummary() != nil:
+				n += len(m.GetSummary().GetQuantile()) + 2
+			default:
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // page collects what the files have.
