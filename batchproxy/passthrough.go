@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -313,6 +314,15 @@ func (r *recorder) FlushError() error {
 		r.gone, err = true, nil
 	}
 	return err
+}
+
+// Hijack implements http.Hijacker: the answer, which is written to the connection itself, is that the protocol changes.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, both, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	if err == nil {
+		r.code = http.StatusSwitchingProtocols
+	}
+	return conn, both, err
 }
 
 // limit gives the client its time to take what is written next.
