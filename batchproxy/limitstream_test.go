@@ -45,7 +45,7 @@ func TestLearnedLimitOfStreams(t *testing.T) {
 			one.Go(func() { serveOnce(p, http.MethodPost, path, "{}") })
 			time.Sleep(50 * time.Millisecond)
 			before := of(pending)
-			time.Sleep(10 * time.Second)
+			time.Sleep(time.Second)
 			if running, after := p.Models()[0].Running, of(pending); running != 1 || before != 1 || after != 0 {
 				t.Errorf("%s: %d run; %v are pending before the first piece and %v after it, want 1 and 0", path, running, before, after)
 			}
