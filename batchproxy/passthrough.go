@@ -117,7 +117,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	case m.proxy.base.Err() != nil:
 		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
 	case unsent(rec.err):
-		m.refused(to)
+		m.refused(to, rec.err)
 		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q: replica %s cannot be reached", m.config.Name, to.address))
 	default:
 		return d.form.writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address, plainError(rec.err)))
