@@ -39,6 +39,7 @@ func TestUnreachedReplicaIsToldOf(t *testing.T) {
 					t.Errorf("answered %d %s", w.Code, w.Body)
 				}
 			}
+			synctest.Wait()
 			if told(`level=WARN msg="a replica cannot be reached" model=m replica=a:1 err="dial: connection refused"`) != 1 || told("again") != 0 {
 				t.Errorf("after it was away: %s", log.String())
 			}
@@ -50,6 +51,7 @@ func TestUnreachedReplicaIsToldOf(t *testing.T) {
 					t.Errorf("answered %d %s", w.Code, w.Body)
 				}
 			}
+			synctest.Wait() // for what is told after the answer
 			if told(`level=INFO msg="a replica can be reached again" model=m replica=a:1`) != 1 || p.models["m"].picker.replicas[0].refusals != 0 {
 				t.Errorf("after it is back: %s", log.String())
 			}
