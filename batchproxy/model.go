@@ -482,7 +482,7 @@ func (m *model) whyWaited(now time.Time) string {
 		why = "no replica is ready"
 		for _, r := range m.picker.replicas {
 			if r.unreached != nil && now.Before(r.bench) {
-				why += fmt.Sprintf(" (%s: %s)", r.address, plainError(r.unreached))
+				why = fmt.Sprintf("no replica is ready (%s: %s)", r.address, plainError(r.unreached))
 				break
 			}
 		}
