@@ -689,9 +689,9 @@ func isPort(text string) bool {
 func parseUpstream(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil:
+	case err != nil && strings.Contains(text, "://"):
 		return nil, fmt.Errorf("%q is not a URL: %w", text, errors.Unwrap(err))
-	case u.Scheme != "http" && u.Scheme != "https":
+	case err != nil || u.Scheme != "http" && u.Scheme != "https":
 		return nil, fmt.Errorf("%q is not the URL of a replica: it must begin with http:// or https://", text)
 	case u.Host == "":
 		return nil, fmt.Errorf("%q has no host: give one, such as http://10.0.0.1:8000", text)

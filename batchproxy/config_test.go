@@ -155,7 +155,7 @@ func TestConfigFaults(t *testing.T) {
 		}, []string{
 			"models[0].upstreams[0]: has none of url, target, service, dns, srv and file: give one of them",
 			"models[0].upstreams[1]: has more than one of url, target, service, dns, srv and file: give one of them",
-			`models[0].upstreams[2].url: "10.0.0.1:8000" is not a URL: first path segment in URL cannot contain colon`,
+			`models[0].upstreams[2].url: "10.0.0.1:8000" is not the URL of a replica: it must begin with http:// or https://`,
 			`models[0].upstreams[3].url: "http://" has no host: give one, such as http://10.0.0.1:8000`,
 			`models[0].upstreams[4].url: "http://a?b" has more than a host and a path: leave out the user, query and fragment`,
 			"models[0].upstreams[6]: the same as upstreams[5]: give each once",

@@ -81,7 +81,7 @@ func (m *model) inherit(from *model) {
 
 // inherit takes over what was seen of the same replica by a model of another configuration.
 func (r *replica) inherit(from *replica, c, before ModelConfig) {
-	r.draining, r.bench, r.refusals, r.slow = from.draining, from.bench, from.refusals, from.slow
+	r.draining, r.bench, r.refusals, r.unreached, r.slow = from.draining, from.bench, from.refusals, from.unreached, from.slow
 	r.since, r.credit = from.since, from.credit
 	if r.limiter != nil && from.limiter != nil {
 		r.limiter.set(from.limiter.limit)

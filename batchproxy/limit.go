@@ -17,6 +17,10 @@ import "math"
 // (much as BBR of TCP does it to find the time of an empty path). As long as the time falls with the number of requests, they only
 // waited for each other, and nothing is lost meanwhile; the first step at which it no longer does is where the queue was empty.
 //
+// Streams last for long after the piece that counts. Where nearly all that the replica has are past it (calm), none waits there, whatever the
+// time: it may be that of longer questions, or of more streams side by side. The limit is then not lowered, and no probe is made: until
+// half of the streams have ended, which may take minutes, it would let nobody in.
+//
 // Where a replica says that it has too much (429, 503), or does not answer in time, the limit is cut to 0.9 of itself, once for all
 // calls that began before. What is refused says nothing of the time.
 type limiter struct {
@@ -30,6 +34,8 @@ type limiter struct {
 	skip        int     // answers that are still those of another limit
 
 	window mean    // of answers at the limit
+	inUse  int     // the calls that there were when each of the window began, summed up
+	behind int     // of these, those that were not answered yet
 	recent mean    // of windows, the newer ones weighing more
 	base   float64 // seconds of a replica without a queue; 0 before the first were measured
 
@@ -77,6 +83,8 @@ const (
 	// limitQueue is how many requests may wait at the replica; of a limit below 16 its root, which is Netflix's older rule: 4 are
 	// many to one that does one after the other.
 	limitQueue = 4
+	// limitCalm is how many of those that a replica has may be without an answer, or limitQueue, where no queue is seen in that.
+	limitCalm = 1.0 / 16
 	// limitSmoothing is the weight of a window.
 	limitSmoothing = 0.2
 	// limitGrowth is by what a limit is raised while nothing has spoken against it.
@@ -127,6 +135,7 @@ const (
 type begun struct {
 	round    uint64
 	inflight int     // this one included
+	pending  int     // of these, those that are not answered yet
 	step     float64 // of the probe that measures it; 0 where none does
 }
 
@@ -151,7 +160,7 @@ func (l *limiter) now() int {
 // begin notes that a call begins, which is one of so many that the replica has. One of answered, refused and forgotten follows.
 func (l *limiter) begin(inflight int) begun {
 	l.pending++
-	of := begun{round: l.round, inflight: inflight}
+	of := begun{round: l.round, inflight: inflight, pending: min(l.pending, inflight)}
 	if l.probing && l.take > 0 && inflight <= l.now() {
 		if 2*inflight >= l.now() || l.base == 0 {
 			of.step = l.step
@@ -205,36 +214,44 @@ func (l *limiter) answered(of begun, seconds float64) {
 		return
 	}
 	l.since++
+	l.inUse += of.inflight
+	l.behind += of.pending
 	least := max(limitWindow, int(limitWindowPart*float64(l.pending)))
 	if l.window.add(seconds, 0); l.window.n < least || l.window.n < limitNoisy && l.window.error(l.window.n) > limitError*limitError {
 		return
 	}
 	took := l.window.seconds
-	l.window = mean{}
+	calm := l.calm()
+	l.newWindow()
 	l.recent.add(took, recently)
 	if l.recent.n >= 5 && slower*l.recent.seconds < l.base { // the replica has become faster
 		l.base = slower * l.recent.seconds
 	}
 	gradient := min(max(limitTolerance*l.base/took, 0.5), 1)
+	if calm {
+		gradient, l.since = 1, 0
+	}
 	switch {
 	case l.fast && gradient == 1:
 		if before := l.limit; before < l.most {
 			l.set(before * limitGrowth)
 			l.recent = mean{}
-			l.again(limitSettle)
+			if l.again(limitSettle); calm { // those that are past their first piece were answered before
+				l.skip = limitSettle * l.pending
+			}
 		}
 		return
 	case l.fast:
 		l.fast = false
 		l.since = l.due // what base is of was at the limit too
 	}
-	queue := min(limitQueue, math.Sqrt(l.limit))
+	queue := l.queue()
 	before := l.limit
 	l.set(before*(1-limitSmoothing) + (before*gradient+queue)*limitSmoothing)
 	if l.limit < before {
 		l.again(1)
 	}
-	if l.recent.n >= 3 && (l.since >= l.due || 2*l.limit < l.found || l.base*limitTolerance < l.was) {
+	if !calm && l.recent.n >= 3 && (l.since >= l.due || 2*l.limit < l.found || l.base*limitTolerance < l.was) {
 		l.probe()
 	}
 }
@@ -257,13 +274,25 @@ func (l *limiter) refused(of begun) {
 	l.again(1)
 }
 
+// queue is how many may wait at the replica.
+func (l *limiter) queue() float64 { return min(limitQueue, math.Sqrt(l.limit)) }
+
+// calm reports whether the calls of the window found no more of the others unanswered than those that the replica was just beginning.
+func (l *limiter) calm() bool {
+	n := float64(l.window.n)
+	inUse, behind := float64(l.inUse)/n, float64(l.behind)/n
+	return behind <= max(l.queue(), limitCalm*inUse) && 2*behind <= inUse
+}
+
+func (l *limiter) newWindow() { l.window, l.inUse, l.behind = mean{}, 0, 0 }
+
 func (l *limiter) set(limit float64) { l.limit = l.clamp(limit) }
 
 // again has answers count when the limit as it is now shows in them: after so many times those that are under way. The first that
 // come of those that begin now are the quick ones, and would say too little.
 func (l *limiter) again(times float64) {
 	l.skip = int(times * float64(l.now()))
-	l.window = mean{}
+	l.newWindow()
 }
 
 // probe begins to find out what the replica takes without a queue.
@@ -281,7 +310,8 @@ func (l *limiter) probe() {
 func (l *limiter) lower(from float64) {
 	l.step = max(math.Floor(from*probeStep), 1)
 	l.take, l.out, l.passed, l.idle = max(probeAnswers, int(l.step)), 0, 0, 0
-	l.seen, l.window = mean{}, mean{}
+	l.seen = mean{}
+	l.newWindow()
 }
 
 // probed goes on with a probe when all that it measures at this step have been answered: the first that come are the quick ones, and

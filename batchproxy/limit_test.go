@@ -339,3 +339,36 @@ func TestLimitOfAReplicaThatHangs(t *testing.T) {
 		t.Errorf("limit %d, probing %v", l.now(), l.probing)
 	}
 }
+
+// TestLimitOfLongStreams: streams that last for minutes, of which nearly all have their first piece, are no sign of a queue, whatever the
+// first pieces took: a limit that is as much as the clients need is not lowered to see what a replica without a queue would take, for
+// which they would wait until half of the streams have ended. A server that has room for fewer has those wait here.
+func TestLimitOfLongStreams(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		first       func(s *fleet) float64
+		room        int
+		clients     int
+		least, most float64 // of the limit
+	}{
+		{"room for all", func(s *fleet) float64 { return 0.2 * (0.7 + 0.6*s.random.Float64()) }, 1000, 40, 40, 1000},
+		{"longer with each", func(s *fleet) float64 { return 0.05 + 0.01*float64(s.stations[0].busy) }, 1000, 40, 40, 1000},
+		{"questions of any length", func(s *fleet) float64 { return 0.3 * s.random.ExpFloat64() * s.random.ExpFloat64() }, 1000, 40, 40, 1000},
+		{"room for fewer", always(0.2), 32, 60, 32, 38},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			at := &station{workers: tt.room, first: tt.first}
+			at.service = func(s *fleet) float64 { return 120 * (0.5 + s.random.Float64()) }
+			s := newFleet(3, at).clients(tt.clients)
+			s.run(4 * 3600)
+			lo, hi := 1000, 0
+			s.seen = func(*fleet, *station) { lo, hi = min(lo, at.limiter.now()), max(hi, at.limiter.now()) }
+			got, _ := s.run(24 * 3600)
+			part := got * 120 / float64(min(tt.room, tt.clients))
+			t.Logf("limit %d to %d, %.3f of the room used", lo, hi, part)
+			if float64(lo) < tt.least || float64(hi) > tt.most || part < 0.99 {
+				t.Errorf("a limit of %d to %d, want %v to %v; %.3f of the room is used", lo, hi, tt.least, tt.most, part)
+			}
+		})
+	}
+}

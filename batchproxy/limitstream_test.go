@@ -3,11 +3,16 @@
 package batchproxy
 
 import (
+	"context"
+	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // TestLearnedLimitOfStreams: what counts of a stream is its first piece. It is not run under the race detector, with which Go 1.26
@@ -46,5 +51,62 @@ func TestLearnedLimitOfStreams(t *testing.T) {
 			}
 			one.Wait()
 		}
+	})
+}
+
+// talkers is a replica whose streams last for one to three minutes, and whose first piece takes longer with each that it has.
+type talkers struct{ has, had atomic.Int64 }
+
+func (s *talkers) RoundTrip(*http.Request) (*http.Response, error) {
+	out, in := io.Pipe()
+	go func() {
+		defer s.has.Add(-1)
+		time.Sleep(50*time.Millisecond + time.Duration(s.has.Add(1))*10*time.Millisecond)
+		_, _ = io.WriteString(in, "data: {\"text_output\":\"a\"}\n\n")
+		time.Sleep(time.Minute + time.Duration(s.had.Add(1)*37%120)*time.Second)
+		in.Close()
+	}()
+	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, ContentLength: -1, Body: out}, nil
+}
+
+// TestLearnedLimitOfLongStreams: where no more than a few wait for their first piece, streams keep their room, and who comes need not wait
+// until others have ended.
+func TestLearnedLimitOfLongStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := oneModel(Upstream{URL: "http://a"})
+		cfg.Models[0].Limit = LimitConfig{Concurrent: Auto, Queue: 1000}
+		registry := prometheus.NewRegistry()
+		p, err := New(cfg, Options{Transport: new(talkers), Registerer: registry})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithTimeout(t.Context(), 5*time.Hour)
+		defer stop()
+		var all sync.WaitGroup
+		const learning = 2 * time.Hour // until the limit is what they need
+		began := time.Now()
+		for i := range 40 {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * 3 * time.Second)
+				for ctx.Err() == nil {
+					if w := serveOnce(p, http.MethodPost, "/v2/models/m/generate_stream", "{}"); w.Code != 200 && time.Since(began) > learning {
+						t.Errorf("answered %d %s", w.Code, w.Body)
+					} else if w.Code != 200 {
+						time.Sleep(time.Second)
+					}
+				}
+			})
+		}
+		time.Sleep(learning)
+		for ctx.Err() == nil {
+			if limit, _ := value(t, registry, `flyball_batchproxy_concurrency_limit{model="m",upstream="http://a"}`); limit < 40 || p.Models()[0].Running < 38 {
+				t.Errorf("a limit of %v for 40 clients, of which %d are served", limit, p.Models()[0].Running)
+				break
+			}
+			time.Sleep(10 * time.Second)
+		}
+		stop()
+		all.Wait()
+		p.models["m"].timer.Stop()
 	})
 }

@@ -417,9 +417,9 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 	m.running -= count
 	m.rate.add(now, count-len(left))
 	if failure == nil {
-		b.replica.refusals = 0
+		m.reached(b.replica)
 	} else if !failure.sent {
-		b.replica.refuse(now)
+		m.refuse(b.replica, now, failure.err)
 	}
 	again := failure != nil && m.busy(now, b.replica, failure)
 	left = stillThere(left)
@@ -482,6 +482,12 @@ func (m *model) whyWaited(now time.Time) string {
 	why := "all replicas are busy"
 	if m.picker.ready(now) == 0 {
 		why = "no replica is ready"
+		for _, r := range m.picker.replicas {
+			if r.unreached != nil && now.Before(r.bench) {
+				why = fmt.Sprintf("no replica is ready (%s: %s)", r.address, plainError(r.unreached))
+				break
+			}
+		}
 	}
 	return fmt.Sprintf("model %q: waited %s to be sent: %s", m.config.Name, m.config.Timeout, why)
 }
@@ -620,11 +626,11 @@ func (m *model) give(at seat) {
 }
 
 // refused puts a replica on the bench that could not be reached.
-func (m *model) refused(r *replica) {
+func (m *model) refused(r *replica, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	r.refuse(now)
+	m.refuse(r, now, err)
 	m.pump(now)
 }
 

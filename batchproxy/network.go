@@ -99,13 +99,14 @@ func (t toReplicas) RoundTrip(r *http.Request) (*http.Response, error) {
 // forNetwork is the key of the *network that a connection which http.Transport opens for a request is counted for.
 type forNetwork struct{}
 
-// dial opens a connection, as http.Transport does, and counts it.
-func (w *wire) dial(ctx context.Context, protocol, address string) (net.Conn, error) {
+// dialContext opens a connection for http.Transport, and counts it.
+func (w *wire) dialContext(ctx context.Context, protocol, address string) (net.Conn, error) {
 	n, _ := ctx.Value(forNetwork{}).(*network)
-	return w.connect(ctx, protocol, address, n)
+	return w.count(ctx, protocol, address, n)
 }
 
-func (w *wire) connect(ctx context.Context, protocol, address string, n *network) (net.Conn, error) {
+// count opens a connection, and takes how long that needed.
+func (w *wire) count(ctx context.Context, protocol, address string, n *network) (net.Conn, error) {
 	began := time.Now()
 	conn, err := w.open(ctx, protocol, address)
 	if err == nil {

@@ -212,6 +212,7 @@ func (m *model) sawCall(r *replica, rec *recorder, began time.Time, gone bool) {
 	defer m.mu.Unlock()
 	now, tried := time.Now(), r.outlier.halfOpen
 	if how == worked {
+		m.reached(r)
 		m.callTime.add(now.Sub(began))
 	}
 	m.judge(now, r, how, 0, began)

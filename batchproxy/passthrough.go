@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -116,7 +117,7 @@ func (m *model) pass(w http.ResponseWriter, r *http.Request, d *demand, counted 
 	case m.proxy.base.Err() != nil:
 		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, "the proxy is shutting down")
 	case unsent(rec.err):
-		m.refused(to)
+		m.refused(to, rec.err)
 		return d.form.writeRetry(w, http.StatusServiceUnavailable, time.Second, fmt.Sprintf("model %q: replica %s cannot be reached", m.config.Name, to.address))
 	default:
 		return d.form.writeError(w, http.StatusBadGateway, fmt.Sprintf("model %q: replica %s: %s", m.config.Name, to.address, plainError(rec.err)))
@@ -313,6 +314,15 @@ func (r *recorder) FlushError() error {
 		r.gone, err = true, nil
 	}
 	return err
+}
+
+// Hijack implements http.Hijacker: the answer, which is written to the connection itself, is that the protocol changes.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, both, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	if err == nil {
+		r.code = http.StatusSwitchingProtocols
+	}
+	return conn, both, err
 }
 
 // limit gives the client its time to take what is written next.

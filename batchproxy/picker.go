@@ -14,17 +14,18 @@ type replica struct {
 	url     *url.URL
 	forward *httputil.ReverseProxy
 
-	batches  int      // in flight
-	answered int      // of them, whose answers are here and are being handed out
-	rows     int      // in those that are not answered
-	calls    int      // other requests in flight
-	seats    int      // of calls, those that the limiter has a say in: not what is no POST, such as a WebSocket that stays for hours
-	limiter  *limiter // of them; nil where they have no limit that is learned
-	draining bool
-	left     bool      // no longer in its list
-	bench    time.Time // not sent to before this time, because it could not be reached
-	refusals int       // without a success between them
-	idle     chan struct{}
+	batches   int      // in flight
+	answered  int      // of them, whose answers are here and are being handed out
+	rows      int      // in those that are not answered
+	calls     int      // other requests in flight
+	seats     int      // of calls, those that the limiter has a say in: not what is no POST, such as a WebSocket that stays for hours
+	limiter   *limiter // of them; nil where they have no limit that is learned
+	draining  bool
+	left      bool      // no longer in its list
+	bench     time.Time // not sent to before this time, because it could not be reached
+	refusals  int       // without a success between them
+	unreached error     // the last of them
+	idle      chan struct{}
 
 	picked  uint64 // when it was chosen last, by the picker's count
 	slow    peak
@@ -63,10 +64,24 @@ const (
 	longestBench  = time.Second
 )
 
-// refuse puts the replica on the bench.
-func (r *replica) refuse(now time.Time) {
+// toldRefusals is how many times one after the other a replica cannot be reached before that is told of: a restart is over by then.
+const toldRefusals = 5
+
+// refuse puts a replica on the bench that could not be reached.
+func (m *model) refuse(r *replica, now time.Time, err error) {
 	r.bench = now.Add(min(shortestBench<<min(r.refusals, 10), longestBench))
-	r.refusals++
+	r.unreached = err
+	if r.refusals++; r.refusals == toldRefusals {
+		m.proxy.logger.Warn("a replica cannot be reached", "model", m.config.Name, "replica", r.address, "err", err)
+	}
+}
+
+// reached takes note of an answer.
+func (m *model) reached(r *replica) {
+	if r.refusals >= toldRefusals {
+		m.proxy.logger.Info("a replica can be reached again", "model", m.config.Name, "replica", r.address)
+	}
+	r.refusals, r.unreached = 0, nil
 }
 
 // settle tells those who wait for the replica to be idle, if it is.

@@ -13,24 +13,27 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// notes is a tracer that records what is said of the requests' own spans, as strings.
+// notes is a tracer that records what is said of the requests' own spans, as strings, and of the calls to replicas.
 type notes struct {
 	noop.Tracer
-	mu   sync.Mutex
-	all  map[string]string
-	over chan struct{} // is sent one for each such span that ends
+	mu    sync.Mutex
+	all   map[string]string
+	calls map[string]string
+	over  chan struct{} // is sent one for each span of a request that ends
 }
 
 type noted struct {
 	noop.Span
-	to *notes
+	to   *notes
+	kind trace.SpanKind
 }
 
 func (n *notes) Start(ctx context.Context, _ string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
-	if c := trace.NewSpanStartConfig(opts...); c.SpanKind() != trace.SpanKindServer {
+	c := trace.NewSpanStartConfig(opts...)
+	span := noted{to: n, kind: c.SpanKind()}
+	if span.kind != trace.SpanKindServer && span.kind != trace.SpanKindClient {
 		return n.Tracer.Start(ctx, "")
 	}
-	span := noted{to: n}
 	return trace.ContextWithSpan(ctx, span), span
 }
 
@@ -39,8 +42,12 @@ func (noted) IsRecording() bool { return true }
 func (s noted) SetAttributes(all ...attribute.KeyValue) {
 	s.to.mu.Lock()
 	defer s.to.mu.Unlock()
+	to := s.to.all
+	if s.kind == trace.SpanKindClient {
+		to = s.to.calls
+	}
 	for _, a := range all {
-		s.to.all[string(a.Key)] = a.Value.Emit()
+		to[string(a.Key)] = a.Value.Emit()
 	}
 }
 
@@ -48,7 +55,11 @@ func (s noted) SetStatus(code codes.Code, message string) {
 	s.SetAttributes(attribute.String("status", code.String()+" "+message))
 }
 
-func (s noted) End(...trace.SpanEndOption) { s.to.over <- struct{}{} }
+func (s noted) End(...trace.SpanEndOption) {
+	if s.kind == trace.SpanKindServer {
+		s.to.over <- struct{}{}
+	}
+}
 
 // A connection that becomes a WebSocket is no answer that broke off.
 func TestSpanOfWebSocket(t *testing.T) {
@@ -65,7 +76,7 @@ func TestSpanOfWebSocket(t *testing.T) {
 		_, _ = conn.Write([]byte("tunnel"))
 	}))
 	defer upstream.Close()
-	n := &notes{all: make(map[string]string), over: make(chan struct{}, 1)}
+	n := &notes{all: make(map[string]string), calls: make(map[string]string), over: make(chan struct{}, 1)}
 	cfg := oneModel(Upstream{URL: upstream.URL})
 	cfg.Drain.Delay = 0
 	f := start(t, cfg, Options{Tracer: func() trace.Tracer { return n }})
@@ -73,7 +84,9 @@ func TestSpanOfWebSocket(t *testing.T) {
 	<-n.over
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.all["status"] != "" || n.all["error.type"] != "" || n.all["http.response.status_code"] != "101" {
-		t.Errorf("%v", n.all)
+	for _, all := range []map[string]string{n.all, n.calls} {
+		if all["status"] != "" || all["error.type"] != "" || all["http.response.status_code"] != "101" {
+			t.Errorf("%v", all)
+		}
 	}
 }

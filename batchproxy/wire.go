@@ -29,14 +29,18 @@ type wire struct {
 	open   func(ctx context.Context, protocol, address string) (net.Conn, error) // a connection
 	frames sync.Pool
 
-	mu    sync.Mutex
-	idle  map[string][]*wireConn // by host:port, in the order of their last use
-	sweep *time.Timer            // closes those that are of no more use; nil where none is kept
+	mu      sync.Mutex
+	idle    map[string][]*wireConn // by host:port, in the order of their last use
+	waiting map[string][]*dialing  // by host:port: those that would rather have a connection that becomes idle, in the order in which they came
+	spare   map[*dialing]bool      // those whose request has had another connection
+	sweep   *time.Timer            // closes those that are of no more use; nil where none is kept
 }
 
 func newWire(t *http.Transport) *wire {
-	w := &wire{Transport: t, open: t.DialContext, idle: make(map[string][]*wireConn)}
-	t.DialContext = w.dial
+	w := &wire{
+		Transport: t, open: t.DialContext, idle: make(map[string][]*wireConn), waiting: make(map[string][]*dialing), spare: make(map[*dialing]bool),
+	}
+	t.DialContext = w.dialContext
 	return w
 }
 
@@ -160,23 +164,89 @@ func closeBody(r *http.Request) {
 	}
 }
 
-// take is a connection that was kept and has nothing to be read, or a new one.
+// take is a connection that was kept and has nothing to be read, or a new one. While it is being made, one that becomes idle is taken
+// instead, and the new one is kept for another request.
 func (w *wire) take(ctx context.Context, address string, n *network) (*wireConn, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
+	var d *dialing
 	for {
 		c := w.kept(address)
-		if c == nil {
-			break
+		switch {
+		case c != nil:
+		case d == nil:
+			d = w.dial(ctx, address, n)
+			continue // for what became idle before it was waited for
+		default:
+			select {
+			case c = <-d.given:
+			case <-d.made:
+				w.unwait(d)
+				return d.conn, d.err
+			}
 		}
 		if c.quiet() {
 			c.reused = true
+			if d != nil {
+				w.spareIt(d)
+			}
 			return c, nil
 		}
 		_ = c.Close()
+		if d != nil {
+			w.wait(d)
+		}
 	}
-	conn, err := w.connect(ctx, "tcp", address, n)
+}
+
+// dialing is a connection that is being made for a request.
+type dialing struct {
+	address string
+	given   chan *wireConn     // has room for one: another that has become idle
+	made    chan struct{}      // is closed when conn and err are set
+	cancel  context.CancelFunc // gives it up
+	conn    *wireConn
+	err     error
+}
+
+// dial begins to make a connection. It is given up with ctx, unless its request has had another by then.
+func (w *wire) dial(ctx context.Context, address string, n *network) *dialing {
+	d := &dialing{address: address, given: make(chan *wireConn, 1), made: make(chan struct{})}
+	own := context.WithoutCancel(ctx)
+	if deadline, ok := ctx.Deadline(); ok { // its error says that it was the time
+		own, d.cancel = context.WithDeadline(own, deadline)
+	} else {
+		own, d.cancel = context.WithCancel(own)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) && !w.isSpare(d) {
+			d.cancel()
+		}
+	})
+	w.wait(d)
+	go func() { // for as long as the dialer's timeout at most
+		defer d.cancel()
+		defer stop()
+		d.conn, d.err = w.connect(own, address, n)
+		w.mu.Lock()
+		spare := w.spare[d]
+		delete(w.spare, d)
+		close(d.made)
+		w.mu.Unlock()
+		switch {
+		case !spare || d.err != nil:
+		case own.Err() != nil: // all that nobody uses are closed
+			_ = d.conn.Close()
+		default:
+			w.keep(d.conn)
+		}
+	}()
+	return d
+}
+
+func (w *wire) connect(ctx context.Context, address string, n *network) (*wireConn, error) {
+	conn, err := w.count(ctx, "tcp", address, n)
 	if err != nil {
 		return nil, err
 	}
@@ -189,6 +259,58 @@ func (w *wire) take(ctx context.Context, address string, n *network) (*wireConn,
 	}
 	c.reader = bufio.NewReaderSize(c, wireBuffer)
 	return c, nil
+}
+
+// wait has a connection that becomes idle given to a request for which one is being made.
+func (w *wire) wait(d *dialing) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if all := w.waiting[d.address]; !slices.Contains(all, d) {
+		w.waiting[d.address] = append(all, d)
+	}
+}
+
+// unwait takes a request out of those that wait. What it was given meanwhile is for the next.
+func (w *wire) unwait(d *dialing) {
+	w.mu.Lock()
+	w.dropWaiting(d)
+	w.mu.Unlock()
+	select {
+	case c := <-d.given:
+		w.keep(c)
+	default:
+	}
+}
+
+// dropWaiting is for a holder of mu.
+func (w *wire) dropWaiting(d *dialing) {
+	if all := slices.DeleteFunc(w.waiting[d.address], func(other *dialing) bool { return other == d }); len(all) > 0 {
+		w.waiting[d.address] = all
+	} else {
+		delete(w.waiting, d.address)
+	}
+}
+
+// spareIt has the connection that is being made kept when it is there.
+func (w *wire) spareIt(d *dialing) {
+	w.unwait(d)
+	w.mu.Lock()
+	select {
+	case <-d.made:
+		w.mu.Unlock()
+		if d.err == nil {
+			w.keep(d.conn)
+		}
+	default:
+		w.spare[d] = true
+		w.mu.Unlock()
+	}
+}
+
+func (w *wire) isSpare(d *dialing) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.spare[d]
 }
 
 // kept takes the connection out that was used last, nil where there is none.
@@ -205,11 +327,17 @@ func (w *wire) kept(address string) *wireConn {
 	return c
 }
 
-// keep keeps a connection for the next request.
+// keep keeps a connection for the next request, or gives it to one that waits.
 func (w *wire) keep(c *wireConn) {
 	c.used = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if all := w.waiting[c.address]; len(all) > 0 {
+		first := all[0]
+		w.dropWaiting(first)
+		first.given <- c
+		return
+	}
 	all := w.idle[c.address]
 	if len(all) >= w.MaxIdleConnsPerHost {
 		_ = c.Close()
@@ -258,7 +386,7 @@ func (w *wire) closeUnusedOf(address string) {
 	w.idle[address] = all
 }
 
-// CloseIdleConnections closes the connections that have no request.
+// CloseIdleConnections closes the connections that have no request, those that are being made included.
 func (w *wire) CloseIdleConnections() {
 	w.Transport.CloseIdleConnections()
 	w.mu.Lock()
@@ -269,6 +397,9 @@ func (w *wire) CloseIdleConnections() {
 		}
 	}
 	clear(w.idle)
+	for d := range w.spare {
+		d.cancel()
+	}
 	if w.sweep != nil {
 		w.sweep.Stop()
 		w.sweep = nil

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -413,6 +414,124 @@ func TestWireLetsGo(t *testing.T) {
 		t.Errorf("of %d hosts %v is kept, to be looked at later: %t", len(w.idle), c, w.sweep != nil)
 	}
 	w.keep(conns[1])
+}
+
+// A request for which a connection is being made takes one that becomes idle meanwhile; the new one is for the next.
+func TestWireTakesWhatBecomesIdle(t *testing.T) {
+	s := serveScript(t, []string{fine, fine})
+	w := testWire(t)
+	dialed, dial := make(chan struct{}), w.open
+	var hold atomic.Pointer[chan struct{}]
+	w.open = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if made := hold.Load(); made != nil {
+			dialed <- struct{}{}
+			select {
+			case <-*made:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		return dial(ctx, network, address)
+	}
+	first, err := w.take(t.Context(), s.url.Host, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holding := func() chan struct{} {
+		made := make(chan struct{})
+		hold.Store(&made)
+		return made
+	}
+	made := holding()
+	take := func(ctx context.Context) (*wireConn, error) {
+		var c *wireConn
+		var err error
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			c, err = w.take(ctx, s.url.Host, nil)
+		}()
+		<-dialed
+		w.keep(first)
+		<-over
+		return c, err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	c, err := take(ctx)
+	if err != nil || c != first || !c.reused {
+		t.Fatalf("took %p, %v; want that which became idle, %p", c, err, first)
+	}
+	cancel() // the request is over: what was made for it is kept nevertheless
+	close(made)
+	w.untilIdle(t, s.url.Host, 1)
+	if second := w.kept(s.url.Host); second == first || second.reused {
+		t.Error("it is not the new one that is kept")
+	} else if len(w.waiting) != 0 || len(w.spare) != 0 {
+		t.Errorf("%d wait, %d connections are being made", len(w.waiting), len(w.spare))
+	} else {
+		_ = second.Close()
+	}
+
+	// One that its replica has closed is nothing to take: the new one is waited for.
+	made = holding()
+	_ = first.Conn.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		c, err = w.take(t.Context(), s.url.Host, nil)
+	}()
+	<-dialed
+	w.keep(first)
+	close(made)
+	<-over
+	if err != nil || c == first || c.reused {
+		t.Errorf("took %p, %v; want a new one", c, err)
+	}
+
+	// Those that are made for nobody end with the transport.
+	holding()
+	first = c
+	if c, err = take(t.Context()); err != nil || c != first {
+		t.Fatalf("took %p, %v", c, err)
+	}
+	w.CloseIdleConnections()
+	w.untilMade(t)
+	if n := len(w.idle[s.url.Host]); n != 0 || len(w.waiting) != 0 {
+		t.Errorf("%d are kept, %d wait", n, len(w.waiting))
+	}
+	_ = c.Close()
+
+	// And with their own request, where it has had none.
+	ctx, cancel = context.WithCancel(t.Context())
+	over = make(chan struct{})
+	go func() {
+		defer close(over)
+		c, err = w.take(ctx, s.url.Host, nil)
+	}()
+	<-dialed
+	cancel()
+	<-over
+	if !errors.Is(err, context.Canceled) || len(w.waiting) != 0 {
+		t.Errorf("%v; %d wait", err, len(w.waiting))
+	}
+}
+
+// untilIdle waits until so many connections are kept.
+func (w *wire) untilIdle(t *testing.T, address string, n int) {
+	until(t, fmt.Sprintf("%d are kept", n), func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.idle[address]) == n
+	})
+}
+
+// untilMade waits until none is being made that nobody waits for.
+func (w *wire) untilMade(t *testing.T) {
+	until(t, "none is being made for nobody", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.spare) == 0
+	})
 }
 
 func TestWireTakes(t *testing.T) {

@@ -354,6 +354,15 @@
             'Alerts do not reach an Alertmanager.',
             'Process {{ $labels.instance }}: {{ $value | humanize }} alerts a second are lost on their way to Alertmanager.',
           ),
+          alert(
+            'FlyballSpansDropped',
+            'info',
+            '15m',
+            // Those that are lost as the process ends are no more than it says.
+            'sum %s (rate(%s[5m])) > 0' % [byProcess(['reason']), own('flyball_tracing_dropped_spans_total', ['reason!="shutdown"'])],
+            'Spans do not reach the collector.',
+            'Process {{ $labels.instance }}: {{ $value | humanize }} spans a second are lost ({{ $labels.reason }}), so traces have gaps.',
+          ),
         ],
       },
     ],
