@@ -78,7 +78,7 @@ func (b *bench) onnxOf(ctx context.Context, m onnxModel) error {
 	path := loadgen.V2.Path(model)
 	longer := *b
 	longer.duration *= 3 // a real model takes tens of milliseconds for a row of an image, and 64 clients wait in line
-	return inTurns(b, "onnx "+m.name, b.settings.onnx, clients, all, always, func(t turn, n int) error {
+	return inTurns(b, b.rounds, "onnx "+m.name, b.settings.onnx, clients, all, always, func(t turn, n int) error {
 		l, err := longer.loop(ctx, t.contender.url+path, script, n)
 		if err != nil {
 			return err
