@@ -22,6 +22,7 @@ type Rule struct {
 	Tenants      bool               // are told apart, and have fair shares
 	Weights      map[string]float64 // of tenants; 1 where none is given
 	LearnDepth   bool               // how many batches a replica should have at once: see Depth
+	Widens       bool               // where batching is off, replicas have as many requests at once as come
 	TenantLimit  float64            // the part of MaxQueue that one tenant may have; 0 is all of it
 }
 
@@ -34,7 +35,7 @@ type Rule struct {
 // up: an overloaded model gets full batches. R is what the caller queues.
 //
 // What it learns of replicas and clients it learns from Answered and TooLarge. The files: service.go fits how long a
-// batch takes, profile.go when answered clients come back, phase.go decides by the two, tune.go sets the largest batch,
+// batch takes, profile.go when answered clients come back, phase.go decides by the two, tune.go sets the largest batch, contest.go compares having batches with having none,
 // depth.go finds how many batches a replica should have at once, explain.go keeps the last decisions for people; order.go has the order, and admission.go says who is not taken.
 type Batcher[R any] struct {
 	rule   Rule
@@ -242,7 +243,8 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 		b.since++
 	}
 	b.tune(now)
-	if b.trying || b.off { // replicas have another number of batches at once
+	b.contested(now)
+	if b.trying || b.off || b.contest.running { // replicas have another number of batches at once
 		b.depth.pause()
 	} else {
 		b.deepen(now, rows)
@@ -255,7 +257,7 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 
 // Crowded tells of a batch of so many rows that a replica answered while it had others: how long it took.
 func (b *Batcher[R]) Crowded(rows int, took time.Duration) {
-	if b.service.known && !b.off && !b.trying {
+	if b.service.known && !b.unbatched() && !b.trying {
 		b.depth.crowd(took.Seconds() / max(b.service.at(rows), 1e-6))
 	}
 }
@@ -586,8 +588,11 @@ func (b *Batcher[R]) sweep(now time.Time) {
 
 // most is how many rows a batch of the lane may have.
 func (b *Batcher[R]) most(l *lane[R]) int {
-	if !l.alone.IsZero() {
+	switch {
+	case !l.alone.IsZero() || b.unbatched():
 		return 1
+	case b.contest.other: // batching is off but for now
+		return b.allowed()
 	}
 	return b.effective
 }

@@ -21,13 +21,13 @@ func (d *accelerator) tell(b *Batcher[int]) { b.Replicas(1, min(d.with, 1), d.wi
 
 // behind has the batcher of a simulation send to a device, with as many batches at once as it has learned.
 func (s *simulation) behind(d *accelerator) *simulation {
-	s.batcher = NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxWait: ms(10), Timeout: time.Minute, MaxQueue: 1 << 20, LearnDepth: true})
+	s.batcher = NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxWait: ms(10), Timeout: time.Minute, MaxQueue: 1 << 20, LearnDepth: true, Widens: true})
 	s.instead = func() { s.sendTo(d) }
 	return s
 }
 
 func (s *simulation) sendTo(d *accelerator) {
-	for d.with < s.batcher.Depth() {
+	for s.batcher.unbatched() && !s.batcher.trying || d.with < s.batcher.Depth() {
 		d.tell(s.batcher)
 		out, ok := s.batcher.Next(s.now, false)
 		if !ok {
@@ -38,7 +38,7 @@ func (s *simulation) sendTo(d *accelerator) {
 		for i, e := range out.Entries {
 			batch[i] = e.Request
 		}
-		sent, shared := s.now, d.with > 0
+		sent, shared := s.now, d.with > 0 || s.batcher.unbatched() && !s.batcher.trying
 		d.with++
 		done := func() {
 			d.with--
@@ -47,6 +47,7 @@ func (s *simulation) sendTo(d *accelerator) {
 				s.batcher.Crowded(len(batch), took)
 				took = 0
 			}
+			s.lasted(batch)
 			s.batcher.Answered(s.now, simulated, len(batch), took)
 			if s.now.After(s.from) {
 				s.batches++

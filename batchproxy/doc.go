@@ -77,13 +77,16 @@
 // c clients form two groups then, one of which comes back while the other is served, and a round of both takes 2·b + a·c.
 // So where b is 0, or clients take longer to come back than b, nothing is held.
 //
-// Where a full batch gains less than 10 %, batching is off (tune.go). Then nothing is to be slower than without a proxy (unread.go): a
+// Where a full batch gains less than 10 %, or a replica that is given as many requests as come answers sooner (contest.go), batching is off
+// (tune.go). Then nothing is to be slower than without a proxy (unread.go): a
 // replica is given as many requests at once as come, unless inflight, an SLO, priorities or tenants say otherwise, and one of more
 // than 64 KiB of JSON is sent on unread, with what the proxy would have found wrong in it for the replica to find: a glance shows whether
 // it has more rows than a batch may have, a priority, or is part of a sequence. So is a large request of a
 // client that has had the model to itself for a while. After 2,000 requests, then twice as many each time, batches of 1 and of 4 rows
-// in turns try it again. While batching is on it is tried too, after 32 batches, 64 and so on, and from 2,000 on only where the fit
-// says that it gains too little: two trials one after the other end it.
+// in turns try it again. While batching is on it is tried too: after 32 batches (8 where the fit says that a full batch does not make
+// twice as many rows a second), 64 and so on, and from 2,000 on only where the fit says that it gains little. Two trials one after the other
+// end it. One that finds a gain of less than two does not see what a server does that has several requests at once: for 128 rows
+// then batches and single requests take turns, and the way with the shorter time from arrival to answer stays.
 //
 // The idea of holding a batch for as long as the total latency gains is that of delayed batching in Clipper (NSDI 2017) and
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and

@@ -78,6 +78,7 @@ type Explanation struct {
 	Effective int     `json:"effective_max_batch"`
 	Ceiling   int     `json:"refused_above,omitempty"` // 0 where no size was refused
 	Off       bool    `json:"batching_off"`            // as it does not pay
+	Trial     bool    `json:"trial"`                   // whether it pays is being tried
 	Depth     int     `json:"batches_at_once"`         // of a replica, where it is learned; 0 where it is set
 	Trying    int     `json:"batches_tried,omitempty"` // instead, for now
 
@@ -150,7 +151,7 @@ func (b *Batcher[R]) Explain(show func(lane string) string) Explanation {
 	x := Explanation{
 		Mode: b.rule.Mode, Objective: b.rule.Objective, Queued: b.queued,
 		Known: b.service.known, Intercept: b.service.b, Slope: b.service.a, Gain: b.service.gain(b.rule.MaxSize),
-		MaxSize: b.rule.MaxSize, Effective: b.effective, Ceiling: b.ceiling, Off: b.off,
+		MaxSize: b.rule.MaxSize, Effective: b.effective, Ceiling: b.ceiling, Off: b.off, Trial: b.trying || b.contest.running,
 		Classes: []ClassExplanation{}, Lanes: []LaneExplanation{}, Decisions: []DecisionExplanation{},
 	}
 	if b.depth.on {
@@ -219,7 +220,10 @@ func (x Explanation) WriteText(w io.Writer) error {
 		fmt.Fprintf(&text, "; more than %d were refused", x.Ceiling)
 	}
 	if x.Off {
-		fmt.Fprintf(&text, "; batching is off, it gains less than %.0f %%", (offBelow-1)*100)
+		fmt.Fprint(&text, "; batching is off, it does not pay")
+	}
+	if x.Trial {
+		fmt.Fprint(&text, "; whether batching pays is being tried")
 	}
 	fmt.Fprintln(&text)
 	if x.Depth > 0 {

@@ -81,6 +81,7 @@ func newModel(p *Proxy, c ModelConfig) *model {
 			Weights:      c.Queue.Weights,
 			TenantLimit:  c.Queue.TenantLimit,
 			LearnDepth:   c.Inflight == Auto,
+			Widens:       c.mayWiden(),
 		}),
 		picker:  picker{inflight: max(int(c.Inflight), 1), slowStart: time.Duration(c.SlowStart), random: rand.IntN},
 		budget:  newBudget(),
@@ -318,6 +319,9 @@ func (m *model) answered(b *batch, members []*request, took time.Duration, whole
 			m.batcher.Crowded(b.rows, took)
 		}
 		took = 0
+	}
+	for _, r := range members {
+		m.batcher.Lasted(now, r.entry.Arrived, r.parsed.Items)
 	}
 	m.batcher.Answered(now, members[0].key, itemsOf(members), took)
 	m.note()

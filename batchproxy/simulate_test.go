@@ -97,6 +97,7 @@ func (s *simulation) pump() {
 	took := s.service(len(batch))
 	s.at(s.now.Add(took), func() {
 		s.busy, s.freed = false, s.now
+		s.lasted(batch)
 		s.batcher.Answered(s.now, simulated, len(batch), took)
 		if s.now.After(s.from) {
 			s.batches++
@@ -116,6 +117,13 @@ func (s *simulation) pump() {
 		}
 		s.pump()
 	})
+}
+
+// lasted tells the batcher how long requests took that are answered now.
+func (s *simulation) lasted(batch []int) {
+	for _, id := range batch {
+		s.batcher.Lasted(s.now, s.arrivals[id], 1)
+	}
 }
 
 // wake is the one timer that a batcher needs.

@@ -13,6 +13,7 @@ type tuning struct {
 	raised    time.Time // when the ceiling was last moved
 	trying    bool      // whether it does
 	trial     trial     // with trying
+	contest   contest   // after a trial that does not say enough
 	since     int       // requests or batches since the last trial
 	every     int       // of these are between trials
 	against   int       // trials one after the other by which batching does not pay, while it is on
@@ -52,6 +53,13 @@ const (
 	probeEvery = 2000
 	probeLeast = 16000
 	probeRun   = 3
+	// probeDoubt is after how many batches the first trial is where the fit says that batching makes less than doubtful times as many rows
+	// a second: until it is off, a model that gains nothing is slower than without a proxy.
+	probeDoubt = 8
+	doubtful   = 2
+	// trialGentle is for how many batches a trial counts only on requests that are alone by themselves, where the fit leaves no doubt, as to hold
+	// back those that wait together costs them time. Where none came, or they leave a doubt, it starts over.
+	trialGentle = 4 * probeRun
 	// trialMost is how many batches a trial may have while batching is on: answers may say nothing, as errors do, and a trial costs.
 	trialMost = 8 * probeRun
 	// probePatient is how many batches of one request a trial waits for others while batching is off.
@@ -74,7 +82,7 @@ func newTuning(rule Rule) tuning {
 
 // forget keeps what was told, not what was learned.
 func (t *tuning) forget(rule Rule) {
-	t.ceiling, t.trying, t.since, t.every, t.against = 0, false, 0, probeFirst, 0
+	t.ceiling, t.trying, t.since, t.every, t.against, t.contest = 0, false, 0, probeFirst, 0, contest{}
 	if rule.Mode != ModeOff {
 		t.set(batching, t.off, 0, 1)
 		t.off = false
@@ -119,10 +127,7 @@ func (b *Batcher[R]) tune(now time.Time) {
 			b.ceiling = 0
 		}
 	}
-	allowed := b.rule.MaxSize
-	if b.ceiling > 0 {
-		allowed = min(allowed, b.ceiling)
-	}
+	allowed := b.allowed()
 	if b.rule.Mode == ModeAdaptive && !b.off && b.rule.MaxSize > 1 && b.doubted() {
 		b.try(now)
 	}
@@ -141,17 +146,26 @@ func (b *Batcher[R]) tune(now time.Time) {
 	if want != b.effective {
 		b.set(effectiveMaxBatch, true, float64(b.effective), float64(want))
 		b.effective = want
-		for _, l := range b.active.members {
-			l.held = false
-			b.mark(l)
-		}
+		b.remark()
 	}
 }
 
+// allowed is how many rows a batch may have at most.
+func (b *Batcher[R]) allowed() int {
+	if b.ceiling > 0 {
+		return min(b.rule.MaxSize, b.ceiling)
+	}
+	return b.rule.MaxSize
+}
+
 // doubted reports whether it is to be tried that batching pays: it was not often enough, of batches there are, or the fit says that it gains
-// too little.
+// too little, or not so much that a replica which is given as many requests as come could not do better.
 func (b *Batcher[R]) doubted() bool {
-	return b.every < probeEvery && b.service.meanN > 1 || b.service.sloped && b.service.gain(b.rule.MaxSize) < offBelow
+	little := offBelow
+	if b.rule.Widens {
+		little = doubtful
+	}
+	return b.every < probeEvery && b.service.meanN > 1 || b.service.sloped && b.service.gain(b.rule.MaxSize) < little
 }
 
 // wanted is how many rows a batch should have: all that are allowed or, where short batches are asked for, the fewest with
@@ -177,20 +191,27 @@ func (b *Batcher[R]) wanted(allowed int) int {
 type trial struct {
 	began        time.Time
 	sent         int // batches, whatever became of them
+	gentle       bool
 	ones, many   int // those that were answered in a time that says something
 	alone, share float64
+	of           int // the rows of the batch that share is of
 }
 
 func (t *trial) add(rows int, took float64) {
-	n, least := &t.many, &t.share
+	each := took / float64(rows)
 	if rows == 1 {
-		n, least = &t.ones, &t.alone
+		if t.ones++; t.ones == 1 || each < t.alone {
+			t.alone = each
+		}
+		return
 	}
-	if each := took / float64(rows); *n == 0 || each < *least {
-		*least = each
+	if t.many++; t.many == 1 || each < t.share {
+		t.share, t.of = each, rows
 	}
-	*n++
 }
+
+// open reports whether a gain leaves open which way is better: it is small, and of what a batch of so many rows could gain no half is there.
+func (t *trial) open(gain float64) bool { return gain < min(doubtful, float64(1+t.of)/2) }
 
 // over reports whether enough was tried.
 func (t *trial) over() bool { return t.ones >= probeRun && t.many >= probeRun }
@@ -201,7 +222,7 @@ const trialTime = time.Minute
 // tried takes a batch into the trial that is under way, and decides by it.
 func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 	if old := now.Sub(b.trial.began); old > trialTime && old.Seconds() > 20*took {
-		b.trial = trial{began: now, sent: b.trial.sent}
+		b.trial = trial{began: now, sent: b.trial.sent, gentle: b.trial.gentle}
 	}
 	if b.trial.add(rows, took); !b.trial.over() {
 		if b.off && b.trial.ones >= probePatient { // nobody to try it with: replicas are no longer held to one at a time
@@ -211,6 +232,11 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 	}
 	gain := b.trial.alone / b.trial.share
 	switch {
+	case b.trial.gentle && gain < doubtful: // of many there is a better best than of a few
+		b.trial = trial{began: now}
+		return
+	case b.rule.Widens && b.trial.open(gain) && (gain >= offBelow && !b.off || gain >= offBelow*(1+atLeast)):
+		b.compare(now)
 	case b.off && gain >= offBelow*(1+atLeast):
 		b.off, b.every = false, probeFirst
 		b.set(batching, true, 0, 1)
@@ -230,9 +256,18 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 
 // try begins a trial, where enough has passed since the last one.
 func (b *Batcher[R]) try(now time.Time) {
-	if !b.trying && b.since >= b.every {
-		b.trying, b.trial = true, trial{began: now}
+	every := b.every
+	if !b.off && every == probeFirst && b.dubious() {
+		every = probeDoubt
 	}
+	if !b.trying && !b.contest.running && b.since >= every {
+		b.trying, b.trial = true, trial{began: now, gentle: !b.off && !b.dubious()}
+	}
+}
+
+// dubious reports whether the fit leaves room for batching not to pay, or does not say yet.
+func (b *Batcher[R]) dubious() bool {
+	return !b.service.sloped || b.service.gain(b.rule.MaxSize) < doubtful
 }
 
 // tries is the rows of the next batch of a trial, of so many queued and of at most so many as a batch may have else.
@@ -241,20 +276,23 @@ func (b *Batcher[R]) tries(queued, most int) int {
 		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
 		return most
 	}
-	if queued < 2 || b.trial.many > b.trial.ones {
+	if b.trial.gentle && b.trial.sent > trialGentle {
+		b.trial = trial{began: b.trial.began}
+	}
+	if queued < 2 || b.trial.many > b.trial.ones && !b.trial.gentle {
 		return 1
 	}
 	if b.off {
-		most = min(maxProbe, b.rule.MaxSize)
-		if b.ceiling > 0 {
-			most = min(most, b.ceiling)
-		}
+		most = min(maxProbe, b.allowed())
 	}
 	return most
 }
 
 // pass reports whether a request that comes, or the next batch, leaves by itself as batching is off, and counts it.
 func (b *Batcher[R]) pass(now time.Time) bool {
+	if b.contest.running || b.rule.Mode == ModeOff {
+		return b.unbatched()
+	}
 	if !b.off {
 		return false
 	}

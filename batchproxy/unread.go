@@ -26,7 +26,7 @@ const (
 // mayWiden reports whether how many requests a replica has at once is for it to decide where batching does not pay: nothing is
 // asked of the order in which they leave, and no limit was set.
 func (c ModelConfig) mayWiden() bool {
-	return c.Batch.Mode == ModeAdaptive && c.Batch.MinSize <= 1 && c.Batch.SLO == 0 && len(c.Priorities) == 0 && c.Queue.TenantHeader == "" &&
+	return (c.Batch.Mode == ModeAdaptive || c.Batch.Mode == ModeOff) && c.Batch.MinSize <= 1 && c.Batch.SLO == 0 && len(c.Priorities) == 0 && c.Queue.TenantHeader == "" &&
 		c.Inflight == Auto
 }
 
@@ -37,7 +37,7 @@ func (m *model) inflight() int {
 		return int(m.config.Inflight)
 	case m.batcher.trying: // what is measured is one batch at a time
 		return 1
-	case m.batcher.off && m.widens:
+	case m.batcher.unbatched() && m.widens:
 		return math.MaxInt
 	}
 	return m.batcher.Depth()
