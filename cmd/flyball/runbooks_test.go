@@ -29,7 +29,7 @@ func TestRunbookNames(t *testing.T) {
 		"flyball_gpu_mig_memory_used_bytes", "flyball_gpu_mig_memory_total_bytes",
 		"flyball_gpu_mig_sm_active_ratio", "flyball_gpu_mig_tensor_active_ratio", "flyball_gpu_mig_dram_active_ratio",
 		"flyball_gpu_sm_active_ratio", "flyball_gpu_tensor_active_ratio", "flyball_gpu_dram_active_ratio", "flyball_gpu_xid_errors_total")
-	for _, name := range []string{"metrics.golden", "metrics_remote.golden", "metrics_services.golden"} {
+	for _, name := range []string{"metrics.golden", "metrics_remote.golden", "metrics_services.golden", "metrics_tracing.golden"} {
 		for line := range strings.Lines(contents(t, filepath.Join("testdata", name))) {
 			metric, _, _ := strings.Cut(line, " ")
 			metrics = append(metrics, metric)
