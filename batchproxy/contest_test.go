@@ -47,3 +47,70 @@ func TestServerThatIsFasterWithoutBatches(t *testing.T) {
 		})
 	}
 }
+
+// TestContestEndsWithItsReplicas: what took turns before other replicas came is over, and a lane with a row is not full any more.
+func TestContestEndsWithItsReplicas(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+	b.compare(now)
+	b.contest.other = true
+	b.Arrive(now, simulated, 1, 1)
+	if !b.unbatched() || len(b.full) != 1 {
+		t.Fatalf("in a contest: unbatched %v, %d are full", b.unbatched(), len(b.full))
+	}
+	b.Forget(now)
+	if b.contest.running || b.unbatched() || len(b.full) != 0 {
+		t.Errorf("with other replicas: contest %v, unbatched %v, %d are full", b.contest.running, b.unbatched(), len(b.full))
+	}
+}
+
+// TestContestTakesEffectAtOnce: the batch after the last answer of a contest is as it was decided.
+func TestContestTakesEffectAtOnce(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		now := time.Unix(1, 0)
+		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+		b.off, b.every = off, probeEvery
+		b.tune(now)
+		b.compare(now)
+		for b.contest.running {
+			took := ms(10)
+			if b.contest.other {
+				took = ms(5)
+			}
+			came := now
+			now = now.Add(took)
+			b.Lasted(now, came, 1)
+			b.Answered(now, simulated, 1, 0)
+		}
+		want := 4
+		if !off {
+			want = 1
+		}
+		if b.off == off || b.effective != want {
+			t.Errorf("off was %v and is %v, %d rows at most; want %d", off, b.off, b.effective, want)
+		}
+	}
+}
+
+// TestInheritWhetherBatchingPays: that it does not, where replicas have as many requests at once as come, says nothing of a rule by which
+// they have not.
+func TestInheritWhetherBatchingPays(t *testing.T) {
+	rule := Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true}
+	for _, tt := range []struct{ before, after, off bool }{{true, true, true}, {false, false, true}, {false, true, true}, {true, false, false}} {
+		now := time.Unix(1, 0)
+		rule.Widens = tt.before
+		before := NewBatcher[int](rule)
+		before.off, before.every = true, probeEvery
+		before.tune(now)
+		rule.Widens = tt.after
+		b := NewBatcher[int](rule)
+		b.Inherit(now, before)
+		want := 4
+		if tt.off {
+			want = 1
+		}
+		if b.off != tt.off || b.effective != want {
+			t.Errorf("%+v: off %v, %d rows at most", tt, b.off, b.effective)
+		}
+	}
+}
