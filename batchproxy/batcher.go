@@ -242,7 +242,7 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 	if !b.off {
 		b.since++
 	}
-	b.contested(now)
+	b.contested(now, rows)
 	b.tune(now)
 	if b.trying || b.off || b.contest.running || b.rule.Widens && b.unbatched() { // replicas have another number of batches at once
 		b.depth.pause()

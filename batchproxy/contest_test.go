@@ -19,6 +19,8 @@ func TestServerThatIsFasterWithoutBatches(t *testing.T) {
 	}{
 		{"two at once", 8, 8, 24, 2, 2, 20 * time.Second, [2]bool{true, true}},
 		{"one at once", 8, 8, 24, 1, 1, 60 * time.Second, [2]bool{false, false}},
+		{"one at once, of many clients", 64, 8, 8, 1, 1, 60 * time.Second, [2]bool{false, false}},
+		{"one at once, with less to gain", 32, 8, 24, 1, 1, 60 * time.Second, [2]bool{false, false}},
 		{"two, then one", 8, 8, 24, 2, 1, 200 * time.Second, [2]bool{true, false}},
 		{"one, then two", 8, 8, 24, 1, 2, 2000 * time.Second, [2]bool{false, true}},
 		{"four, with much to gain", 64, 8, 0.25, 4, 4, 10 * time.Second, [2]bool{false, false}},
@@ -52,7 +54,7 @@ func TestServerThatIsFasterWithoutBatches(t *testing.T) {
 func TestContestEndsWithItsReplicas(t *testing.T) {
 	now := time.Unix(1, 0)
 	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
-	b.compare(now)
+	b.compare(now, 1)
 	b.contest.other = true
 	b.Arrive(now, simulated, 1, 1)
 	if !b.unbatched() || len(b.full) != 1 {
@@ -71,7 +73,7 @@ func TestContestTakesEffectAtOnce(t *testing.T) {
 		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
 		b.off, b.every = off, probeEvery
 		b.tune(now)
-		b.compare(now)
+		b.compare(now, 1)
 		for b.contest.running {
 			took := ms(10)
 			if b.contest.other {
@@ -111,6 +113,25 @@ func TestInheritWhetherBatchingPays(t *testing.T) {
 		}
 		if b.off != tt.off || b.effective != want {
 			t.Errorf("%+v: off %v, %d rows at most", tt, b.off, b.effective)
+		}
+	}
+}
+
+// TestContestInNeed: where single requests cannot do what comes and batches can, or nearly can, to compare them costs next to nothing.
+func TestContestInNeed(t *testing.T) {
+	const capacity = 32 / (0.008 + 32*0.008)
+	for _, rate := range []float64{0.9 * capacity, 1.25 * capacity} {
+		for seed := range uint64(3) {
+			s := newSimulation(adaptive, 8, 8, seed)
+			s.service = func(n int) time.Duration { return ms((8 + 8*float64(n)) * (0.95 + 0.1*s.random.Float64())) }
+			s.poisson(rate).behind(&accelerator{instances: 1})
+			s.run(200 * time.Second)
+			s.answered, s.waited = 0, 0
+			got, _ := s.run(200 * time.Second)
+			t.Logf("%.1f/s come, seed %d: %.1f/s, off %v", rate, seed, got, s.batcher.off)
+			if s.batcher.off || got < 0.95*min(rate, capacity) {
+				t.Errorf("%.1f/s come, seed %d: %.1f/s are answered, off %v; it can do %.1f/s", rate, seed, got, s.batcher.off, capacity)
+			}
 		}
 	}
 }
