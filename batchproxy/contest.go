@@ -36,7 +36,7 @@ const (
 	contestTime = 5 * time.Minute
 )
 
-// unbatched reports whether each request leaves by itself now, and replicas have as many at once as come.
+// unbatched reports whether each request leaves by itself now; where the rule Widens, replicas have as many at once as come then.
 func (b *Batcher[R]) unbatched() bool { return b.rule.Mode == ModeOff || b.off != b.contest.other }
 
 // compare begins a contest, with the answer to so many rows.
