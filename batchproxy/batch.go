@@ -90,6 +90,7 @@ type batch struct {
 	crowded  bool // how long it takes says nothing of S(n): the replica had others when it was sent, or its rows are not known
 	beside   bool // the replica had others, as it does well with several at once
 	answered bool // by the replica, which is free: the answer is being handed out
+	heard    bool // there was an answer to it or to a part of it, whatever it says
 
 	attempt int       // how often it may have reached a replica that did not answer
 	avoid   *replica  // the one that did not
@@ -144,6 +145,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 		r.call, r.upstream = number, took
 	}
 	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
+	b.heard = b.heard || err == nil
 	over, gone := err != nil && within.Err() != nil && ctx.Err() == nil, ctx.Err() != nil
 	m.saw(to, resp, err, sighting{first: first, shared: b.crowded, rows: itemsOf(members), began: started, took: took, late: over && patient, gone: gone || over && !patient})
 	if err != nil {

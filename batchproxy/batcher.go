@@ -242,9 +242,9 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 	if !b.off {
 		b.since++
 	}
+	b.contested(now, rows)
 	b.tune(now)
-	b.contested(now)
-	if b.trying || b.off || b.contest.running { // replicas have another number of batches at once
+	if b.trying || b.off || b.contest.running || b.rule.Widens && b.unbatched() { // replicas have another number of batches at once
 		b.depth.pause()
 	} else {
 		b.deepen(now, rows)
@@ -257,7 +257,7 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 
 // Crowded tells of a batch of so many rows that a replica answered while it had others: how long it took.
 func (b *Batcher[R]) Crowded(rows int, took time.Duration) {
-	if b.service.known && !b.unbatched() && !b.trying {
+	if b.service.known && !b.off && !b.contest.running && !b.trying {
 		b.depth.crowd(took.Seconds() / max(b.service.at(rows), 1e-6))
 	}
 }
@@ -278,6 +278,7 @@ func (b *Batcher[R]) Forget(now time.Time) {
 	}
 	b.depth = newDepth(b.rule.LearnDepth)
 	b.tune(now)
+	b.remark()
 }
 
 // Next is the batch to send now, for a caller that has a free replica. With flush nothing is held for others. It takes out

@@ -10,63 +10,86 @@ import "time"
 // Operations Research 9, 1961).
 type contest struct {
 	running bool
-	other   bool      // the way that is not the one in force has its turn
-	turn    int       // of contestTurns
-	began   time.Time // the turn
-	came    int       // rows that came in the turn and were answered in it
-	rows    [2]int    // of these, without the first ones; of the way in force and of the other
+	other   bool          // the way that is not the one in force has its turn
+	turn    int           // of contestTurns
+	began   time.Time     // the turn
+	left    int           // rows that came before the turn and were answered in it, or as it began
+	seen    int           // rows that were answered in it
+	came    int           // of these, those that came in it
+	waited  time.Duration // from arrival to answer, of all that were answered together
+	rows    [2]int        // of those that came in the turns, without the first ones; of the way in force and of the other
 	lasted  [2]time.Duration
 }
 
 const (
 	contestTurns = 4
-	// contestWarm rows of a turn do not count: they found what the turn before has left.
+	// contestWarm rows of a turn do not count, nor do as many as the turn before has left: they waited for those.
 	contestWarm = 8
-	// contestRows rows of a turn do.
+	// contestRows rows of a turn do, or as many as were left: each client's once.
 	contestRows = 24
+	// contestMost is how many rows may be left for each replica while batching is on: one with more to do is not to have less for it.
+	contestMost = 256
+	// contestWorse is how many times as long as in the way in force requests may take in the other: its turn ends then, and with it the
+	// contest. Where it cannot do what comes they take longer and longer.
+	contestWorse = 3
 	// contestTime is how long a turn may take. Where too few come, nothing is to be gained either.
 	contestTime = 5 * time.Minute
 )
 
-// unbatched reports whether each request leaves by itself now, and replicas have as many at once as come.
+// unbatched reports whether each request leaves by itself now; where the rule Widens, replicas have as many at once as come then.
 func (b *Batcher[R]) unbatched() bool { return b.rule.Mode == ModeOff || b.off != b.contest.other }
 
-// compare begins a contest.
-func (b *Batcher[R]) compare(now time.Time) {
-	b.contest = contest{running: true, began: now}
+// compare begins a contest, with the answer to so many rows.
+func (b *Batcher[R]) compare(now time.Time, rows int) {
+	b.contest = contest{running: true, began: now, left: rows}
 }
 
 // Lasted tells of a request of so many rows, come at a time, that a replica has answered. It is to be told before [Batcher.Answered] is.
 func (b *Batcher[R]) Lasted(now, came time.Time, rows int) {
 	c := &b.contest
-	if !c.running || came.Before(c.began) {
+	if !c.running {
 		return
 	}
-	if c.came += rows; c.came <= contestWarm {
+	took := time.Duration(rows) * now.Sub(came)
+	c.seen += rows
+	c.waited += took
+	if came.Before(c.began) {
+		c.left += rows
+		return
+	}
+	if c.came += rows; c.came <= max(contestWarm, c.left) {
 		return
 	}
 	way := c.turn % 2
 	c.rows[way] += rows
-	c.lasted[way] += time.Duration(rows) * now.Sub(came)
+	c.lasted[way] += took
 }
 
-// contested ends a turn where it has enough, and decides after the last one.
-func (b *Batcher[R]) contested(now time.Time) {
+// contested ends a turn where it has enough with the answer to so many rows, and decides after the last one.
+func (b *Batcher[R]) contested(now time.Time, rows int) {
 	c := &b.contest
 	switch {
 	case !c.running:
 		return
-	case now.Sub(c.began) > contestTime:
+	case now.Sub(c.began) > contestTime || !b.off && !c.other && c.left > contestMost*max(b.slots, 1) || c.worse():
 		b.settled(false)
-	case c.came < contestWarm+contestRows:
+	case c.came < max(contestWarm, c.left)+max(contestRows, c.left):
 		return
 	case c.turn+1 < contestTurns:
-		c.turn, c.other, c.came, c.began = c.turn+1, !c.other, 0, now
+		c.turn, c.other, c.began = c.turn+1, !c.other, now
+		c.left, c.seen, c.came, c.waited = rows, 0, 0, 0
 	default:
-		own, other := c.lasted[0].Seconds()/float64(c.rows[0]), c.lasted[1].Seconds()/float64(c.rows[1])
-		b.settled(other < own*(1-atLeast))
+		b.settled(c.mean(1) < c.mean(0)*(1-atLeast))
 	}
 	b.remark()
+}
+
+// mean is how many seconds a row took in one of the ways.
+func (c *contest) mean(way int) float64 { return c.lasted[way].Seconds() / float64(c.rows[way]) }
+
+// worse reports whether the other way has its turn and is so much worse that it need not be seen how much.
+func (c *contest) worse() bool {
+	return c.other && c.seen >= contestWarm && c.waited.Seconds() > contestWorse*c.mean(0)*float64(c.seen)
 }
 
 // settled ends a contest, by which the other way may be better.

@@ -19,6 +19,8 @@ func TestServerThatIsFasterWithoutBatches(t *testing.T) {
 	}{
 		{"two at once", 8, 8, 24, 2, 2, 20 * time.Second, [2]bool{true, true}},
 		{"one at once", 8, 8, 24, 1, 1, 60 * time.Second, [2]bool{false, false}},
+		{"one at once, of many clients", 64, 8, 8, 1, 1, 60 * time.Second, [2]bool{false, false}},
+		{"one at once, with less to gain", 32, 8, 24, 1, 1, 60 * time.Second, [2]bool{false, false}},
 		{"two, then one", 8, 8, 24, 2, 1, 200 * time.Second, [2]bool{true, false}},
 		{"one, then two", 8, 8, 24, 1, 2, 2000 * time.Second, [2]bool{false, true}},
 		{"four, with much to gain", 64, 8, 0.25, 4, 4, 10 * time.Second, [2]bool{false, false}},
@@ -45,5 +47,91 @@ func TestServerThatIsFasterWithoutBatches(t *testing.T) {
 				t.Errorf("batching is not as it should be after %d of %d halves", wrong, 2*seeds)
 			}
 		})
+	}
+}
+
+// TestContestEndsWithItsReplicas: what took turns before other replicas came is over, and a lane with a row is not full any more.
+func TestContestEndsWithItsReplicas(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+	b.compare(now, 1)
+	b.contest.other = true
+	b.Arrive(now, simulated, 1, 1)
+	if !b.unbatched() || len(b.full) != 1 {
+		t.Fatalf("in a contest: unbatched %v, %d are full", b.unbatched(), len(b.full))
+	}
+	b.Forget(now)
+	if b.contest.running || b.unbatched() || len(b.full) != 0 {
+		t.Errorf("with other replicas: contest %v, unbatched %v, %d are full", b.contest.running, b.unbatched(), len(b.full))
+	}
+}
+
+// TestContestTakesEffectAtOnce: the batch after the last answer of a contest is as it was decided.
+func TestContestTakesEffectAtOnce(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		now := time.Unix(1, 0)
+		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+		b.off, b.every = off, probeEvery
+		b.tune(now)
+		b.compare(now, 1)
+		for b.contest.running {
+			took := ms(10)
+			if b.contest.other {
+				took = ms(5)
+			}
+			came := now
+			now = now.Add(took)
+			b.Lasted(now, came, 1)
+			b.Answered(now, simulated, 1, 0)
+		}
+		want := 4
+		if !off {
+			want = 1
+		}
+		if b.off == off || b.effective != want {
+			t.Errorf("off was %v and is %v, %d rows at most; want %d", off, b.off, b.effective, want)
+		}
+	}
+}
+
+// TestInheritWhetherBatchingPays: that it does not, where replicas have as many requests at once as come, says nothing of a rule by which
+// they have not.
+func TestInheritWhetherBatchingPays(t *testing.T) {
+	rule := Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true}
+	for _, tt := range []struct{ before, after, off bool }{{true, true, true}, {false, false, true}, {false, true, true}, {true, false, false}} {
+		now := time.Unix(1, 0)
+		rule.Widens = tt.before
+		before := NewBatcher[int](rule)
+		before.off, before.every = true, probeEvery
+		before.tune(now)
+		rule.Widens = tt.after
+		b := NewBatcher[int](rule)
+		b.Inherit(now, before)
+		want := 4
+		if tt.off {
+			want = 1
+		}
+		if b.off != tt.off || b.effective != want {
+			t.Errorf("%+v: off %v, %d rows at most", tt, b.off, b.effective)
+		}
+	}
+}
+
+// TestContestInNeed: where single requests cannot do what comes and batches can, or nearly can, to compare them costs next to nothing.
+func TestContestInNeed(t *testing.T) {
+	const capacity = 32 / (0.008 + 32*0.008)
+	for _, rate := range []float64{0.9 * capacity, 1.25 * capacity} {
+		for seed := range uint64(3) {
+			s := newSimulation(adaptive, 8, 8, seed)
+			s.service = func(n int) time.Duration { return ms((8 + 8*float64(n)) * (0.95 + 0.1*s.random.Float64())) }
+			s.poisson(rate).behind(&accelerator{instances: 1})
+			s.run(200 * time.Second)
+			s.answered, s.waited = 0, 0
+			got, _ := s.run(200 * time.Second)
+			t.Logf("%.1f/s come, seed %d: %.1f/s, off %v", rate, seed, got, s.batcher.off)
+			if s.batcher.off || got < 0.95*min(rate, capacity) {
+				t.Errorf("%.1f/s come, seed %d: %.1f/s are answered, off %v; it can do %.1f/s", rate, seed, got, s.batcher.off, capacity)
+			}
+		}
 	}
 }

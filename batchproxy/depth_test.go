@@ -230,6 +230,28 @@ func TestDepthIsNotMeasuredWithTrials(t *testing.T) {
 	}
 }
 
+// TestDepthOfSingleRequests: where requests are never merged, how long one takes beside others is learned as well, and how many at once
+// only where there is a limit.
+func TestDepthOfSingleRequests(t *testing.T) {
+	for _, widens := range []bool{false, true} {
+		q := NewBatcher[int](Rule{Mode: ModeOff, MaxSize: 4, MaxQueue: 1000, Timeout: time.Hour, LearnDepth: true, Widens: widens})
+		now := time.Unix(0, 0)
+		q.Replicas(1, 1, 1)
+		q.Arrive(now, []byte("a"), 1, 0)
+		for range stretch {
+			now = now.Add(ms(10))
+			q.Answered(now, []byte("a"), 1, ms(10))
+		}
+		q.Crowded(1, ms(30))
+		if got := q.depth.share; got < 2.9 || got > 3.1 {
+			t.Errorf("widens %v: one beside others takes %v times as long", widens, got)
+		}
+		if measured := q.depth.batches > 0; measured == widens {
+			t.Errorf("widens %v: measured %v", widens, measured)
+		}
+	}
+}
+
 // TestDepthInOverload: where a replica has several batches at once, of 1.25 times what it can do 95 % of what it can do is answered within
 // the SLO: a batch takes longer there, which is known before it is sent.
 func TestDepthInOverload(t *testing.T) {

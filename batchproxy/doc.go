@@ -86,7 +86,8 @@
 // in turns try it again. While batching is on it is tried too: after 32 batches (8 where the fit says that a full batch does not make
 // twice as many rows a second), 64 and so on, and from 2,000 on only where the fit says that it gains little. Two trials one after the other
 // end it. One that finds a gain of less than two does not see what a server does that has several requests at once: for 128 rows
-// then batches and single requests take turns, and the way with the shorter time from arrival to answer stays.
+// then, or for eight times as many as are under way, batches and single requests take turns, and the way with the shorter time from
+// arrival to answer stays.
 //
 // The idea of holding a batch for as long as the total latency gains is that of delayed batching in Clipper (NSDI 2017) and
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and

@@ -420,10 +420,11 @@ func (m *model) returned(b *batch, count int, left []*request, failure *failure)
 	m.settle(b.replica)
 	m.running -= count
 	m.rate.add(now, count-len(left))
-	if failure == nil {
-		m.reached(b.replica)
-	} else if !failure.sent {
+	switch {
+	case failure != nil && !failure.sent:
 		m.refuse(b.replica, now, failure.err)
+	case b.heard: // rather than that nobody waited any longer
+		m.reached(b.replica)
 	}
 	again := failure != nil && m.busy(now, b.replica, failure)
 	left = stillThere(left)

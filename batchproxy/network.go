@@ -15,7 +15,7 @@ import (
 //
 //   - connect: a new connection to a replica, with the look-up of its name and without TLS. Requests that find one kept have none.
 //   - response: from when all of a request was written to the first byte of its answer, less what the answer's headers say that the
-//     replica itself took. Most replicas do not say it; of those there is no such time.
+//     replica itself took. Most replicas do not say it; of those there is no such time, nor of what http.Transport sends (wire.takes).
 //
 // How long a request is on its way alone nobody can see: once written it is with the kernel.
 const (

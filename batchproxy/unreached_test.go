@@ -12,10 +12,14 @@ import (
 )
 
 // away is a replica that can be reached or not.
-type away struct{ there atomic.Bool }
+type away struct{ there, silent atomic.Bool }
 
 func (s *away) RoundTrip(r *http.Request) (*http.Response, error) {
-	if !s.there.Load() {
+	switch {
+	case s.silent.Load(): // packets are dropped
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	case !s.there.Load():
 		return nil, errDial
 	}
 	return echo{}.RoundTrip(r)
@@ -43,6 +47,15 @@ func TestUnreachedReplicaIsToldOf(t *testing.T) {
 			if told(`level=WARN msg="a replica cannot be reached" model=m replica=a:1 err="dial: connection refused"`) != 1 || told("again") != 0 {
 				t.Errorf("after it was away: %s", log.String())
 			}
+			s.silent.Store(true)
+			if w := serveOnce(p, http.MethodPost, "/v1/models/m:predict", `{"instances":[1]}`); w.Code != 504 {
+				t.Errorf("answered %d %s", w.Code, w.Body)
+			}
+			synctest.Wait()
+			if told("again") != 0 {
+				t.Errorf("after it did not answer in time: %s", log.String())
+			}
+			s.silent.Store(false)
 			s.there.Store(true)
 			synctest.Wait()
 			for range 2 {

@@ -53,7 +53,7 @@ type wireConn struct {
 	reader  *bufio.Reader
 	left    int64     // bytes that may be read until it is too much for headers
 	read    int64     // bytes that were, of this answer
-	reused  bool      // it has had a request before
+	reused  bool      // it was kept: its replica may have closed it since
 	used    time.Time // last
 	stop    func() bool
 }
@@ -210,7 +210,7 @@ type dialing struct {
 	err     error
 }
 
-// dial begins to make a connection. It is given up with ctx, unless its request has had another by then.
+// dial begins to make a connection. It is given up with ctx or, where its request has had another by then, at ctx's deadline.
 func (w *wire) dial(ctx context.Context, address string, n *network) *dialing {
 	d := &dialing{address: address, given: make(chan *wireConn, 1), made: make(chan struct{})}
 	own := context.WithoutCancel(ctx)
@@ -230,16 +230,16 @@ func (w *wire) dial(ctx context.Context, address string, n *network) *dialing {
 		defer stop()
 		d.conn, d.err = w.connect(own, address, n)
 		w.mu.Lock()
+		defer w.mu.Unlock()
 		spare := w.spare[d]
 		delete(w.spare, d)
 		close(d.made)
-		w.mu.Unlock()
 		switch {
 		case !spare || d.err != nil:
 		case own.Err() != nil: // all that nobody uses are closed
 			_ = d.conn.Close()
 		default:
-			w.keep(d.conn)
+			w.keepLocked(d.conn)
 		}
 	}()
 	return d
@@ -261,11 +261,11 @@ func (w *wire) connect(ctx context.Context, address string, n *network) (*wireCo
 	return c, nil
 }
 
-// wait has a connection that becomes idle given to a request for which one is being made.
+// wait has a connection that becomes idle given to a request for which one is being made, unless one was that it has not looked at yet.
 func (w *wire) wait(d *dialing) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if all := w.waiting[d.address]; !slices.Contains(all, d) {
+	if all := w.waiting[d.address]; len(d.given) == 0 && !slices.Contains(all, d) {
 		w.waiting[d.address] = append(all, d)
 	}
 }
@@ -329,9 +329,14 @@ func (w *wire) kept(address string) *wireConn {
 
 // keep keeps a connection for the next request, or gives it to one that waits.
 func (w *wire) keep(c *wireConn) {
-	c.used = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.keepLocked(c)
+}
+
+// keepLocked is keep for a holder of mu.
+func (w *wire) keepLocked(c *wireConn) {
+	c.used = time.Now()
 	if all := w.waiting[c.address]; len(all) > 0 {
 		first := all[0]
 		w.dropWaiting(first)
@@ -386,7 +391,7 @@ func (w *wire) closeUnusedOf(address string) {
 	w.idle[address] = all
 }
 
-// CloseIdleConnections closes the connections that have no request, those that are being made included.
+// CloseIdleConnections closes the connections that have no request, those that are being made for none included.
 func (w *wire) CloseIdleConnections() {
 	w.Transport.CloseIdleConnections()
 	w.mu.Lock()

@@ -516,6 +516,47 @@ func TestWireTakesWhatBecomesIdle(t *testing.T) {
 	}
 }
 
+// Of two that become idle one after the other while a request looks at a third, the request has the one and the next the other.
+func TestWireGivesOneAtATime(t *testing.T) {
+	s := serveScript(t, []string{fine}, []string{fine})
+	w := testWire(t)
+	var conns []*wireConn
+	for range 2 {
+		c, err := w.take(t.Context(), s.url.Host, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	w.open = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	d := w.dial(t.Context(), s.url.Host, nil)
+	w.keep(conns[0])
+	w.wait(d) // the third was of no use
+	if len(w.waiting) != 0 {
+		t.Fatal("it waits for another, which there is no room for")
+	}
+	w.keep(conns[1])
+	if c := w.kept(s.url.Host); c != conns[1] {
+		t.Errorf("%p is kept, want %p", c, conns[1])
+	}
+	if c := <-d.given; c != conns[0] {
+		t.Errorf("given %p, want %p", c, conns[0])
+	}
+	w.wait(d)
+	if len(w.waiting[s.url.Host]) != 1 {
+		t.Error("it does not wait any more")
+	}
+	w.unwait(d)
+	d.cancel()
+	<-d.made
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
+
 // untilIdle waits until so many connections are kept.
 func (w *wire) untilIdle(t *testing.T, address string, n int) {
 	until(t, fmt.Sprintf("%d are kept", n), func() bool {
