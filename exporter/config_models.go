@@ -196,6 +196,9 @@ func RedactedURL(text string) string {
 	if scheme += "//"; !found {
 		scheme, rest = "", before
 	}
+	if _, err := url.Parse(text); err != nil && !strings.Contains(rest, "/") && strings.Contains(query+fragment, "@") {
+		return scheme + hidden // a password with a ? or a #, as far as one can tell
+	}
 	if at := strings.LastIndexByte(rest, '@'); at >= 0 { // in a path too: a password may have a slash
 		before = scheme + hidden + rest[at:]
 	}

@@ -21,7 +21,10 @@ func TestRedactedURL(t *testing.T) {
 		"user:s3cret@host:8000/metrics":                    "xxxxx@host:8000/metrics",
 		"unix:/run/server.sock:/metrics?token=s3cret":      "unix:/run/server.sock:/metrics?token=xxxxx",
 		"http://[::1]:80/%zz?token=s3cret&redirect=x@y?z=": "http://[::1]:80/%zz?token=xxxxx&redirect=xxxxx",
-		"": "",
+		"http://user:s3cret?x@host/":                       "http://xxxxx",
+		"http://user:s3cret#x@host/?a=s3cret":              "http://xxxxx",
+		"http://host?back=x@y":                             "http://host?back=xxxxx",
+		"":                                                 "",
 	} {
 		got := RedactedURL(text)
 		if got != want || strings.Contains(got, "s3cret") {

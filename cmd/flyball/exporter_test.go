@@ -111,12 +111,15 @@ func TestGPUFlags(t *testing.T) {
 	}
 }
 
-// TestHostPaths: where procfs and sysfs are mounted holds for all that read them of GPUs and pods.
+// TestHostPaths: where procfs and sysfs are mounted holds for all that read them of GPUs, pods and model servers.
 func TestHostPaths(t *testing.T) {
 	c := exporter.DefaultConfig()
 	c.Host = exporter.Host{ProcFS: "/host/proc", SysFS: "/host/sys"}
 	if got := podOptions(c, nil, nil); got.ProcPath != "/host/proc" {
 		t.Errorf("pods: procfs %q", got.ProcPath)
+	}
+	if got := modelOptions(c, nil, nil); got.ProcFS != "/host/proc" || got.GPUs != nil {
+		t.Errorf("model servers: procfs %q, GPUs %v", got.ProcFS, got.GPUs)
 	}
 	if got := gpuOptions(c.GPU, c.Host, false, nil, "", nil); got.ProcPath != "/host/proc" || got.SysPath != "/host/sys" {
 		t.Errorf("GPUs: procfs %q, sysfs %q", got.ProcPath, got.SysPath)

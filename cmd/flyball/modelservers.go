@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -21,10 +22,7 @@ import (
 // newModels makes the collectors of model servers, by their metrics and by their files; nil where they are switched off, and the
 // second where there is nothing to read. The GPUs, nil where they are not read, are those that models run on.
 func (a *app) newModels(c exporter.Config, gpus *gpu.Collector) (models *model.Collector, of *facts.Collector, err error) {
-	o := model.Options{Logger: a.opts.log.With("component", "exporter")}
-	if gpus != nil {
-		o.GPUs = processGPUs{gpus}
-	}
+	o := modelOptions(c, gpus, a.opts.log.With("component", "exporter"))
 	var sources []facts.Source
 	for _, s := range c.ModelServers {
 		source := facts.Source{
@@ -56,6 +54,15 @@ func (a *app) newModels(c exporter.Config, gpus *gpu.Collector) (models *model.C
 		models, err = model.New(c.ModelServers, o)
 	}
 	return models, of, err
+}
+
+// modelOptions are those of the collector of model servers; gpus is nil where none are read.
+func modelOptions(c exporter.Config, gpus *gpu.Collector, log *slog.Logger) model.Options {
+	o := model.Options{ProcFS: c.Host.ProcFS, Logger: log}
+	if gpus != nil {
+		o.GPUs = processGPUs{gpus}
+	}
+	return o
 }
 
 // processGPUs finds the GPUs of processes in what was read of the GPUs last.

@@ -64,6 +64,10 @@ func probeGPUCommand(app *kingpin.Application, stdout io.Writer) command {
 	}}
 }
 
+// moreTime is what may be done where there was not enough of it. A driver that nothing holds initialises all GPUs twice here: for the
+// calls one by one, and for the exporter.
+const moreTime = ": many GPUs may take longer where the persistence daemon does not run, give a longer --timeout"
+
 // gpuReport is what probe gpu prints.
 type gpuReport struct {
 	Backend string `json:"backend"` // nvml, nvidia-smi, amdgpu, sim or none
@@ -107,6 +111,9 @@ func (o *probeOptions) run(ctx context.Context, stdout io.Writer) error {
 	r.Probed = gpu.Probe(ctx, gpu.ProbeOptions{
 		Command: []string{self, probeCommand}, Library: c.GPU.Library, Runs: o.runs, Timeout: o.call, StartTimeout: o.timeout,
 	})
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && r.Error != "" {
+		r.Error += moreTime
+	}
 	start := o.timeout
 	if slices.ContainsFunc(r.GPUs, func(g gpu.ProbedGPU) bool { return g.Error != "" }) {
 		start = min(o.timeout, 5*o.call) // what hangs is known by now
@@ -169,6 +176,10 @@ func (o *probeOptions) read(ctx context.Context, r *gpuReport, config exporter.C
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(e)
 	r.Backend = "none"
+	late := func() {
+		r.Unread = "the exporter has not read the GPUs within " + o.timeout.String() + moreTime
+		r.count(registry)
+	}
 	var first time.Time
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -176,16 +187,19 @@ func (o *probeOptions) read(ctx context.Context, r *gpuReport, config exporter.C
 		select {
 		case err := <-ended:
 			ended <- nil
+			if err == nil { // as ctx is done
+				late()
+				return
+			}
 			if tried := gpu.Tried(err); tried != nil { // by every way, not by NVML alone
 				r.Tried = tried
 			}
-			if err != nil && r.Error == "" { // else the same has been said
+			if r.Error == "" { // else the same has been said
 				r.Unread = err.Error()
 			}
 			return
 		case <-ctx.Done():
-			r.Unread = "the exporter has not read the GPUs within " + o.timeout.String()
-			r.count(registry)
+			late()
 			return
 		case <-tick.C:
 		}

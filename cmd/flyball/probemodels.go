@@ -34,18 +34,18 @@ func probeModelsCommand(app *kingpin.Application, stdout io.Writer) command {
 	return command{c.FullCommand(), func(ctx context.Context) error { return o.run(ctx, stdout) }}
 }
 
-// servers are those that are to be read.
-func (o *probeModelsOptions) servers() ([]exporter.ModelServer, error) {
+// servers returns the configuration with the model servers that are to be read.
+func (o *probeModelsOptions) servers() (exporter.Config, error) {
 	if len(o.urls) == 0 {
 		l, err := load(o.config)
 		if err != nil {
-			return nil, err
+			return exporter.Config{}, err
 		}
 		if len(l.Exporter.ModelServers) == 0 {
-			return nil, exitError{exitUsage, fmt.Errorf("probe models: no URL given, and no exporter.model_servers in %s", o.config)}
+			return exporter.Config{}, exitError{exitUsage, fmt.Errorf("probe models: no URL given, and no exporter.model_servers in %s", o.config)}
 		}
 		if len(o.names) == 0 {
-			return l.Exporter.ModelServers, nil
+			return l.Exporter, nil
 		}
 		byName := map[string]exporter.ModelServer{}
 		for _, s := range l.Exporter.ModelServers {
@@ -55,14 +55,15 @@ func (o *probeModelsOptions) servers() ([]exporter.ModelServer, error) {
 		for _, name := range o.names {
 			s, known := byName[name]
 			if !known {
-				return nil, exitError{exitUsage, fmt.Errorf("probe models: no model server %q in %s", name, o.config)}
+				return exporter.Config{}, exitError{exitUsage, fmt.Errorf("probe models: no model server %q in %s", name, o.config)}
 			}
 			chosen = append(chosen, s)
 		}
-		return chosen, nil
+		l.Exporter.ModelServers = chosen
+		return l.Exporter, nil
 	}
 	if len(o.names) > 0 {
-		return nil, exitError{exitUsage, errors.New("probe models: --server is for those of the configuration, and a URL is given")}
+		return exporter.Config{}, exitError{exitUsage, errors.New("probe models: --server is for those of the configuration, and a URL is given")}
 	}
 	c := exporter.DefaultConfig()
 	for i, url := range o.urls {
@@ -74,23 +75,23 @@ func (o *probeModelsOptions) servers() ([]exporter.ModelServer, error) {
 		c.ModelServers = append(c.ModelServers, s)
 	}
 	if err := c.Validate(); err != nil {
-		return nil, exitError{exitUsage, fmt.Errorf("probe models: %w", err)}
+		return exporter.Config{}, exitError{exitUsage, fmt.Errorf("probe models: %w", err)}
 	}
-	return c.ModelServers, nil
+	return c, nil
 }
 
 func (o *probeModelsOptions) run(ctx context.Context, stdout io.Writer) error {
-	servers, err := o.servers()
+	config, err := o.servers()
 	if err != nil {
 		return err
 	}
-	collector, err := model.New(servers, model.Options{})
+	collector, err := model.New(config.ModelServers, modelOptions(config, nil, nil))
 	if err != nil {
 		return fmt.Errorf("probe models: %w", err)
 	}
 	var reports []probedServer
 	down := 0
-	for _, s := range servers {
+	for _, s := range config.ModelServers {
 		report, err := collector.Probe(ctx, s.Name)
 		if err != nil {
 			return fmt.Errorf("probe models: %w", err)

@@ -12,7 +12,8 @@ import (
 )
 
 // A worker tells how long the calls into NVML took by call and bucket: how many there were and how long they took together.
-// That is bounded by how many calls there were, and the parent loses nothing by it: its histogram has the same buckets.
+// That is bounded by how many calls there were, and the parent loses nothing by it: its native histogram has the same buckets. The
+// classic ones beside it are wider, and may have calls about as long as a bound on the other side of it.
 
 // callTimes are calls that took about as long.
 type callTimes struct {
@@ -27,7 +28,8 @@ type callBuckets map[int]callTimes
 const (
 	maxCallCount = 100_000 // calls between two frames: 64 GPUs take less than 20,000
 	minCallBound = -240    // exponent: a nanosecond
-	maxCallBound = 80      // likewise: a thousand seconds
+	maxCallBound = 80      // likewise: a thousand seconds, and what is longer
+	maxCallTime  = 24 * time.Hour
 )
 
 // callBound returns the exponent of the bucket.
@@ -36,6 +38,23 @@ func callBound(took time.Duration) int {
 		return minCallBound
 	}
 	return min(max(int(math.Ceil(8*math.Log2(took.Seconds()))), minCallBound), maxCallBound)
+}
+
+// fits reports whether there are calls that took as long as the bucket says.
+func (c callTimes) fits(bound int) bool {
+	if c.Count == 0 || bound < minCallBound || bound > maxCallBound {
+		return false
+	}
+	// As much below and above the bounds of the bucket as rounding makes it.
+	lowest, highest := 0.99*math.Exp2(float64(bound-1)/8), 1.01*math.Exp2(float64(bound)/8)
+	switch bound {
+	case minCallBound:
+		lowest = 0
+	case maxCallBound:
+		highest = maxCallTime.Seconds()
+	}
+	mean := c.Sum / float64(c.Count)
+	return lowest <= mean && mean <= highest
 }
 
 // stopwatch takes how long calls take, of several goroutines. A nil one takes nothing.
@@ -95,9 +114,7 @@ func saneCalls(said map[string]callBuckets) map[string]callBuckets {
 			continue
 		}
 		for bound, c := range buckets {
-			// As much below and above the bounds of the bucket as rounding makes it.
-			mean, upper := c.Sum/float64(c.Count), math.Exp2(float64(bound)/8)
-			if c.Count == 0 || c.Count > room || bound < minCallBound || bound > maxCallBound || !(mean >= 0 && mean <= 1.01*upper || bound == maxCallBound && !math.IsInf(mean, 0) && mean > 0) {
+			if c.Count > room || !c.fits(bound) {
 				delete(buckets, bound)
 				continue
 			}
@@ -137,7 +154,7 @@ func (d *callDurations) observe(said map[string]callBuckets) {
 	for call, buckets := range said {
 		h := d.vec.WithLabelValues(call)
 		for _, c := range buckets {
-			mean := c.Sum / float64(c.Count) // of a bucket that is the histogram's too: it counts as each of them would, and sums up to their sum
+			mean := c.Sum / float64(c.Count) // of a bucket that is the native histogram's too: it counts there as each of them would, and sums up to their sum
 			for range c.Count {
 				h.Observe(mean)
 			}

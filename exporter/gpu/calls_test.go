@@ -89,6 +89,8 @@ func TestSaneCalls(t *testing.T) {
 		{"no calls", map[string]callBuckets{a: {-80: {Sum: 1}}}, map[string]callBuckets{}},
 		{"more calls than there can be", map[string]callBuckets{a: {-80: {Count: 1e18, Sum: 1}}}, map[string]callBuckets{}},
 		{"longer than their bucket", map[string]callBuckets{a: {-80: {Count: 2, Sum: 1}}}, map[string]callBuckets{}},
+		{"shorter than their bucket", map[string]callBuckets{a: {-80: {Count: 2, Sum: 0.0015}}}, map[string]callBuckets{}},
+		{"longer than a day", map[string]callBuckets{a: {maxCallBound: {Count: 1, Sum: 1e300}}}, map[string]callBuckets{}},
 		{"less than no time", map[string]callBuckets{a: {-80: {Count: 2, Sum: -1}}}, map[string]callBuckets{}},
 		{"no time at all", map[string]callBuckets{a: {minCallBound: {Count: 2}}}, map[string]callBuckets{a: {minCallBound: {Count: 2}}}},
 		{"an hour", map[string]callBuckets{a: {maxCallBound: {Count: 1, Sum: 3600}}}, map[string]callBuckets{a: {maxCallBound: {Count: 1, Sum: 3600}}}},
@@ -102,7 +104,7 @@ func TestSaneCalls(t *testing.T) {
 	}
 	many := map[string]callBuckets{a: {}}
 	for bound := minCallBound; bound <= maxCallBound; bound++ {
-		many[a][bound] = callTimes{Count: maxCallCount / 2}
+		many[a][bound] = callTimes{Count: maxCallCount / 2, Sum: maxCallCount / 2 * math.Exp2(float64(bound)/8)}
 	}
 	if left := saneCalls(many)[a]; len(left) != 2 {
 		t.Errorf("%d buckets of half the calls that there may be, want 2", len(left))

@@ -172,6 +172,9 @@ func (c *child) exchange(ctx context.Context, req request, timeout time.Duration
 		timeout = max(timeout, limit)
 	}
 	whole := time.NewTimer(timeout)
+	if starting && limit != 0 {
+		whole.Reset(timeout + 2*lateFrame) // or the two may end at once, and a frame that is late would count as none
+	}
 	defer whole.Stop()
 	step := time.NewTimer(limit)
 	defer step.Stop()

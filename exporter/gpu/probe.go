@@ -338,7 +338,7 @@ var familyCalls = map[string][]string{
 // first GPU for which they came to nothing. It is empty where nothing is known to be wrong.
 func (p Probed) Why(family string) string {
 	if family == callFamily.Name {
-		return "published where exporter.gpu.call_durations is set"
+		return "of NVML alone, where exporter.gpu.call_durations is set"
 	}
 	calls := familyCalls[strings.TrimPrefix(family, "flyball_gpu_")]
 	for _, g := range p.GPUs {

@@ -112,6 +112,9 @@ func (p prepared) RoundTrip(request *http.Request) (*http.Response, error) {
 	return p.rt.RoundTrip(request)
 }
 
+// CloseIdleConnections has a client that sends by it let go of the connection that is kept.
+func (p prepared) CloseIdleConnections() { p.close() }
+
 // prepare adds to a request what all that a server is asked has.
 func (c *client) prepare(request *http.Request) error {
 	request.Header.Set("User-Agent", "flyball/"+version.Version)

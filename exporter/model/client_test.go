@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,6 +111,26 @@ func TestNewClient(t *testing.T) {
 				if r.StatusCode != want {
 					t.Errorf("%s: status %d, want %d", path, r.StatusCode, want)
 				}
+			}
+			reused := func() (is bool) {
+				t.Helper()
+				traced := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { is = c.Reused }})
+				request, err := http.NewRequestWithContext(traced, http.MethodGet, root+"/v2", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r, err := client.Do(request)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = r.Body.Close()
+				return is
+			}
+			if kept := []bool{reused(), reused()}; !kept[1] { // an answer without a body leaves its connection idle before it is there
+				t.Errorf("no connection is kept: %v", kept)
+			}
+			if client.CloseIdleConnections(); reused() {
+				t.Error("a connection is kept that was to be let go")
 			}
 		})
 	}

@@ -42,7 +42,11 @@ func TestRedacted(t *testing.T) {
 			}
 			var log strings.Builder
 			c := newCollector(t, Options{ProcFS: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&log, nil))},
-				configOf(t, url+"/metrics?token="+secret, func(c *exporter.ModelServer) { c.Timeout = prom.Duration(200 * time.Millisecond) }))
+				configOf(t, url+"/metrics?token="+secret, func(c *exporter.ModelServer) {
+					if name == "hangs" {
+						c.Timeout = prom.Duration(200 * time.Millisecond)
+					}
+				}))
 			c.servers[0].poll(context.Background())
 			r, err := c.Probe(context.Background(), "s")
 			if err != nil {

@@ -43,9 +43,9 @@ func (e *Error) Show() string {
 	return fmt.Sprintf("%s\n%s%s\n%s| %s^", e.Error(), margin, text, strings.Repeat(" ", len(margin)-2), strings.Repeat(" ", column))
 }
 
-// secret is a key whose value nobody should see, by Prometheus's names, a URL with a user, a password or a query, or the headers of requests, of which any
-// may be a credential.
-var secret = regexp.MustCompile(`(?i)\b(?:password|credentials|bearer_token|client_secret|client_certificate_key|secret_key|secrets)["']?\s*:\s*(\[[^\]]*\]?|"[^"]*"?|'[^']*'?|[^,}\s]+)|://[^/\s:@]*:([^@\s/]+)@|://([^/\s:@]+)@|[?&][\w.~-]+=([^&#\s"',}]+)|\bheaders["']?\s*:\s*\{([^}]*)|\bauthorization["']?\s*:\s*([^\s{][^,}]*)`)
+// secret is a key whose value nobody should see, by Prometheus's names, a URL with a user, a password or a query, or the headers of
+// requests, of which any may be a credential.
+var secret = regexp.MustCompile(`(?i)\b(?:password|credentials|bearer_token|client_secret|client_certificate_key|secret_key|secrets)["']?\s*:\s*(\[[^\]]*\]?|"[^"]*"?|'[^']*'?|[^,}\s]+)|://[^/\s:@]*:([^@\s/]+)@|://([^/\s:@]+)@|[\w/]?[?&][\w.~-]+=([^&#\s"',}]+)|[\w/]\?([\w%][^&#\s"',}]*)|\bheaders["']?\s*:\s*\{([^}]*)|\bauthorization["']?\s*:\s*([^\s{][^,}]*)`)
 
 // masked hides secrets in a line that is shown, character by character, so that the caret stays where it belongs.
 func masked(line string) string {
@@ -64,13 +64,13 @@ func masked(line string) string {
 	return line
 }
 
-// mayHide says that a line may have a secret: that it has one of the words, or a URL.
+// mayHide says that a line may have a secret: that it has one of the words, or a URL or what was meant as one.
 func mayHide(line string) bool {
-	if strings.Contains(line, "://") || strings.Contains(line, "unix:") {
+	if strings.Contains(line, "://") {
 		return true
 	}
 	lower := strings.ToLower(line)
-	return slices.ContainsFunc([]string{"password", "credentials", "bearer_token", "client_secret", "client_certificate_key", "secret_key", "secrets", "headers", "authorization"}, func(word string) bool {
+	return slices.ContainsFunc([]string{"password", "credentials", "bearer_token", "client_secret", "client_certificate_key", "secret_key", "secrets", "headers", "authorization", "url"}, func(word string) bool {
 		return strings.Contains(lower, word)
 	})
 }
