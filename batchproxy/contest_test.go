@@ -135,3 +135,31 @@ func TestContestInNeed(t *testing.T) {
 		}
 	}
 }
+
+// TestContestIsGivenUp: a way that is three times as slow need not be seen to the end.
+func TestContestIsGivenUp(t *testing.T) {
+	for _, tt := range []struct {
+		took    float64 // ms, of a request in the other way, where it is 10 in the one in force
+		running bool
+	}{{29, true}, {31, false}} {
+		q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute, Widens: true})
+		now := time.Unix(0, 0)
+		answer := func(took float64, rows int) {
+			for range rows {
+				came := now
+				now = now.Add(ms(took))
+				q.Lasted(now, came, 1)
+				q.Answered(now, []byte("a"), 1, 0)
+			}
+		}
+		q.compare(now, 0)
+		answer(10, contestWarm+contestRows)
+		if !q.contest.other {
+			t.Fatal("the other way has no turn")
+		}
+		answer(tt.took, contestWarm)
+		if q.contest.running != tt.running || q.off {
+			t.Errorf("%v ms: running %v, off %v", tt.took, q.contest.running, q.off)
+		}
+	}
+}
