@@ -25,6 +25,26 @@ import (
 	"flyball/rules/source"
 )
 
+// configured is a configuration with the flags of the exporter over it, and what has its faults.
+func configured(t *testing.T, flags, yaml string) (Config, *source.Decoder) {
+	t.Helper()
+	var o exporterOptions
+	app := kingpin.New("flyball", "")
+	o.add(app.Command("run", ""))
+	if _, err := app.Parse(append([]string{"run"}, strings.Fields(flags)...)); err != nil {
+		t.Fatal(err)
+	}
+	file, err := source.Parse("flyball.yml", []byte(yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := file.Decoder()
+	c := DefaultConfig()
+	d.Decode(&c)
+	o.apply(&c.Exporter, d)
+	return c, d
+}
+
 // TestCollectorFlags: a flag wins over the file, the file over --collector.disable-defaults, that over the defaults.
 func TestCollectorFlags(t *testing.T) {
 	for _, tt := range []struct {
@@ -44,20 +64,7 @@ func TestCollectorFlags(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var o exporterOptions
-			app := kingpin.New("flyball", "")
-			o.add(app.Command("run", ""))
-			if _, err := app.Parse(append([]string{"run"}, strings.Fields(tt.flags)...)); err != nil {
-				t.Fatal(err)
-			}
-			file, err := source.Parse("flyball.yml", []byte(tt.yaml))
-			if err != nil {
-				t.Fatal(err)
-			}
-			d := file.Decoder()
-			c := DefaultConfig()
-			d.Decode(&c)
-			o.apply(&c.Exporter, d)
+			c, d := configured(t, tt.flags, tt.yaml)
 			var on []string
 			c.Exporter.Collectors.Each(func(name string, is *bool) {
 				if *is && (name == "gpu" || name == "host" || name == "textfile") {
@@ -91,20 +98,7 @@ func TestGPUFlags(t *testing.T) {
 		{yaml: "exporter: {gpu: {nvlink_per_link: true, call_durations: true}}", perLink: true, measure: true},
 		{flags: "--no-collector.nvlink.per-link", yaml: "exporter: {gpu: {nvlink_per_link: true, call_durations: true}}", measure: true},
 	} {
-		var o exporterOptions
-		app := kingpin.New("flyball", "")
-		o.add(app.Command("run", ""))
-		if _, err := app.Parse(append([]string{"run"}, strings.Fields(tt.flags)...)); err != nil {
-			t.Fatal(err)
-		}
-		file, err := source.Parse("flyball.yml", []byte(tt.yaml))
-		if err != nil {
-			t.Fatal(err)
-		}
-		d := file.Decoder()
-		c := DefaultConfig()
-		d.Decode(&c)
-		o.apply(&c.Exporter, d)
+		c, d := configured(t, tt.flags, tt.yaml)
 		if got := gpuOptions(c.Exporter.GPU, c.Exporter.Host, false, nil, "", nil); got.NVLinkPerLink != tt.perLink || got.CallDurations != tt.measure || d.Err() != nil {
 			t.Errorf("%q, %q: per link %t, durations %t, %v", tt.flags, tt.yaml, got.NVLinkPerLink, got.CallDurations, d.Err())
 		}
