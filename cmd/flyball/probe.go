@@ -119,7 +119,9 @@ func (o *probeOptions) run(ctx context.Context, stdout io.Writer) error {
 		start = min(o.timeout, 5*o.call) // what hangs is known by now
 	}
 	o.read(ctx, &r, c, gpu.New(gpu.Options{
-		Worker: []string{self, nvmlCommand}, Backend: c.GPU.Backend, Library: c.GPU.Library, Sim: sim, Require: true, NVLinkPerLink: c.GPU.NVLinkPerLink, CallDurations: c.GPU.CallDurations, ProcPath: c.Host.ProcFS, SysPath: c.Host.SysFS, Timeout: o.call, StartTimeout: start,
+		Worker: []string{self, nvmlCommand}, Backend: c.GPU.Backend, Library: c.GPU.Library, Sim: sim, Require: true,
+		Processes: c.GPU.Processes, MaxProcesses: c.GPU.MaxProcesses, NVLinkPerLink: c.GPU.NVLinkPerLink, CallDurations: c.GPU.CallDurations,
+		ProcPath: c.Host.ProcFS, SysPath: c.Host.SysFS, Timeout: o.call, StartTimeout: start,
 		Interval: 500 * time.Millisecond, // for what is measured between two readings
 	}))
 	if o.output == "json" {
@@ -267,7 +269,11 @@ func (r *gpuReport) count(registry *prometheus.Registry) {
 		}
 		p := probeFamily{Name: f.Name, Series: series[f.Name]}
 		if p.Series == 0 {
-			p.Why = cmp.Or(r.Why(f.Name), "no GPU here has it")
+			otherwise := "no GPU here has it"
+			if r.Backend == gpu.BackendNvidiaSMI || r.Backend == gpu.BackendAMDGPU {
+				otherwise = "no GPU here has it, or " + r.Backend + " does not tell it"
+			}
+			p.Why = cmp.Or(r.Why(f.Name), otherwise)
 		}
 		r.Families = append(r.Families, p)
 	}
@@ -306,10 +312,13 @@ func (r *gpuReport) write(w io.Writer) error {
 			fmt.Fprintf(t, "  CALL\tP50 (us)\tMAX (us)\n")
 		}
 		for _, c := range g.Calls {
-			if c.Error == "" {
-				fmt.Fprintf(t, "  %s\t%.1f\t%.1f\n", c.Name, c.P50, c.Max)
-			} else {
+			switch {
+			case c.NotMade != "":
+				fmt.Fprintf(t, "  %s\t-\t-\tnot made: %s\n", c.Name, c.NotMade)
+			case c.Error != "":
 				fmt.Fprintf(t, "  %s\t-\t-\t%s\n", c.Name, c.Error)
+			default:
+				fmt.Fprintf(t, "  %s\t%.1f\t%.1f\n", c.Name, c.P50, c.Max)
 			}
 		}
 		row("  error", g.Error)

@@ -193,7 +193,9 @@ func (l *nvmlLibrary) check(call string, ret nvml.Return) error {
 	switch ret {
 	case nvml.SUCCESS:
 		return nil
-	case nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_FUNCTION_NOT_FOUND, nvml.ERROR_NO_PERMISSION, nvml.ERROR_DEPRECATED,
+	case nvml.ERROR_NOT_SUPPORTED: // NVML's words for it are the same
+		return fmt.Errorf("%s: %w", call, errUnsupported)
+	case nvml.ERROR_FUNCTION_NOT_FOUND, nvml.ERROR_NO_PERMISSION, nvml.ERROR_DEPRECATED,
 		nvml.ERROR_ARGUMENT_VERSION_MISMATCH, nvml.ERROR_VGPU_ECC_NOT_SUPPORTED, nvml.ERROR_NO_DATA:
 		return fmt.Errorf("%s: %s: %w", call, l.text(ret), errUnsupported)
 	case nvml.ERROR_UNINITIALIZED, nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIB_RM_VERSION_MISMATCH:

@@ -87,6 +87,9 @@ func complete(t *testing.T, got tried, d Device) map[string]bool {
 		}
 	}
 	reasons := strings.Join(append(d.Unsupported, d.Faults...), "\n")
+	if strings.Contains(strings.ToLower(reasons), "not supported: not supported") {
+		t.Errorf("GPU %d: reasons say it twice:\n%s", d.Index, reasons)
+	}
 	for _, f := range readFamilies() {
 		name := strings.TrimPrefix(f.Name, "flyball_gpu_")
 		if name == "up" || emitted[name] {
@@ -114,6 +117,7 @@ func TestReadStub(t *testing.T) {
 		{mode: "odd", library: library},
 		{mode: "unsupported", library: library},
 		{mode: "pcie", library: library},
+		{mode: "vm", library: library},
 		{mode: "nvlink5", library: library},
 		{mode: "normal", library: old},
 	} {

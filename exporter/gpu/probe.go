@@ -47,17 +47,21 @@ type ProbedGPU struct {
 	UUID     string `json:"uuid,omitempty"`
 	Name     string `json:"name,omitempty"`
 	PCIBusID string `json:"pci_bus_id,omitempty"`
-	Calls    []Call `json:"calls,omitempty"`
+	Calls    []Call `json:"calls,omitempty"` // by name
 	Error    string `json:"error,omitempty"` // the call that hung, or ended the process that made it; those after it were not made
 }
 
 // Call is one way to ask a GPU.
 type Call struct {
-	Name  string  `json:"call"`            // what is asked for, such as Power
-	P50   float64 `json:"p50_us"`          // microseconds
-	Max   float64 `json:"max_us"`          // likewise
-	Error string  `json:"error,omitempty"` // why there is no answer; it is measured as well
+	Name    string  `json:"call"`               // what is asked for, such as Power
+	P50     float64 `json:"p50_us,omitempty"`   // microseconds
+	Max     float64 `json:"max_us,omitempty"`   // likewise
+	Error   string  `json:"error,omitempty"`    // why there is no answer; it is measured as well
+	NotMade string  `json:"not_made,omitempty"` // why it was not made: what it asks for the GPU does not have
 }
+
+// absent is why the call tells nothing; empty where it does.
+func (c Call) absent() string { return cmp.Or(c.Error, c.NotMade) }
 
 // Probe opens NVML and makes every call to every GPU, in a process of its own. Where a call hangs or crashes, the process is
 // ended and another one goes on with the next GPU, so that Probe returns in time whatever the driver does: at the end of ctx at
@@ -229,7 +233,8 @@ func (g *ProbedGPU) take(step probeStep) {
 		*g = *step.GPU
 		g.Calls = calls
 	case step.Call != nil:
-		g.Calls = append(g.Calls, *step.Call)
+		at, _ := slices.BinarySearchFunc(g.Calls, step.Call.Name, func(c Call, name string) int { return cmp.Compare(c.Name, name) })
+		g.Calls = slices.Insert(g.Calls, at, *step.Call)
 	}
 }
 
@@ -329,22 +334,37 @@ var familyCalls = map[string][]string{
 	"mig_memory_total_bytes":             {"MIGMode", "Instances"},
 	"mig_memory_used_bytes":              {"MIGMode", "Instances"},
 	"mig_memory_free_bytes":              {"MIGMode", "Instances"},
+	"mig_memory_reserved_bytes":          {"MIGMode", "Instances"},
 	"mig_sm_active_ratio":                {"MIGMode", "Instances"},
 	"mig_tensor_active_ratio":            {"MIGMode", "Instances"},
 	"mig_dram_active_ratio":              {"MIGMode", "Instances"},
 }
 
+// whyOfState is why families have no series that come of the configuration or of what happens, not of what a GPU can tell.
+var whyOfState = map[string]string{
+	callFamily.Name:                            "of NVML alone, where exporter.gpu.call_durations is set",
+	"flyball_gpu_process_memory_bytes":         whyNoProcess,
+	"flyball_gpu_process_sm_utilization_ratio": whyNoProcess,
+	"flyball_gpu_process_dropped":              whyNoProcess,
+	"flyball_gpu_xid_last_timestamp_seconds":   "no error (XID) was reported while this ran",
+}
+
+const whyNoProcess = "of processes that compute on a GPU, where exporter.gpu.processes is set"
+
 // Why says why a family, such as flyball_gpu_power_watts, has no series: what the calls that it is made of came to, of the
 // first GPU for which they came to nothing. It is empty where nothing is known to be wrong.
 func (p Probed) Why(family string) string {
-	if family == callFamily.Name {
-		return "of NVML alone, where exporter.gpu.call_durations is set"
+	if why := whyOfState[family]; why != "" {
+		return why
+	}
+	if family == symbolFamily.Name && len(p.Symbols) > 0 && p.Missing() == nil {
+		return "the library has every symbol"
 	}
 	calls := familyCalls[strings.TrimPrefix(family, "flyball_gpu_")]
 	for _, g := range p.GPUs {
 		for _, c := range g.Calls {
-			if c.Error != "" && slices.Contains(calls, c.Name) {
-				return c.Error
+			if why := c.absent(); why != "" && slices.Contains(calls, c.Name) {
+				return why
 			}
 		}
 		if g.Error != "" {

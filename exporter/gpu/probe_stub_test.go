@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestProbe goes the whole way: a process of its own, go-nvml, a library that is opened at run time.
@@ -87,6 +89,12 @@ func TestProbe(t *testing.T) {
 						t.Errorf("GPU %d: %s is there twice", g.Index, c.Name)
 					}
 					once[c.Name] = true
+					if c.NotMade != "" {
+						if c != (Call{Name: c.Name, NotMade: c.NotMade}) {
+							t.Errorf("GPU %d: %+v: it was not made", g.Index, c)
+						}
+						continue
+					}
 					if c.P50 <= 0 || c.Max < c.P50 {
 						t.Errorf("GPU %d, %s: p50 %g, max %g", g.Index, c.Name, c.P50, c.Max)
 					}
@@ -94,6 +102,47 @@ func TestProbe(t *testing.T) {
 			}
 		})
 	}
+
+	t.Run("what a GPU does not have is not asked for", func(t *testing.T) {
+		newStubMode(t, "vm 0")
+		p := Probe(t.Context(), ProbeOptions{Command: probing(t), Library: library, Runs: 1})
+		for _, tt := range []struct{ call, why, family, whyFamily string }{
+			{call: "FanSpeed", why: "fans: the GPU has none of its own", family: "flyball_gpu_fan_speed_ratio"},
+			{call: "Instances", why: "MIG: it is disabled", family: "flyball_gpu_mig_memory_reserved_bytes"},
+			{call: "NVLinkErrors", why: "nvmlDeviceGetNvLinkState: not supported", family: "flyball_gpu_nvlink_errors_total"},
+			{call: "RetiredPagesPending", why: "nvmlDeviceGetRetiredPages: not supported", family: "flyball_gpu_retired_pages"},
+		} {
+			i := slices.IndexFunc(p.GPUs[0].Calls, func(c Call) bool { return c.Name == tt.call })
+			if i < 0 {
+				t.Errorf("%s is not there", tt.call)
+				continue
+			}
+			if diff := cmp.Diff(Call{Name: tt.call, NotMade: tt.why}, p.GPUs[0].Calls[i]); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if why := p.Why(tt.family); why != tt.why {
+				t.Errorf("why there is no %s: %q, want %q", tt.family, why, tt.why)
+			}
+		}
+		if !slices.IsSortedFunc(p.GPUs[0].Calls, func(a, b Call) int { return strings.Compare(a.Name, b.Name) }) {
+			t.Errorf("not by name: %+v", p.GPUs[0].Calls)
+		}
+		for _, c := range p.GPUs[1].Calls {
+			if c.absent() != "" && c.Name != "Instances" {
+				t.Errorf("%+v of a GPU that has it", c)
+			}
+		}
+	})
+
+	t.Run("no links", func(t *testing.T) {
+		newStubMode(t, "pcie")
+		p := Probe(t.Context(), ProbeOptions{Command: probing(t), Library: library, Runs: 1})
+		for _, family := range []string{"flyball_gpu_nvlink_up", "flyball_gpu_nvlink_errors_total"} {
+			if why := p.Why(family); why != "NVLink: the GPU has no links" {
+				t.Errorf("why there is no %s: %q", family, why)
+			}
+		}
+	})
 
 	t.Run("its time is over", func(t *testing.T) {
 		newStubMode(t, "hang")

@@ -103,11 +103,20 @@ func probeGPU(out *json.Encoder, lib library, index, runs int) error {
 	if err := out.Encode(probeStep{Kind: stepGPU, Index: index, GPU: &g}); err != nil || dev == nil {
 		return err
 	}
+	came := map[string]made{}
 	for _, c := range probeCalls(dev) {
 		if err := out.Encode(probeStep{Kind: stepCall, Index: index, Name: c.name}); err != nil {
 			return err
 		}
-		call := c.measure(runs)
+		call := Call{Name: c.name}
+		if needs, ok := probeNeeds[c.name]; ok {
+			call.NotMade = needs.moot(came[needs.first])
+		}
+		if call.NotMade != "" {
+			came[c.name] = made{err: errors.New(call.NotMade)} // for those that need this one
+		} else {
+			call, came[c.name] = c.measure(runs)
+		}
 		if err := out.Encode(probeStep{Kind: stepCalled, Index: index, Name: c.name, Call: &call}); err != nil {
 			return err
 		}
@@ -118,7 +127,56 @@ func probeGPU(out *json.Encoder, lib library, index, runs int) error {
 // probeCall is one method of a device with its arguments.
 type probeCall struct {
 	name string
-	call func() error
+	call func() made
+}
+
+// made is what came of a call.
+type made struct {
+	value any // the first that it returns
+	err   error
+}
+
+// probeNeeds are the calls that are only made where another one says that there is something to ask for, as the exporter does.
+var probeNeeds = map[string]struct {
+	first string            // the other one
+	moot  func(made) string // says of what came of that why there is nothing to ask for; empty where there is
+}{
+	"FanSpeed": {"Fans", func(fans made) string {
+		if fans.err == nil && fans.value == 0 {
+			return "fans: the GPU has none of its own"
+		}
+		return why(fans)
+	}},
+	"Instances": {"MIGMode", func(enabled made) string {
+		if enabled.err == nil && enabled.value == false {
+			return "MIG: it is disabled"
+		}
+		return why(enabled)
+	}},
+	"NVLinkUp": {"Fields", func(fields made) string {
+		if values, ok := fields.value.([]fieldValue); ok && len(values) == 2 && values[1] == (fieldValue{}) {
+			return "NVLink: the GPU has no links"
+		}
+		return "" // an old driver has no fields
+	}},
+	"NVLinkErrors":        {"NVLinkUp", why},
+	"RetiredPagesPending": {"RetiredPages", why},
+}
+
+// why is the error of a call without which there is nothing more to ask for.
+func why(m made) string {
+	if m.err == nil {
+		return ""
+	}
+	return m.err.Error()
+}
+
+// depth is after how many others the call is to be made at the earliest.
+func (c probeCall) depth() (n int) {
+	for needs, ok := probeNeeds[c.name]; ok; needs, ok = probeNeeds[needs.first] {
+		n++
+	}
+	return n
 }
 
 // probeArguments are what the methods of a device that take something are asked for: one value of those that they have.
@@ -127,7 +185,7 @@ var probeArguments = map[string][]any{
 	"ClockMax":       {"sm"},
 	"ECC":            {"corrected", "volatile"},
 	"FanSpeed":       {0},
-	"Fields":         {[]field{{id: fieldMemoryTemp}}},
+	"Fields":         {[]field{{id: fieldMemoryTemp}, {id: fieldNVLinkCount}}},
 	"NVLinkErrors":   {0, "crc_flit"},
 	"NVLinkUp":       {0},
 	"PCIeGeneration": {"current"},
@@ -137,7 +195,7 @@ var probeArguments = map[string][]any{
 	"Threshold":      {"slowdown"},
 }
 
-// probeCalls are all methods of a device, by name.
+// probeCalls are all methods of a device, by name, those that need another one behind the rest.
 func probeCalls(dev device) (calls []probeCall) {
 	methods := reflect.ValueOf(&dev).Elem()
 	for i := range methods.NumMethod() {
@@ -150,29 +208,30 @@ func probeCalls(dev device) (calls []probeCall) {
 		for j, a := range given {
 			args[j] = reflect.ValueOf(a)
 		}
-		calls = append(calls, probeCall{name, func() error {
+		calls = append(calls, probeCall{name, func() made {
 			results := method.Call(args)
 			err, _ := reflect.TypeAssert[error](results[len(results)-1])
-			return err
+			return made{results[0].Interface(), err}
 		}})
 	}
+	slices.SortStableFunc(calls, func(a, b probeCall) int { return a.depth() - b.depth() })
 	return calls
 }
 
 // measure makes the call some times, and once where it has no answer.
-func (c probeCall) measure(runs int) Call {
-	result := Call{Name: c.name}
+func (c probeCall) measure(runs int) (result Call, last made) {
+	result.Name = c.name
 	var took []float64
 	for range max(1, runs) {
 		began := time.Now()
-		err := c.call()
+		last = c.call()
 		took = append(took, float64(time.Since(began).Nanoseconds())/1000)
-		if err != nil {
-			result.Error = err.Error()
+		if last.err != nil {
+			result.Error = last.err.Error()
 			break
 		}
 	}
 	slices.Sort(took)
 	result.P50, result.Max = took[len(took)/2], took[len(took)-1]
-	return result
+	return result, last
 }

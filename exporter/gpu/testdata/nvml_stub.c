@@ -7,7 +7,8 @@
         normal, unsupported (nothing but what every GPU has), odd (an unknown error of what is not vital),
         lost [1], hang, freeze (even the UUID is not told), crash (abort), segv, reload (the driver was replaced),
         nodriver (at init), mismatch (at init, and then of every GPU), empty (no GPU), count N (as many GPUs), mig (instances on a GPU), pcie
-        (no NVLink), nvlink5 (bytes by link alone), nvlinksum (bytes of all links alone),
+        (no NVLink), vm (no NVLink, no fans and no retired pages, and more that is not supported: an H200 that a virtual machine was given),
+        nvlink5 (bytes by link alone), nvlinksum (bytes of all links alone),
         nvlinkodd (an unknown error of those of a link)
    NVML_STUB_NVLINK a file with a number: bytes, or KiB before nvlink5, that the first link has sent; the next sent twice as
                     many, and so on, and each received ten times what it sent
@@ -185,6 +186,7 @@ nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t d, unsigned *n) { *
 nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t d, unsigned *n) { *n = 8; return extra(d); }
 nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t d, unsigned *n) { *n = 16; return extra(d); }
 nvmlReturn_t nvmlDeviceGetRetiredPages(nvmlDevice_t d, int cause, unsigned *n, unsigned long long *pages) {
+	if (is(now(), "vm", d->gpu)) return UNSUPPORTED;
 	nvmlReturn_t r = extra(d);
 	unsigned have = cause ? 1 : 3;
 	if (r != OK) return r;
@@ -192,7 +194,7 @@ nvmlReturn_t nvmlDeviceGetRetiredPages(nvmlDevice_t d, int cause, unsigned *n, u
 	for (*n = 0; *n < have; ++*n) pages[*n] = 0x1000ull * *n;
 	return OK;
 }
-nvmlReturn_t nvmlDeviceGetRetiredPagesPendingStatus(nvmlDevice_t d, int *pending) { *pending = 1; return extra(d); }
+nvmlReturn_t nvmlDeviceGetRetiredPagesPendingStatus(nvmlDevice_t d, int *pending) { *pending = 1; return is(now(), "vm", d->gpu) ? UNSUPPORTED : extra(d); }
 /* idle, a software power cap and a software thermal slowdown; and a bit of the future */
 static nvmlReturn_t reasons(nvmlDevice_t d, unsigned long long *mask) { *mask = 0x1000000000000025ull; return extra(d); }
 nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t d, unsigned long long *mask) { return reasons(d, mask); }
@@ -207,19 +209,22 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t d, memory_v2 *m) {
 nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t d, unsigned long long *mj) { *mj = 1234567; return vital(d); }
 nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t d, unsigned *a) { *a = 9; return extra(d); }
 nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t d, unsigned long long *mask) { return reasons(d, mask); }
-nvmlReturn_t nvmlDeviceGetNumFans(nvmlDevice_t d, unsigned *n) { *n = 2; return extra(d); }
-nvmlReturn_t nvmlDeviceGetFanSpeed_v2(nvmlDevice_t d, unsigned fan, unsigned *percent) { *percent = 30 + 10 * fan; return fan < 2 ? extra(d) : INVALID; }
+nvmlReturn_t nvmlDeviceGetNumFans(nvmlDevice_t d, unsigned *n) { *n = is(now(), "vm", d->gpu) ? 0 : 2; return extra(d); }
+nvmlReturn_t nvmlDeviceGetFanSpeed_v2(nvmlDevice_t d, unsigned fan, unsigned *percent) {
+	*percent = 30 + 10 * fan;
+	return fan < 2 && !is(now(), "vm", d->gpu) ? extra(d) : INVALID;
+}
 nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t d, unsigned *cor, unsigned *unc, unsigned *pending, unsigned *failure) {
 	*cor = 6; *unc = 2; *pending = 1; *failure = 0;
 	return extra(d);
 }
 nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t d, unsigned link, int *up) {
-	if (is(now(), "pcie", d->gpu)) return UNSUPPORTED;
+	if (is(now(), "pcie", d->gpu) || is(now(), "vm", d->gpu)) return UNSUPPORTED;
 	*up = link != 17;
 	return link < LINKS ? extra(d) : INVALID;
 }
 nvmlReturn_t nvmlDeviceGetNvLinkErrorCounter(nvmlDevice_t d, unsigned link, int kind, unsigned long long *n) {
-	if (is(now(), "pcie", d->gpu)) return UNSUPPORTED;
+	if (is(now(), "pcie", d->gpu) || is(now(), "vm", d->gpu)) return UNSUPPORTED;
 	*n = kind; /* 2 and 3: CRC errors of flits and data */
 	return link < LINKS ? extra(d) : INVALID;
 }
@@ -233,7 +238,7 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, field_value *values
 	nvmlReturn_t answer = vital(d);
 	struct mode m = now();
 	unsigned long long sent = 0;
-	int links = !is(m, "pcie", d->gpu), sum = is(m, "nvlinksum", d->gpu), five = is(m, "nvlink5", d->gpu);
+	int vm = is(m, "vm", d->gpu), links = !is(m, "pcie", d->gpu) && !vm, sum = is(m, "nvlinksum", d->gpu), five = is(m, "nvlink5", d->gpu);
 	unsigned long long tx = 1000000 + d->gpu, rx = 2000000 + d->gpu;
 	const char *path = getenv("NVML_STUB_PCIE");
 	FILE *f = path ? fopen(path, "r") : NULL;
@@ -259,7 +264,8 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, field_value *values
 		case 270: set(v, 250000000); break;
 		case 271: set(v, 0); break;
 		case 82: set(v, 61); break;
-		case 91: set(v, links ? LINKS : 0); break;
+		case 38: case 45: case 52: case 59: v->ret = vm ? UNSUPPORTED : INVALID; break; /* sums of errors */
+		case 91: if (vm) v->ret = UNSUPPORTED; else set(v, links ? LINKS : 0); break;
 		case 138: case 139: /* KiB */
 			if (all && links && !five) set(v, v->field == 138 ? 5ull << 30 : 6ull << 30);
 			else if (one && is(m, "nvlinkodd", d->gpu)) v->ret = UNKNOWN;
@@ -268,7 +274,7 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t d, int n, field_value *values
 			break;
 		case 202: case 204:
 			if (one && links && five) set(v, path ? (v->scope + 1) * sent * (v->field == 202 ? 1 : 10) : v->field == 202 ? 1000 : 2000);
-			else v->ret = INVALID;
+			else v->ret = vm ? UNSUPPORTED : INVALID;
 			break;
 		case 161: case 162: /* of one link */
 			if (one && links && !five) set(v, v->field - 160);
