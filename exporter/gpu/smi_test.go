@@ -574,3 +574,43 @@ func checkDevices(t *testing.T, devices []Device) {
 	}
 	_, _ = publish(rep, seen)
 }
+
+// TestSMIArch holds the names that NVML has for the architectures of compute capabilities.
+func TestSMIArch(t *testing.T) {
+	for capability, want := range map[string]string{
+		"3.5": "kepler", "5.2": "maxwell", "6.1": "pascal", "7.0": "volta", "7.2": "volta", "7.5": "turing", "8.0": "ampere", "8.6": "ampere",
+		"8.9": "ada", "9.0": "hopper", "10.0": "blackwell", "10.3": "blackwell", "12.0": "blackwell", "99.0": "", "": "", "9": "",
+	} {
+		if got := smiArch(capability); got != want {
+			t.Errorf("%s: %q, want %q", capability, got, want)
+		}
+	}
+}
+
+// TestSMIPower: the power is the mean over a second, as with NVML, and that of the moment where the GPU tells no other.
+func TestSMIPower(t *testing.T) {
+	for _, tt := range []struct {
+		name, mean string
+		want       float64
+	}{
+		{"both", "631.95 W", 631.95},
+		{"no mean", "[N/A]", 625.68},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			stand := newSMI(t, "h100-590.48.01.csv", func(cell, field string) string {
+				if field == "power.draw" {
+					return tt.mean
+				}
+				return another(cell, field)
+			})
+			s := smi{asked: stand.path}
+			got, err := s.read(t.Context(), tierFast)
+			if err != nil || len(got.Devices) != 2 {
+				t.Fatalf("%d GPUs: %v", len(got.Devices), err)
+			}
+			if p := got.Devices[1].Power; p == nil || *p != tt.want {
+				t.Errorf("power %v, want %g", p, tt.want)
+			}
+		})
+	}
+}

@@ -49,6 +49,7 @@ var smiFields = append([]smiField{
 	{[]string{smiDriver}, func(*Device, smiValue) {}}, // of all GPUs
 	{[]string{"serial", "gpu_serial"}, func(d *Device, v smiValue) { d.Serial = string(v) }},
 	{[]string{"vbios_version"}, func(d *Device, v smiValue) { d.VBIOS = string(v) }},
+	{[]string{"compute_cap"}, func(d *Device, v smiValue) { d.Arch = smiArch(string(v)) }},
 	{[]string{"mig.mode.current"}, func(d *Device, v smiValue) { d.MIGMode = strings.ToLower(string(v)) }},
 
 	{[]string{"utilization.gpu"}, func(d *Device, v smiValue) { d.Utilization = v.scaled(0.01) }},
@@ -60,7 +61,9 @@ var smiFields = append([]smiField{
 	{[]string{"memory.free"}, func(d *Device, v smiValue) { v.memory(d, func(m *Memory, n uint64) { m.Free = n }) }},
 	{[]string{"memory.reserved"}, func(d *Device, v smiValue) { v.memory(d, func(m *Memory, n uint64) { m.Reserved = &n }) }},
 
-	{[]string{"power.draw.instant", "power.draw"}, func(d *Device, v smiValue) { d.Power = v.scaled(1) }},
+	// What NVML tells by nvmlDeviceGetPowerUsage too: the mean over a second, where the GPU has one.
+	{[]string{"power.draw"}, func(d *Device, v smiValue) { d.Power = v.scaled(1) }},
+	{[]string{"power.draw.instant"}, func(d *Device, v smiValue) { d.Power = cmp.Or(d.Power, v.scaled(1)) }},
 	{[]string{"enforced.power.limit", "power.limit"}, func(d *Device, v smiValue) { v.put(&d.PowerLimit, "enforced", 1) }},
 	{[]string{"power.default_limit"}, func(d *Device, v smiValue) { v.put(&d.PowerLimit, "default", 1) }},
 	{[]string{"power.min_limit"}, func(d *Device, v smiValue) { v.put(&d.PowerLimit, "min", 1) }},
@@ -150,6 +153,20 @@ func smiReasonSeconds() (all []smiField) {
 		}})
 	}
 	return all
+}
+
+// smiArch is NVML's name for the architecture that has the CUDA compute capability; empty for one that is newer than this binary.
+func smiArch(capability string) string {
+	switch capability {
+	case "7.5":
+		return "turing"
+	case "8.9":
+		return "ada"
+	case "9.0":
+		return "hopper"
+	}
+	major, _, _ := strings.Cut(capability, ".")
+	return map[string]string{"3": "kepler", "5": "maxwell", "6": "pascal", "7": "volta", "8": "ampere", "10": "blackwell", "11": "blackwell", "12": "blackwell"}[major]
 }
 
 // number returns a cell's number; false for what is none, such as N/A.
