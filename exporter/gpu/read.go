@@ -18,6 +18,7 @@ const (
 	tierProcesses                     // the processes on it: the dearest call of all
 	tierLinks                         // the bytes of each link of NVLink, in the place of those of all
 	tierUnsupported                   // of the others, what is absent and why: for a human to read, not for every poll
+	tierNoLinks                       // nothing of NVLink in tierFast, as the last reading of tierSlow found none
 )
 
 func (t tiers) has(all tiers) bool { return t&all == all }
@@ -327,10 +328,12 @@ func (r *readout) fastFields() {
 		{id: fieldMemoryTemp},
 		{id: fieldPCIeTX},
 		{id: fieldPCIeRX},
-		{id: fieldNVLinkCount},
 	}
-	if !r.want.has(tierLinks) {
-		want = append(want, sumFields[:]...)
+	if !r.want.has(tierNoLinks) {
+		want = append(want, field{id: fieldNVLinkCount})
+		if !r.want.has(tierLinks) {
+			want = append(want, sumFields[:]...)
+		}
 	}
 	for _, f := range clockEventFields {
 		want = append(want, field{id: f.id})
@@ -358,7 +361,9 @@ func (r *readout) fastFields() {
 	if d.PCIe != nil || hasTX || hasRX {
 		d.PCIe = with(d.PCIe, func(p *PCIe) { p.Transmitted, p.Received = pointer(tx, hasTX), pointer(rx, hasRX) })
 	}
-	r.nvlinkBytes(got)
+	if !r.want.has(tierNoLinks) {
+		r.nvlinkBytes(got)
+	}
 }
 
 // sumFields are the bytes of all links together.

@@ -130,6 +130,7 @@ type server struct {
 type attached struct {
 	pciBusID string
 	mig      string
+	linkless bool // the last reading of tierSlow found no NVLink
 }
 
 // poll goes through the GPUs, which are enumerated every time, because they come and go. An error is one of the library
@@ -206,20 +207,23 @@ func (s *server) gpu(req request, at place, known map[string]attached) error {
 	if err := announce(); err != nil {
 		return err
 	}
-	want := req.Want | tierFast
+	want := req.Want&^tierNoLinks | tierFast
 	if !read {
 		want |= tierSlow | tierStatic
+	}
+	if before.linkless && !want.has(tierSlow) {
+		want |= tierNoLinks
 	}
 	err = readDevice(s.lib, &d, want)
 	if err == nil && (!read || want&tierSlow == 0 || d.MIGMode == before.mig) {
 		// Only then: a GPU that could not be read, or whose instances changed, is read wholly at the next poll.
-		mig := before.mig
-		if want&tierSlow != 0 {
-			mig = d.MIGMode
+		now := attached{pciBusID: at.pciBusID, mig: before.mig, linkless: before.linkless}
+		if want.has(tierSlow) {
+			now.mig, now.linkless = d.MIGMode, d.NVLink == nil && d.Faults == nil
 		}
-		known[d.UUID] = attached{pciBusID: at.pciBusID, mig: mig}
+		known[d.UUID] = now
 	}
-	return s.give(req, &d, want, err)
+	return s.give(req, &d, want&^tierNoLinks, err)
 }
 
 // sameGPUs reports whether two polls found the same GPUs.

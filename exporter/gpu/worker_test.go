@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,79 @@ func (d fakeDevice) Memory() (Memory, error)                    { return Memory{
 func (d fakeDevice) Energy() (float64, error)                   { return 7, d.err }
 func (d fakeDevice) Temperature() (float64, error)              { return 40, d.err }
 func (d fakeDevice) Clock(string) (float64, error)              { return 1e9, d.err }
+
+// linkDevice is a GPU that takes down what is asked of it about NVLink, and has links once they are there.
+type linkDevice struct {
+	fakeDevice
+	links *atomic.Bool
+	asked *atomic.Int64 // fields of NVLink
+}
+
+func (d linkDevice) NVLinkUp(link int) (bool, error) {
+	if !d.links.Load() || link > 1 {
+		return false, errUnsupported
+	}
+	return true, nil
+}
+
+func (d linkDevice) Fields(fields []field) ([]fieldValue, error) {
+	values := make([]fieldValue, len(fields))
+	for i, f := range fields {
+		switch f.id {
+		case fieldNVLinkTX, fieldNVLinkRX, fieldNVLink5TX, fieldNVLink5RX, fieldNVLinkCount:
+			d.asked.Add(1)
+		}
+		values[i].err = errUnsupported
+		if d.links.Load() && f.id == fieldNVLinkTX {
+			values[i] = fieldValue{value: 7}
+		}
+	}
+	return values, nil
+}
+
+type linkLibrary struct {
+	fakeLibrary
+	device linkDevice
+}
+
+func (l linkLibrary) Device(int) (device, error) { return l.device, nil }
+
+// TestLinkless: of a GPU without NVLink nothing about it is asked in fast readings, and what comes later is found by a slow one.
+func TestLinkless(t *testing.T) {
+	for _, more := range []tiers{0, tierLinks} {
+		d := linkDevice{fakeDevice: fakeDevice{uuid: "GPU-a", err: errUnsupported}, links: new(atomic.Bool), asked: new(atomic.Int64)}
+		lib := linkLibrary{fakeLibrary{devices: []fakeDevice{d.fakeDevice}}, d}
+		s := &server{lib: lib, out: &frameWriter{w: io.Discard}}
+		for i, step := range []struct {
+			want         tiers
+			links, asked bool
+			sent         bool
+		}{
+			{want: tierFast, asked: true}, // read wholly, as it is new
+			{want: tierFast},
+			{want: tierFast | tierNoLinks | tierSlow, asked: true},
+			{want: tierFast},
+			{want: tierFast, links: true},
+			{want: tierFast | tierSlow, links: true, asked: true, sent: true},
+			{want: tierFast, links: true, asked: true, sent: true},
+		} {
+			d.links.Store(step.links)
+			d.asked.Store(0)
+			s.out.held = nil
+			known := map[string]attached{}
+			if err := s.gpu(request{Want: step.want | more}, place{count: 1}, known); err != nil {
+				t.Fatal(err)
+			}
+			s.known = known
+			if got := d.asked.Load() > 0; got != step.asked {
+				t.Errorf("tiers %b, step %d: %d fields of NVLink were asked for", more, i, d.asked.Load())
+			}
+			if got := strings.Contains(string(s.out.held), `"transmitted":`); got != step.sent {
+				t.Errorf("tiers %b, step %d: %s", more, i, s.out.held)
+			}
+		}
+	}
+}
 
 // ask sends requests to a worker with the library and returns what it writes for each.
 func ask(t *testing.T, lib library, openErr error, requests ...request) [][]string {
