@@ -35,8 +35,8 @@
 //
 // Use, memory, power, clocks and bytes are read every Options.Interval; error counts, limits, links, fans and instances of
 // MIG every Options.SlowInterval, processes every 15 s; what a GPU is, once by each worker. A value holds until the next
-// reading of its kind. A GPU that has no NVLink is asked again every Options.SlowInterval. The driver reports errors (XIDs) as they happen; what it reports while there is no worker, between
-// two of them, is not seen.
+// reading of its kind. A GPU without NVLink is asked about it every Options.SlowInterval only. The driver reports errors (XIDs)
+// as they happen; what it reports while there is no worker, between two of them, is not seen.
 //
 // # Counters
 //

@@ -208,7 +208,7 @@ var deviceFamilies = []*family{
 	gauge("mig_tensor_active_ratio", "As flyball_gpu_tensor_active_ratio, of the GPU instance of MIG. All its compute instances have the same.", ofInstanceActive("tensor"), "gi", "ci"),
 	gauge("mig_dram_active_ratio", "As flyball_gpu_dram_active_ratio, of the GPU instance of MIG. All its compute instances have the same.", ofInstanceActive("dram"), "gi", "ci"),
 
-	gauge("process_memory_bytes", "Memory that the process has of the GPU. Processes are read only where asked for; comm is the name alone, empty where the process cannot be seen, gi its GPU instance of MIG.",
+	gauge("process_memory_bytes", "Memory that the process has of the GPU. Processes are read only where asked for; comm is the name alone, empty where the process cannot be seen, gi its GPU instance of MIG, empty where it is on none.",
 		ofProcesses(func(p *Process, e emit, labels ...string) {
 			if p.Memory != nil {
 				e(float64(*p.Memory), labels...)

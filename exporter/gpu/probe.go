@@ -344,7 +344,7 @@ var familyCalls = map[string][]string{
 var whyOfState = map[string]string{
 	callFamily.Name:                            "of NVML alone, where exporter.gpu.call_durations is set",
 	"flyball_gpu_process_memory_bytes":         whyNoProcess,
-	"flyball_gpu_process_sm_utilization_ratio": whyNoProcess,
+	"flyball_gpu_process_sm_utilization_ratio": whyNoProcess + ", by NVML alone",
 	"flyball_gpu_process_dropped":              whyNoProcess,
 	"flyball_gpu_xid_last_timestamp_seconds":   "no error (XID) was reported while this ran",
 }

@@ -170,7 +170,7 @@ type smiStand struct {
 	dir, path string
 }
 
-// newSMI makes one that says what the files of testdata/smi say. Its table gets a second row, which change makes of the first.
+// newSMI makes one that says what the files of testdata/smi say, processes those that were captured with the table, if they were. Its table gets a second row, which change makes of the first.
 func newSMI(t *testing.T, gpus string, change func(cell, field string) string) smiStand {
 	t.Helper()
 	self, err := os.Executable()
@@ -195,8 +195,9 @@ func newSMI(t *testing.T, gpus string, change func(cell, field string) string) s
 		}
 		text = append(text, strings.Join(second, ", ")+"\n"...)
 	}
-	apps, err := os.ReadFile("testdata/smi/apps-590.48.01.csv")
-	if err != nil {
+	_, version, _ := strings.Cut(gpus, "-")
+	apps, err := os.ReadFile(filepath.Join("testdata", "smi", "apps-"+version))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	for name, text := range map[string][]byte{"gpus.csv": text, "apps.csv": apps, "mode": []byte("normal")} {
