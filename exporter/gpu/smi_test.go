@@ -62,6 +62,10 @@ func fakeSMI(args []string) int {
 	}
 	table := readFakeTable(filepath.Join(dir, "gpus.csv"))
 	if slices.Contains(args, "--help-query-gpu") {
+		if help, err := os.ReadFile(filepath.Join(dir, "help.txt")); err == nil {
+			fmt.Printf("%s", help)
+			return 0
+		}
 		fmt.Print("List of valid properties to query for the switch \"--query-gpu\":\n\n")
 		for i, name := range table.header {
 			other := ""
@@ -574,6 +578,31 @@ func checkDevices(t *testing.T, devices []Device) {
 		t.Error(err)
 	}
 	_, _ = publish(rep, seen)
+}
+
+// TestSMIAsks holds what a driver of 2026 is asked for, which lists more than is asked for and lacks nothing of it.
+func TestSMIAsks(t *testing.T) {
+	stand := newSMI(t, "h100-590.48.01.csv", nil)
+	help, err := os.ReadFile("testdata/smi/help-580.159.04.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(stand.dir, "help.txt"), help, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := smi{asked: stand.path}
+	if err := s.find(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.learn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "smi_asked.txt", strings.Join(s.names, "\n")+"\n")
+	for _, f := range smiFields {
+		if !slices.ContainsFunc(s.fields, func(asked smiField) bool { return asked.names[0] == f.names[0] }) {
+			t.Errorf("%s: not asked for", f.names[0])
+		}
+	}
 }
 
 // TestSMIArch holds the names that NVML has for the architectures of compute capabilities.

@@ -144,12 +144,13 @@ func smiECC() (all []smiField) {
 }
 
 func smiReasonSeconds() (all []smiField) {
-	for name, reason := range map[string]string{
-		"sw_power_cap": "sw_power_cap", "sync_boost": "sync_boost", "sw_thermal_slowdown": "sw_thermal",
-		"hw_thermal_slowdown": "hw_thermal", "hw_power_brake_slowdown": "hw_power_brake",
-	} {
+	for _, f := range clockEventFields {
+		name := f.reason
+		if name != "sw_power_cap" && name != "sync_boost" {
+			name += "_slowdown"
+		}
 		all = append(all, smiField{[]string{"clocks_event_reasons_counters." + name}, func(d *Device, v smiValue) {
-			v.put(&d.ClockEventSeconds, reason, 1e-6)
+			v.put(&d.ClockEventSeconds, f.reason, 1e-6)
 		}})
 	}
 	return all
