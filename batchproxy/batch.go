@@ -29,6 +29,7 @@ type request struct {
 	terms    Terms
 	unread   bool            // its body was not checked: it rides alone, with as many rows as a glance shows, or one
 	chunk    bool            // of a request with more rows than a batch has; body is all of that one's
+	early    *early          // of one that was sent while it came; nil else
 	over     chan<- *request // is sent the request when it has its answer, if set; never blocks
 	timing                   // belongs to whoever has the request, as the body does
 	sent     time.Time       // last left the queue
@@ -426,12 +427,14 @@ func (r *response) message() (protocol.Message, error) {
 // call sends the members to the replica: one as it is, several merged, as the batch of a number.
 func (m *model) call(ctx context.Context, to *replica, members []*request, number uint64, spans *callSpans) (*response, error) {
 	first := members[0]
+	if len(members) == 1 {
+		if resp, err, ok := first.early.finish(ctx, to); ok {
+			return m.take(resp, err)
+		}
+	}
 	body := first.body
-	var header http.Header
-	if len(members) == 1 && !first.chunk {
-		header = endToEnd(make(http.Header, len(first.incoming.Header)+1), first.incoming.Header)
-		deleteForwarded(header)
-	} else {
+	req := m.single(to, first.incoming, int64(len(body.b)))
+	if len(members) > 1 || first.chunk {
 		parsed := make([]*protocol.Request, len(members))
 		for i, r := range members {
 			parsed[i] = r.parsed
@@ -440,23 +443,39 @@ func (m *model) call(ctx context.Context, to *replica, members []*request, numbe
 		defer body.release()
 		merged := first.protocol.Merge(body.b, batchID(number), parsed)
 		body.b = merged.Body
-		header = sharedHeaders(first.incoming.Header, m.ignore)
-		setFormat(header, merged.Header)
+		req.Header = sharedHeaders(first.incoming.Header, m.ignore)
+		setFormat(req.Header, merged.Header)
+		req.ContentLength = int64(len(body.b))
+		anonymous(req.Header)
 	}
-	spans.inject(header)
-	if _, ok := header["User-Agent"]; !ok {
-		header["User-Agent"] = []string{""} // rather than the one of Go's client
-	}
+	spans.inject(req.Header)
+	req.Body, req.GetBody = body.reader(), func() (io.ReadCloser, error) { return body.reader(), nil }
+	return m.take(toReplicas{m}.RoundTrip(req.WithContext(ctx)))
+}
+
+// single is a client's request as it goes to a replica by itself, without its body, which has so many bytes.
+func (m *model) single(to *replica, incoming *http.Request, size int64) *http.Request {
+	header := endToEnd(make(http.Header, len(incoming.Header)+1), incoming.Header)
+	deleteForwarded(header)
+	anonymous(header)
 	at := *to.url
-	at.Path = to.url.Path + first.incoming.URL.Path
-	at.RawPath = to.url.EscapedPath() + first.incoming.URL.EscapedPath()
-	at.RawQuery = first.incoming.URL.RawQuery
-	req := (&http.Request{
-		Method: http.MethodPost, URL: &at, Host: at.Host, Header: header, ContentLength: int64(len(body.b)), Body: body.reader(),
-		GetBody: func() (io.ReadCloser, error) { return body.reader(), nil },
-		Proto:   "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}).WithContext(ctx)
-	resp, err := toReplicas{m}.RoundTrip(req)
+	at.Path = to.url.Path + incoming.URL.Path
+	at.RawPath = to.url.EscapedPath() + incoming.URL.EscapedPath()
+	at.RawQuery = incoming.URL.RawQuery
+	return &http.Request{
+		Method: http.MethodPost, URL: &at, Host: at.Host, Header: header, ContentLength: size, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+}
+
+// anonymous keeps the name of Go's client out of the headers.
+func anonymous(header http.Header) {
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = []string{""}
+	}
+}
+
+// take reads what a replica answers.
+func (m *model) take(resp *http.Response, err error) (*response, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -82,7 +82,8 @@
 // replica is given as many requests at once as come, unless inflight, an SLO, priorities or tenants say otherwise, and one of more
 // than 64 KiB of JSON is sent on unread, with what the proxy would have found wrong in it for the replica to find: a glance shows whether
 // it has more rows than a batch may have, a priority, or is part of a sequence. So is a large request of a
-// client that has had the model to itself for a while. After 2,000 requests, then twice as many each time, batches of 1 and of 4 rows
+// client that has had the model to itself for a while. One of more than 256 KiB is sent while it comes, all but its end, which
+// follows after the glance; what may not go, or comes slowly, does not get its end (early.go). After 2,000 requests, then twice as many each time, batches of 1 and of 4 rows
 // in turns try it again. While batching is on it is tried too: after 32 batches (8 where the fit says that a full batch does not make
 // twice as many rows a second), 64 and so on, and from 2,000 on only where the fit says that it gains little. Two trials one after the other
 // end it. One that finds a gain of less than two does not see what a server does that has several requests at once: for 128 rows

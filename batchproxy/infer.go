@@ -21,11 +21,20 @@ func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protoco
 	if code := refuseEncoded(w, r, d.form); code != 0 {
 		return code, d
 	}
-	body, err := m.proxy.read(w, r)
+	limit := int64(m.proxy.config.Limits.MaxBody)
+	body, from := m.proxy.buffers.get(), io.Reader(http.MaxBytesReader(w, r.Body, limit))
+	ahead := m.earlyOf(r, p, body, from)
+	if ahead != nil {
+		from = ahead
+		defer ahead.drop()
+	}
+	err := body.readFrom(from, r.ContentLength, limit, int64(m.proxy.config.Limits.MaxInflightBytes))
+	ahead.read()
 	if err != nil {
+		body.release()
 		return m.proxy.unread(w, r, err, m.config.Name, d.form), d
 	}
-	return m.inferBody(w, r, p, d, body)
+	return m.inferBody(w, r, p, d, body, ahead)
 }
 
 // refuseEncoded answers a request whose body is compressed, and returns the status, 0 where it is not.
@@ -58,14 +67,15 @@ func (p *Proxy) read(w http.ResponseWriter, r *http.Request) (*buffer, error) {
 // is not batched, and a lane that is open has a copy.
 const freeKey = 64 << 10
 
-// inferBody is infer for a request whose body was read. The body is released.
-func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer) (int, *demand) {
+// inferBody is infer for a request whose body was read, and may have been sent while it came. The body is released.
+func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer, ahead *early) (int, *demand) {
 	var parsed *protocol.Request
 	err := protocol.ErrAlone
 	if m.config.batches(p) {
-		if code, served := m.inferUnread(w, r, p, d, body); served {
+		if code, served := m.inferUnread(w, r, p, d, body, ahead); served {
 			return code, d
 		}
+		ahead.drop()
 		parsed, err = parse(p, r, body.b)
 	}
 	var terms Terms

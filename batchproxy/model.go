@@ -50,6 +50,7 @@ type model struct {
 	wholes   map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned  learned
 	solos    soloLanes
+	earlier  earlier
 	healthy  []prometheus.Gauge // by upstream
 	limits   []prometheus.Gauge // by upstream; none without a limit
 	counts   []int              // for showHealthy
@@ -169,7 +170,11 @@ func (m *model) enqueue(r *request) *answer {
 		r.ride.since = now
 	}
 	r.demand.waiting.Inc()
+	if r.early != nil {
+		m.picker.wanted = r.early.to
+	}
 	m.pump(now)
+	m.picker.wanted = nil
 	return nil
 }
 

@@ -131,6 +131,7 @@ type picker struct {
 	slowStart time.Duration // 0 without
 	random    func(n int) int
 	turn      uint64
+	wanted    *replica // for the next batch, which it has a part of; nil where it is all the same
 }
 
 // closeBy is within what measurements of equal replicas differ.
@@ -140,6 +141,10 @@ const closeBy = 1.25
 // that is ready, even if that one has no room yet; and one with nothing in flight before others.
 func (p *picker) forBatch(now time.Time, avoid *replica) *replica {
 	room := func(r *replica) bool { return r.working() < p.inflight }
+	if r := p.wanted; r != nil && r.ready(now) && room(r) {
+		p.wanted = nil
+		return p.take(now, r)
+	}
 	if best := p.choose(now, avoid, func(r *replica) bool { return room(r) && r.outstanding() == 0 }); best != nil {
 		return best
 	}

@@ -59,6 +59,7 @@ type Proxy struct {
 	names     []string          // of the models, in the order of the configuration
 	served    map[string]*model // by the names in bodies
 	created   time.Time
+	patience  time.Duration // earlyTime
 	buffers   buffers
 	copies    copies
 	passing   passing
@@ -107,6 +108,7 @@ func New(cfg Config, opts Options) (*Proxy, error) {
 		models:    make(map[string]*model, len(cfg.Models)),
 		served:    make(map[string]*model, len(cfg.Models)),
 		created:   time.Now(),
+		patience:  earlyTime,
 		idle:      make(chan struct{}),
 		following: make(chan struct{}),
 		refusing:  make(chan struct{}),

@@ -288,6 +288,9 @@ func (b *Batcher[R]) tries(queued, most int) int {
 	return most
 }
 
+// passing reports whether pass will be true of what comes next, unless it begins a trial.
+func (b *Batcher[R]) passing() bool { return b.unbatched() && !b.contest.running && !b.trying }
+
 // pass reports whether a request that comes, or the next batch, leaves by itself as batching is off, and counts it.
 func (b *Batcher[R]) pass(now time.Time) bool {
 	if b.contest.running || b.rule.Mode == ModeOff {

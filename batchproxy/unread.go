@@ -45,7 +45,7 @@ func (m *model) inflight() int {
 
 // inferUnread serves a large request that rides alone without reading it, if this is one: a glance has to do. It returns false where
 // it has to be read after all; the body is then still the caller's, and is released else.
-func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer) (code int, served bool) {
+func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer, ahead *early) (code int, served bool) {
 	if len(body.b) < unreadFrom {
 		return 0, false
 	}
@@ -66,7 +66,7 @@ func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.P
 		return 0, false // where it is put into words
 	}
 	req := &request{
-		protocol: p, parsed: &protocol.Request{Items: glanced.Items}, unread: true, body: body, incoming: r, demand: d, terms: terms,
+		protocol: p, parsed: &protocol.Request{Items: glanced.Items}, unread: true, early: ahead, body: body, incoming: r, demand: d, terms: terms,
 		key: append(append([]byte(nil), "unread\x00"...), r.URL.EscapedPath()...), done: make(chan struct{}), ride: m.proxy.spansOf(r).ride(),
 	}
 	return m.inferOne(w, req), true
@@ -76,8 +76,11 @@ func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.P
 func (m *model) ridesAlone() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.batcher.pass(time.Now()) || m.batcher.service.known && m.lonely >= solitary && m.nobody()
+	return m.batcher.pass(time.Now()) || m.alone() && m.nobody()
 }
+
+// alone reports whether requests have not met another for a while.
+func (m *model) alone() bool { return m.batcher.service.known && m.lonely >= solitary }
 
 // nobody reports whether no request of the model waits for its answer.
 func (m *model) nobody() bool {

@@ -414,6 +414,16 @@ func (w *wire) CloseIdleConnections() {
 // frame is a request as it is sent.
 type frame struct{ b []byte }
 
+// frame is an empty one, to be put back.
+func (w *wire) frame() *frame {
+	f, ok := w.frames.Get().(*frame)
+	if !ok {
+		f = &frame{b: make([]byte, 0, inOneWrite/4)}
+	}
+	f.b = f.b[:0]
+	return f
+}
+
 // Write implements io.Writer, and never fails.
 func (f *frame) Write(p []byte) (int, error) {
 	f.b = append(f.b, p...)
@@ -435,39 +445,51 @@ func (f *frame) WriteByte(c byte) error {
 // roundTrip sends a request and returns the answer, whose body gives the connection back. The connection is closed where there
 // is an error; sent says that the replica may have seen of the request.
 func (c *wireConn) roundTrip(ctx context.Context, r *http.Request, n *network) (resp *http.Response, sent bool, err error) {
+	c.hold(ctx)
+	if sent, err = c.send(r); err != nil {
+		return nil, sent, c.failed(ctx, err)
+	}
+	resp, err = c.await(ctx, r, n)
+	return resp, true, err
+}
+
+// hold has the connection closed when the request that it is used for from now on is given up.
+func (c *wireConn) hold(ctx context.Context) {
 	c.read, c.left = 0, mostHeader
 	c.stop = context.AfterFunc(ctx, func() { _ = c.Close() })
-	if sent, err = c.send(r); err == nil {
-		written := time.Now()
-		if resp, err = c.receive(ctx, r); err == nil {
-			n.answered(written, resp.Header)
-		}
+}
+
+// failed closes the connection, and returns why it cannot be used.
+func (c *wireConn) failed(ctx context.Context, err error) error {
+	c.stop()
+	_ = c.Close()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
 	}
+	return err
+}
+
+// await takes the answer to a request that was written just now.
+func (c *wireConn) await(ctx context.Context, r *http.Request, n *network) (*http.Response, error) {
+	written := time.Now()
+	resp, err := c.receive(ctx, r)
 	if err != nil {
-		c.stop()
-		_ = c.Close()
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-		return nil, sent, err
+		return nil, c.failed(ctx, err)
 	}
+	n.answered(written, resp.Header)
 	body := &wireBody{ctx: ctx, conn: c, from: resp.Body, keep: !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols}
 	if resp.Body == http.NoBody {
 		body.end(true)
 	} else {
 		resp.Body = body
 	}
-	return resp, true, nil
+	return resp, nil
 }
 
 // send writes the request in one system call, and reports whether any of it was.
 func (c *wireConn) send(r *http.Request) (bool, error) {
-	f, ok := c.wire.frames.Get().(*frame)
-	if !ok {
-		f = &frame{b: make([]byte, 0, inOneWrite/4)}
-	}
+	f := c.wire.frame()
 	defer c.wire.frames.Put(f)
-	f.b = f.b[:0]
 	if err := r.Write(f); err != nil {
 		return false, err
 	}
