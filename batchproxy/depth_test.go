@@ -304,3 +304,22 @@ func TestDepthInOverload(t *testing.T) {
 		})
 	}
 }
+
+// TestOneTrialAtATime: whether batching pays is not tried while it is measured what two batches at once make, which would begin over.
+func TestOneTrialAtATime(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute, MaxWait: ms(10), LearnDepth: true})
+	now := time.Unix(0, 0)
+	for range 10 {
+		for _, n := range []int{1, 4, 16, 32} {
+			q.service.add(n, 0.008+0.00025*float64(n))
+		}
+	}
+	q.since, q.depth.trying = probeFirst, 2
+	if q.try(now); q.trying {
+		t.Error("both are tried")
+	}
+	q.depth.trying = 0
+	if q.try(now); !q.trying {
+		t.Error("it is not tried at all")
+	}
+}

@@ -265,6 +265,9 @@ func (b *Batcher[R]) try(now time.Time) {
 	if !b.off && every == probeFirst && b.dubious() {
 		every = probeDoubt
 	}
+	if b.depth.trying > 0 && !b.off && !b.dubious() { // one thing at a time: it would begin over
+		return
+	}
 	if !b.trying && !b.contest.running && b.since >= every {
 		b.trying, b.trial = true, trial{began: now, gentle: !b.off && !b.dubious() && b.depth.now() == 1}
 	}
