@@ -39,8 +39,9 @@ const (
 	// depthSeldom is how many batches come between trials, twice as many after each that changed nothing, up to depthSeldomMost.
 	depthSeldom     = 1000
 	depthSeldomMost = 16000
-	// depthPatience is how many times as long as before a trial may take until it is given up: there was less to do.
+	// depthPatience is how many times as long as before a trial may take until it is given up: there was less to do. The next is after depthSoon.
 	depthPatience = 3
+	depthSoon     = 4 * stretch
 )
 
 func newDepth(on bool) depth { return depth{on: on, kept: 1, gain: 1} }
@@ -102,8 +103,9 @@ func (d *depth) answered(now time.Time, rows, replicas int, full bool) (changed 
 	d.thin = d.thin || !full
 	took := now.Sub(d.began).Seconds()
 	if d.trying > 0 && d.rate > 0 && took > depthPatience*float64(d.rows+enough*d.rows/d.batches)/d.rate { // says nothing
+		failed := d.failed
 		d.over(now, false)
-		d.due = depthSeldom
+		d.failed, d.due = failed, depthSoon
 		return false
 	}
 	if d.batches < enough || took <= 0 {

@@ -304,3 +304,49 @@ func TestDepthInOverload(t *testing.T) {
 		})
 	}
 }
+
+// TestDepthTrialThatSaysNothing: a trial in which there was little to do for a while is not one that failed, and soon followed by another.
+func TestDepthTrialThatSaysNothing(t *testing.T) {
+	d, now := newDepth(true), time.Unix(0, 0)
+	until := func(what string, ok func() bool) (batches int) {
+		t.Helper()
+		for ; !ok(); batches++ {
+			if batches == 2*depthSeldom {
+				t.Fatalf("%d batches, and not %s", batches, what)
+			}
+			now = now.Add(ms(16))
+			d.answered(now, 32, 1, true)
+		}
+		return batches
+	}
+	until("tried", func() bool { return d.trying == 2 })
+	until("measured", func() bool { return d.batches > 0 })
+	now = now.Add(time.Minute)
+	until("given up", func() bool { return d.trying == 0 })
+	if n := until("tried again", func() bool { return d.trying == 2 }); n < depthSoon || n > depthSoon+2*stretch {
+		t.Errorf("the next is after %d batches", n)
+	}
+	until("found to make no difference", func() bool { return d.trying == 0 })
+	if n := until("tried again", func() bool { return d.trying == 2 }); n < depthSeldom || n > depthSeldom+2*stretch {
+		t.Errorf("after one that changed nothing it is after %d", n)
+	}
+}
+
+// TestOneTrialAtATime: whether batching pays is not tried while it is measured what two batches at once make, which would begin over.
+func TestOneTrialAtATime(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute, MaxWait: ms(10), LearnDepth: true})
+	now := time.Unix(0, 0)
+	for range 10 {
+		for _, n := range []int{1, 4, 16, 32} {
+			q.service.add(n, 0.008+0.00025*float64(n))
+		}
+	}
+	q.since, q.depth.trying = probeFirst, 2
+	if q.try(now); q.trying {
+		t.Error("both are tried")
+	}
+	q.depth.trying = 0
+	if q.try(now); !q.trying {
+		t.Error("it is not tried at all")
+	}
+}

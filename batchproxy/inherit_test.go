@@ -117,7 +117,7 @@ func TestReplaceKeepsWhatWasLearned(t *testing.T) {
 						}
 					})
 				}
-				time.Sleep(2 * time.Second)
+				time.Sleep(3 * time.Second) // after two trials of whether batching pays, and long before the third
 				cfg := config()
 				if tt.change != nil {
 					tt.change(&cfg)

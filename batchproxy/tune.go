@@ -47,9 +47,11 @@ const (
 	// Whether batching pays is tried: one by one and together in turns, until there are probeRun batches of each, so that both are of the same
 	// minute. While it is off, that is after probeEvery requests. While it is on, it is after probeFirst batches, whatever the fit says, as that
 	// can be wrong by as much as the machine is busy; from probeEvery batches on only where the fit says that it gains too little. A trial
-	// that changes nothing makes the next twice as rare, down to one in probeLeast. Batching ends when probeAgree trials say so.
+	// that changes nothing makes the next twice as rare, or probeClear times where it leaves no doubt that batching pays, down to one in
+	// probeLeast: with a deep queue it costs the time of three batches. Batching ends when probeAgree trials say so.
 	probeFirst = 32
 	probeAgree = 2
+	probeClear = 4
 	probeEvery = 2000
 	probeLeast = 16000
 	probeRun   = 3
@@ -58,7 +60,8 @@ const (
 	probeDoubt = 8
 	doubtful   = 2
 	// trialGentle is for how many batches a trial counts only on requests that are alone by themselves, where the fit leaves no doubt, as to hold
-	// back those that wait together costs them time. Where none came, or they leave a doubt, it starts over.
+	// back those that wait together costs them time. Where none came, or they leave a doubt, it starts over. Where a replica has several
+	// batches at once it does not begin so: they are full, so that hardly any request is alone, and a trial holds the replica to one at a time.
 	trialGentle = 4 * probeRun
 	// trialMost is how many batches a trial may have while batching is on: answers may say nothing, as errors do, and a trial costs.
 	trialMost = 8 * probeRun
@@ -248,6 +251,8 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		}
 		b.off, b.every = true, probeEvery
 		b.set(batching, true, 1, 0)
+	case !b.off && gain >= doubtful:
+		b.every = min(probeClear*b.every, probeLeast)
 	default:
 		b.every = min(2*b.every, probeLeast)
 	}
@@ -260,8 +265,11 @@ func (b *Batcher[R]) try(now time.Time) {
 	if !b.off && every == probeFirst && b.dubious() {
 		every = probeDoubt
 	}
+	if b.depth.trying > 0 && !b.off && !b.dubious() { // one thing at a time: it would begin over
+		return
+	}
 	if !b.trying && !b.contest.running && b.since >= every {
-		b.trying, b.trial = true, trial{began: now, gentle: !b.off && !b.dubious()}
+		b.trying, b.trial = true, trial{began: now, gentle: !b.off && !b.dubious() && b.depth.now() == 1}
 	}
 }
 

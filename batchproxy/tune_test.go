@@ -190,3 +190,49 @@ func TestTrialOfNobody(t *testing.T) {
 		t.Errorf("off %v, tried with %d of %d requests", q.off, trying, 4*probeEvery)
 	}
 }
+
+// TestTrialsThatLeaveNoDoubt: where batching gains much, the trials of whether it does are soon rare; and where little, less so. They hold
+// a replica to one batch at a time for a few batches alone, where it has several as it has much to do.
+func TestTrialsThatLeaveNoDoubt(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		b, a  float64 // ms
+		depth int
+		tried []int // the batches of each trial
+	}{
+		{"much to gain, one batch at a time", 8, 0.25, 1, []int{18, 18, 18}},
+		{"much to gain, two at a time", 8, 0.25, 2, []int{6, 6, 6}},
+		{"something to gain", 8, 8, 1, []int{6, 6, 6, 6, 6}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 200, Timeout: time.Minute, MaxWait: ms(10)})
+			q.depth.kept = tt.depth
+			now := time.Unix(0, 0)
+			for range 50 {
+				for _, n := range []int{1, 4, 16, 32} {
+					q.service.add(n, (tt.b+tt.a*float64(n))/1000)
+				}
+			}
+			var tried []int
+			was := false
+			for range 2000 {
+				for q.Len() < 64 {
+					q.Arrive(now, []byte("a"), 1, 0)
+				}
+				if q.trying && !was {
+					tried = append(tried, 0)
+				}
+				if was = q.trying; was {
+					tried[len(tried)-1]++
+				}
+				out, _ := q.Next(now, false)
+				took := ms(tt.b + tt.a*float64(out.Items))
+				now = now.Add(took)
+				q.Answered(now, []byte("a"), out.Items, took)
+			}
+			if diff := cmp.Diff(tt.tried, tried); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
