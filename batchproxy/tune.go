@@ -48,13 +48,16 @@ const (
 	// minute. While it is off, that is after probeEvery requests. While it is on, it is after probeFirst batches, whatever the fit says, as that
 	// can be wrong by as much as the machine is busy; from probeEvery batches on only where the fit says that it gains too little. A trial
 	// that changes nothing makes the next twice as rare, or probeClear times where it leaves no doubt that batching pays, down to one in
-	// probeLeast: with a deep queue it costs the time of three batches. Batching ends when probeAgree trials say so.
+	// probeLeast: with a deep queue it costs the time of one batch or three (probeSure). Batching ends when probeAgree trials say so.
 	probeFirst = 32
 	probeAgree = 2
 	probeClear = 4
 	probeEvery = 2000
 	probeLeast = 16000
 	probeRun   = 3
+	// probeSure is from what gain on a trial has enough with one batch of each: of a model that gains nothing a single request would have to take so
+	// many times as long as ever, just then.
+	probeSure = 8
 	// probeDoubt is after how many batches the first trial is where the fit says that batching makes less than doubtful times as many rows
 	// a second: until it is off, a model that gains nothing is slower than without a proxy.
 	probeDoubt = 8
@@ -216,8 +219,14 @@ func (t *trial) add(rows int, took float64) {
 // open reports whether a gain leaves open which way is better: it is small, and of what a batch of so many rows could gain no half is there.
 func (t *trial) open(gain float64) bool { return gain < min(doubtful, float64(1+t.of)/2) }
 
-// over reports whether enough was tried.
-func (t *trial) over() bool { return t.ones >= probeRun && t.many >= probeRun }
+// over reports whether enough was tried: of a fit that leaves no doubt one of each is, where it says so as well, and no accident can.
+func (b *Batcher[R]) over() bool {
+	t := &b.trial
+	if !b.off && t.ones > 0 && t.many > 0 && t.alone >= probeSure*t.share && !b.dubious() {
+		return true
+	}
+	return t.ones >= probeRun && t.many >= probeRun
+}
 
 // trialTime is how long what a trial has is of use; longer where a few batches take longer.
 const trialTime = time.Minute
@@ -227,7 +236,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 	if old := now.Sub(b.trial.began); old > trialTime && old.Seconds() > 20*took {
 		b.trial = trial{began: now, sent: b.trial.sent, gentle: b.trial.gentle}
 	}
-	if b.trial.add(rows, took); !b.trial.over() {
+	if b.trial.add(rows, took); !b.over() {
 		if b.off && b.trial.ones >= probePatient { // nobody to try it with: replicas are no longer held to one at a time
 			b.trying, b.since = false, 0
 		}
