@@ -276,6 +276,7 @@ func TestSMI(t *testing.T) {
 	}{
 		{name: "two GPUs and their processes", gpus: "h100-590.48.01.csv", change: another, processes: true, golden: "smi"},
 		{name: "an old driver", gpus: "rtx2080-471.11.csv", golden: "smi_old"},
+		{name: "an H200", gpus: "h200-580.159.04.csv", processes: true, golden: "smi_h200"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			stand := newSMI(t, tt.gpus, tt.change)
