@@ -33,6 +33,8 @@ type request struct {
 	over     chan<- *request // is sent the request when it has its answer, if set; never blocks
 	timing                   // belongs to whoever has the request, as the body does
 	sent     time.Time       // last left the queue
+	willing  bool            // its handler can send it, and spares it two changes of goroutines, if it leaves at once and by itself
+	send     func()          // does so then, until it has its answer or is to be sent again
 	ride     *ride           // for its spans; nil where there is no tracing
 
 	entry *Entry[*request] // guarded by the model's mutex, as are batch and left

@@ -2,6 +2,7 @@ package batchproxy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -189,10 +190,22 @@ func (m *model) inferOne(w http.ResponseWriter, req *request) int {
 
 // result queues a request and waits for its answer, which is the caller's to release; nil where the client went. The body is released.
 func (m *model) result(req *request) *answer {
+	// Nothing but the client's leave ends such a call before the model's timeout does, and that ends it at once.
+	req.willing = req.terms.Deadline.IsZero() && m.config.Cancel != cancelDrain
 	if refusal := m.enqueue(req); refusal != nil {
 		req.spans().refused(refusal.shed)
 		req.body.release()
 		return refusal
+	}
+	if req.send != nil {
+		stop := context.AfterFunc(req.incoming.Context(), func() { m.leave(req) })
+		req.send()
+		if !stop() {
+			m.leave(req)
+		}
+		if req.gone() {
+			return nil
+		}
 	}
 	deadline, stop := m.untilDeadline(req.terms)
 	defer stop()
@@ -205,13 +218,21 @@ func (m *model) result(req *request) *answer {
 		}
 		<-req.done
 	case <-req.incoming.Context().Done():
-		if req.state.CompareAndSwap(waiting, gone) {
-			m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, m.quit(req)).Inc()
+		if m.leave(req) {
 			return nil
 		}
 		<-req.done // the answer came at the same time
 	}
 	return req.answer
+}
+
+// leave takes note of a client that goes, unless its answer is there, and reports whether.
+func (m *model) leave(req *request) bool {
+	if !req.state.CompareAndSwap(waiting, gone) {
+		return false
+	}
+	m.proxy.metrics.cancelled.WithLabelValues(m.config.Name, m.quit(req)).Inc()
+	return true
 }
 
 // write sends an answer that came out of the queue, and returns its status.

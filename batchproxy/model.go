@@ -51,6 +51,7 @@ type model struct {
 	learned  learned
 	solos    soloLanes
 	earlier  earlier
+	coming   *request             // is being queued, by a handler that is willing to send it
 	healthy  []prometheus.Gauge // by upstream
 	limits   []prometheus.Gauge // by upstream; none without a limit
 	counts   []int              // for showHealthy
@@ -173,8 +174,11 @@ func (m *model) enqueue(r *request) *answer {
 	if r.early != nil {
 		m.picker.wanted = r.early.to
 	}
+	if r.willing {
+		m.coming = r
+	}
 	m.pump(now)
-	m.picker.wanted = nil
+	m.picker.wanted, m.coming = nil, nil
 	return nil
 }
 
@@ -302,14 +306,23 @@ func (m *model) start(b *batch, to *replica) {
 	to.rows += b.rows
 	m.running += len(b.members)
 	count := len(b.members)
-	m.wg.Go(func() {
+	run := func() {
 		defer b.cancel()
 		left, failure := m.resolve(b, b.members)
 		if b.span != nil {
 			b.span.End()
 		}
 		m.returned(b, count, left, failure)
-	})
+	}
+	if r := m.coming; r != nil && count == 1 && b.members[0] == r {
+		m.wg.Add(1)
+		r.send = func() {
+			defer m.wg.Done()
+			run()
+		}
+		return
+	}
+	m.wg.Go(run)
 }
 
 // answered tells the batcher of members of a batch that a replica has answered, before their clients are. Took is 0 where the time says
