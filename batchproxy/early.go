@@ -172,7 +172,7 @@ func (e *early) finish(ctx context.Context, to *replica) (*http.Response, error,
 
 // earlier is what is known of a model's requests that were sent early, for the holder of its mutex.
 type earlier struct {
-	missed int // the last rest, 0 after one that was
+	missed int // the last rest, or half of it after each that was
 	rest   int // how many of the next could be and are not
 }
 
@@ -219,5 +219,5 @@ func (m *model) missEarly() {
 func (m *model) hitEarly() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.earlier.missed = 0
+	m.earlier.missed /= 2
 }

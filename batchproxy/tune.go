@@ -55,7 +55,7 @@ const (
 	probeEvery = 2000
 	probeLeast = 16000
 	probeRun   = 3
-	// probeSure is from what gain on a trial has enough with one batch of each: of a model that gains nothing a single request would have to take so
+	// probeSure is from what gain on a trial that is not the first has enough with one batch of each: of a model that gains nothing a single request would have to take so
 	// many times as long as ever, just then.
 	probeSure = 8
 	// probeDoubt is after how many batches the first trial is where the fit says that batching makes less than doubtful times as many rows
@@ -219,10 +219,10 @@ func (t *trial) add(rows int, took float64) {
 // open reports whether a gain leaves open which way is better: it is small, and of what a batch of so many rows could gain no half is there.
 func (t *trial) open(gain float64) bool { return gain < min(doubtful, float64(1+t.of)/2) }
 
-// over reports whether enough was tried: of a fit that leaves no doubt one of each is, where it says so as well, and no accident can.
+// over reports whether enough was tried. Where the fit and a trial before leave no doubt, one of each is that says so as well.
 func (b *Batcher[R]) over() bool {
 	t := &b.trial
-	if !b.off && t.ones > 0 && t.many > 0 && t.alone >= probeSure*t.share && !b.dubious() {
+	if !b.off && b.every > probeFirst && t.ones > 0 && t.many > 0 && t.alone >= probeSure*t.share && !b.dubious() {
 		return true
 	}
 	return t.ones >= probeRun && t.many >= probeRun

@@ -200,8 +200,8 @@ func TestTrialsThatLeaveNoDoubt(t *testing.T) {
 		depth int
 		tried []int // the batches of each trial
 	}{
-		{"very much to gain, one batch at a time", 8, 0.25, 1, []int{14, 14, 14}},
-		{"very much to gain, two at a time", 8, 0.25, 2, []int{2, 2, 2}},
+		{"very much to gain, one batch at a time", 8, 0.25, 1, []int{18, 14, 14}},
+		{"very much to gain, two at a time", 8, 0.25, 2, []int{6, 2, 2}},
 		{"much to gain, one batch at a time", 8, 1, 1, []int{18, 18, 18}},
 		{"much to gain, two at a time", 8, 1, 2, []int{6, 6, 6}},
 		{"something to gain", 8, 8, 1, []int{6, 6, 6, 6, 6}},
