@@ -103,9 +103,9 @@ func (d *depth) answered(now time.Time, rows, replicas int, full bool) (changed 
 	d.thin = d.thin || !full
 	took := now.Sub(d.began).Seconds()
 	if d.trying > 0 && d.rate > 0 && took > depthPatience*float64(d.rows+enough*d.rows/d.batches)/d.rate { // says nothing
-		failed := d.failed
+		failed, since := d.failed, d.since
 		d.over(now, false)
-		d.failed, d.due = failed, depthSoon
+		d.failed, d.since, d.due = failed, since, since+depthSoon // that one less is due some time is not forgotten
 		return false
 	}
 	if d.batches < enough || took <= 0 {

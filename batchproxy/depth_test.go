@@ -350,3 +350,20 @@ func TestOneTrialAtATime(t *testing.T) {
 		t.Error("it is not tried at all")
 	}
 }
+
+// TestDepthTrialsThatSayNothing: where trials of one more are given up again and again, one less is tried all the same.
+func TestDepthTrialsThatSayNothing(t *testing.T) {
+	d, now := newDepth(true), time.Unix(0, 0)
+	d.kept, d.due = 2, depthSeldom
+	for range 4 * depthSeldom {
+		now = now.Add(ms(16))
+		if d.trying == 3 && d.batches > 0 {
+			now = now.Add(time.Hour)
+		}
+		d.answered(now, 32, 1, true)
+		if d.trying == 1 {
+			return
+		}
+	}
+	t.Errorf("one less was never tried: %+v", d)
+}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +43,8 @@ type early struct {
 	size  int           // of all of it
 	tried bool          // whether it can be sent early was looked at
 
-	to    *replica
+	to    *replica  // counts it as a call until it is given back
+	given sync.Once // back
 	conn  *wireConn // nil where it is not sent early
 	out   *http.Request
 	sent  int         // bytes of the body
@@ -86,11 +89,15 @@ func (e *early) begin() {
 	e.out = e.m.single(e.to, e.r, int64(e.size))
 	conn, err := e.w.take(ctx, e.out.URL.Host, e.m.network)
 	if err != nil {
+		e.giveBack()
 		e.m.missEarly()
 		return
 	}
 	e.conn = conn
-	e.late = time.AfterFunc(e.m.proxy.patience, func() { _ = conn.Close() })
+	e.late = time.AfterFunc(e.m.proxy.patience, func() {
+		_ = conn.Close()
+		e.giveBack() // its client may take minutes yet
+	})
 	e.send(len(e.body.b))
 }
 
@@ -131,13 +138,17 @@ func (e *early) fail() {
 	e.late.Stop()
 	_ = e.conn.Close()
 	e.conn = nil
+	e.giveBack()
 	e.m.missEarly()
 }
+
+// giveBack has the replica not count the request any more.
+func (e *early) giveBack() { e.given.Do(func() { e.m.giveEarly(e.to) }) }
 
 // read is to be told when all has come, or will not.
 func (e *early) read() {
 	if e != nil && e.to != nil {
-		e.m.giveEarly(e.to)
+		e.giveBack()
 	}
 }
 
@@ -154,7 +165,7 @@ func (e *early) finish(ctx context.Context, to *replica) (*http.Response, error,
 	if e == nil || !e.taken.CompareAndSwap(false, true) || e.conn == nil {
 		return nil, nil, false
 	}
-	if to != e.to || !e.late.Stop() {
+	if to != e.to || !e.late.Stop() || !e.conn.quiet() { // the last: an answer that is here before its request is, or none
 		e.fail()
 		return nil, nil, false
 	}
@@ -188,23 +199,28 @@ func (m *model) takeEarly() *replica {
 		m.earlier.rest--
 		return nil
 	}
+	if slices.ContainsFunc(m.picker.replicas, func(r *replica) bool { return r.url.Scheme != "http" || !withPort(r.url.Host) }) {
+		return nil // before one is chosen: it would have had its turn
+	}
 	to := m.picker.forCall(now, 0)
-	if to == nil || to.outlier.halfOpen || to.url.Scheme != "http" || !withPort(to.url.Host) {
+	if to == nil || to.outlier.halfOpen {
 		return nil
 	}
 	to.calls++
 	return to
 }
 
-// giveEarly gives back the replica of a request of which all has come.
+// giveEarly gives back the replica of a request of which all has come, or which it has no part of any more.
 func (m *model) giveEarly(to *replica) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	to.calls--
 	m.settle(to)
 	if m.batcher.Len() > 0 || len(m.again) > 0 { // for which the replica may be ready that was tried with this
-		m.pump(time.Now())
+		m.pump(time.Now()) // serves those that wait for room too
+		return
 	}
+	m.serveCallers(time.Now())
 }
 
 // missEarly takes note of a request that could not be sent early after all: the next ones are not for a while, longer each time.

@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -15,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"flyball/batchproxy/protocol"
 )
@@ -447,4 +450,137 @@ func TestEarlyStorm(t *testing.T) {
 		defer m.mu.Unlock()
 		return m.picker.replicas[0].outstanding()+m.picker.replicas[1].outstanding() == 0
 	})
+}
+
+// settled waits until the first replica counts nothing.
+func (f *front) settled(t *testing.T) {
+	t.Helper()
+	m := f.models["m"]
+	until(t, "the replica given back", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.picker.replicas[0].outstanding() == 0
+	})
+}
+
+// TestEarlySlowHoldsNothing: a client that takes long keeps its replica from nothing once that has no part of the request any more: not from
+// being drained, nor from being tried after an ejection.
+func TestEarlySlowHoldsNothing(t *testing.T) {
+	s := newWatched(t)
+	f := start(t, learning(Upstream{URL: s.URL}), Options{})
+	f.patience = 200 * time.Millisecond // in which all that there is was sent
+	f.switchOff()
+	text := large("1")
+	first, rest := allBut(text)
+	u := f.upload(t, earlyPath, len(text))
+	u.write(first)
+	if got := <-s.ended; got != "cut" {
+		t.Fatalf("%d bytes came", len(got))
+	}
+	f.settled(t)
+	u.write(rest)
+	want(t, <-u.answer, 200, `{"predictions":[1]}`)
+}
+
+// TestEarlyGivesRoom: a request that waits for room at a replica has it when the client goes whose request was sent early.
+func TestEarlyGivesRoom(t *testing.T) {
+	s := newWatched(t)
+	cfg := learning(Upstream{URL: s.URL})
+	cfg.Models[0].Limit = LimitConfig{Concurrent: 1, Queue: 10}
+	f := start(t, cfg, Options{})
+	f.patience = time.Hour
+	f.switchOff()
+	text := large("1")
+	first, _ := allBut(text)
+	u := f.upload(t, earlyPath, len(text))
+	u.write(first)
+	<-s.begun
+	other := make(chan reply, 1)
+	go func() { other <- f.post("/v2/models/m/generate", `{}`) }()
+	m := f.models["m"]
+	until(t, "one waiting", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return len(m.callers) == 1
+	})
+	u.cancel()
+	_ = u.pipe.CloseWithError(context.Canceled)
+	<-s.ended
+	select {
+	case <-other:
+	case <-time.After(10 * time.Second):
+		t.Error("it still waits")
+	}
+}
+
+// TestEarlyTurns: the choice of a replica for a request that is sent early is its only one: it does not count twice against one that starts
+// slowly, nor is it one for a batch that is sent once more and avoids it.
+func TestEarlyTurns(t *testing.T) {
+	now := time.Unix(1000, 0)
+	a, b := &replica{}, &replica{since: now.Add(-time.Second)}
+	p := picker{replicas: []*replica{a, b}, inflight: 1, slowStart: 10 * time.Second, random: func(int) int { return 0 }}
+	p.wanted = p.forCall(now, 0)
+	credit := b.credit
+	if p.forBatch(now, p.wanted) == a {
+		t.Error("a batch goes to the replica that it avoids")
+	}
+	if b.credit = credit; p.forBatch(now, nil) != a || b.credit != credit {
+		t.Errorf("a credit of %v, and %v at its first choice", b.credit, credit)
+	}
+}
+
+// TestEarlyNotByTLS: replicas to which nothing can be sent early have their turns all the same.
+func TestEarlyNotByTLS(t *testing.T) {
+	f := start(t, learning(Upstream{URL: "https://a.example:1"}, Upstream{URL: "https://b.example:1"}), Options{})
+	f.switchOff()
+	m := f.models["m"]
+	if to := m.takeEarly(); to != nil {
+		t.Errorf("sent early to %s", to.address)
+	}
+	if m.picker.turn != 0 {
+		t.Error("one has had its turn")
+	}
+}
+
+// TestEarlyHungUp: a replica that has closed the connection before it could have all of the request has not failed it: the request is sent to
+// it as any other, and counts as no retry.
+func TestEarlyHungUp(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	text := large("1")
+	first, rest := allBut(text)
+	closed := make(chan struct{})
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.CopyN(io.Discard, c, int64(len(first)-earlyStart))
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // what is sent yet
+		_, _ = io.Copy(io.Discard, c)
+		_ = c.Close()
+		close(closed)
+		if c, err = l.Accept(); err != nil {
+			return
+		}
+		defer c.Close()
+		if r, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			_, _ = io.Copy(io.Discard, r.Body)
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n"+`{"predictions":[1]}`)
+		}
+	}()
+	f := start(t, learning(Upstream{URL: "http://" + l.Addr().String()}), Options{})
+	f.patience = time.Hour
+	f.switchOff()
+	u := f.upload(t, earlyPath, len(text))
+	u.write(first)
+	<-closed
+	u.write(rest)
+	want(t, <-u.answer, 200, `{"predictions":[1]}`)
+	if n := testutil.ToFloat64(f.metrics.retries.WithLabelValues("m")); n != 0 {
+		t.Errorf("%v retries", n)
+	}
 }

@@ -171,7 +171,7 @@ func (m *model) enqueue(r *request) *answer {
 		r.ride.since = now
 	}
 	r.demand.waiting.Inc()
-	if r.early != nil {
+	if r.early != nil && r.early.conn != nil {
 		m.picker.wanted = r.early.to
 	}
 	if r.willing {

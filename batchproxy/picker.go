@@ -141,9 +141,9 @@ const closeBy = 1.25
 // that is ready, even if that one has no room yet; and one with nothing in flight before others.
 func (p *picker) forBatch(now time.Time, avoid *replica) *replica {
 	room := func(r *replica) bool { return r.working() < p.inflight }
-	if r := p.wanted; r != nil && r.ready(now) && room(r) {
+	if r := p.wanted; r != nil && avoid == nil && r.ready(now) && room(r) { // not for what is sent once more
 		p.wanted = nil
-		return p.take(now, r)
+		return r // which was taken when it was chosen
 	}
 	if best := p.choose(now, avoid, func(r *replica) bool { return room(r) && r.outstanding() == 0 }); best != nil {
 		return best
