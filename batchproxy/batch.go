@@ -430,7 +430,7 @@ func (r *response) message() (protocol.Message, error) {
 func (m *model) call(ctx context.Context, to *replica, members []*request, number uint64, spans *callSpans) (*response, error) {
 	first := members[0]
 	if len(members) == 1 {
-		if resp, err, ok := first.early.finish(ctx, to); ok {
+		if resp, all, err := first.early.finish(ctx, to); all {
 			return m.take(resp, err)
 		}
 	}

@@ -161,24 +161,24 @@ func (e *early) drop() {
 
 // finish sends the rest to the replica of its batch, and returns the answer. It reports false where the replica cannot have all of the
 // request, which is then to be sent as any other.
-func (e *early) finish(ctx context.Context, to *replica) (*http.Response, error, bool) {
+func (e *early) finish(ctx context.Context, to *replica) (resp *http.Response, all bool, err error) {
 	if e == nil || !e.taken.CompareAndSwap(false, true) || e.conn == nil {
-		return nil, nil, false
+		return nil, false, nil
 	}
 	if to != e.to || !e.late.Stop() || !e.conn.quiet() { // the last: an answer that is here before its request is, or none
 		e.fail()
-		return nil, nil, false
+		return nil, false, nil
 	}
 	c := e.conn
 	c.hold(ctx)
 	if _, err := c.Write(e.body.b[e.sent:]); err != nil {
 		_ = c.failed(ctx, err)
 		e.m.missEarly()
-		return nil, nil, false
+		return nil, false, nil
 	}
-	resp, err := c.await(ctx, e.out, e.m.network)
+	resp, err = c.await(ctx, e.out, e.m.network)
 	e.m.hitEarly()
-	return resp, err, true
+	return resp, true, err
 }
 
 // earlier is what is known of a model's requests that were sent early, for the holder of its mutex.
@@ -192,7 +192,8 @@ func (m *model) takeEarly() *replica {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	if m.closed || m.batcher.Len() > 0 || len(m.again) > 0 || !(m.widens && m.batcher.passing() || m.alone() && m.nobody()) {
+	alone := m.widens && m.batcher.passing() || m.alone() && m.nobody()
+	if m.closed || m.batcher.Len() > 0 || len(m.again) > 0 || !alone {
 		return nil
 	}
 	if m.earlier.rest > 0 {

@@ -51,7 +51,7 @@ type model struct {
 	learned  learned
 	solos    soloLanes
 	earlier  earlier
-	coming   *request             // is being queued, by a handler that is willing to send it
+	coming   *request           // is being queued, by a handler that is willing to send it
 	healthy  []prometheus.Gauge // by upstream
 	limits   []prometheus.Gauge // by upstream; none without a limit
 	counts   []int              // for showHealthy
