@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -111,8 +112,13 @@ func (l *later) Read([]byte) (int, error) {
 
 func (l *later) Close() error { return nil }
 
-// send sends on what has come, with the headers where they were not. Where it fails, the request is one that is not sent early.
-func (e *early) send(upTo int) {
+// send sends on what has come so far, with the headers where they were not, but for white space at its end and the byte before it: were
+// that all, the replica would have the whole of a JSON text. Where it fails, the request is one that is not sent early.
+func (e *early) send(have int) {
+	upTo := len(bytes.TrimRight(e.body.b[:have], " \n\t\r")) - 1
+	if upTo <= e.sent {
+		return
+	}
 	pieces := make(net.Buffers, 0, 2)
 	if e.sent == 0 {
 		f := e.w.frame()
@@ -165,7 +171,7 @@ func (e *early) finish(ctx context.Context, to *replica) (resp *http.Response, a
 	if e == nil || !e.taken.CompareAndSwap(false, true) || e.conn == nil {
 		return nil, false, nil
 	}
-	if to != e.to || !e.late.Stop() || !e.conn.quiet() { // the last: an answer that is here before its request is, or none
+	if to != e.to || e.sent == 0 || !e.late.Stop() || !e.conn.quiet() { // the last: an answer that is here before its request is, or none
 		e.fail()
 		return nil, false, nil
 	}

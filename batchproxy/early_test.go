@@ -255,26 +255,52 @@ func TestEarlyCut(t *testing.T) {
 	}
 }
 
-// TestEarlyKeepsTheEnd: however a body comes, the replica has not all of it until it is to.
+// TestEarlyKeepsTheEnd: however a body comes, the replica has not all of it until it is to, nor all of the JSON in it, nor a part without
+// headers.
 func TestEarlyKeepsTheEnd(t *testing.T) {
-	s := newWatched(t)
-	f := start(t, learning(Upstream{URL: s.URL}), Options{})
-	f.patience = time.Hour
-	f.switchOff()
-	const size = 3 * earlyPiece // the last piece is one that would be sent
-	m, body, text := f.models["m"], f.buffers.get(), strings.Repeat("x", size)
-	defer body.release()
-	r := httptest.NewRequest(http.MethodPost, earlyPath, nil)
-	r.ContentLength = size
-	e := m.earlyOf(r, protocol.V1{}, body, strings.NewReader(text))
-	if err := body.readFrom(e, size, size, 0); err != nil || string(body.b) != text {
-		t.Fatalf("%v, %d bytes", err, len(body.b))
-	}
-	e.read()
-	<-s.begun
-	e.drop()
-	if got := <-s.ended; got != "cut" {
-		t.Errorf("%d bytes came", len(got))
+	json, blank := large("1"), strings.Repeat(" \n\t\r", earlyPiece)
+	for _, tt := range []struct {
+		name  string
+		comes []string
+		most  int // bytes that are sent
+	}{
+		{"the last piece is one that would be sent", []string{strings.Repeat("x", 3*earlyPiece)}, 3*earlyPiece - 1},
+		{"white space follows", []string{json, blank}, len(json) - 1},
+		{"white space alone before the last piece", []string{blank, "x"}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newWatched(t)
+			f := start(t, learning(Upstream{URL: s.URL}), Options{})
+			f.patience = time.Hour
+			f.switchOff()
+			m, body, text := f.models["m"], f.buffers.get(), strings.Join(tt.comes, "")
+			defer body.release()
+			var pieces []io.Reader
+			for _, piece := range tt.comes {
+				pieces = append(pieces, strings.NewReader(piece))
+			}
+			r := httptest.NewRequest(http.MethodPost, earlyPath, nil)
+			r.ContentLength = int64(len(text))
+			e := m.earlyOf(r, protocol.V1{}, body, io.MultiReader(pieces...))
+			if err := body.readFrom(e, r.ContentLength, r.ContentLength, 0); err != nil || string(body.b) != text {
+				t.Fatalf("%v, %d bytes", err, len(body.b))
+			}
+			e.read()
+			if e.conn == nil || e.sent > tt.most || e.sent == 0 && tt.most > 0 {
+				t.Errorf("%d bytes were sent, %d at most are to be", e.sent, tt.most)
+			}
+			if tt.most > 0 {
+				<-s.begun
+				e.drop()
+				if got := <-s.ended; got != "cut" {
+					t.Errorf("%d bytes came", len(got))
+				}
+				return
+			}
+			if _, all, err := e.finish(t.Context(), e.to); all {
+				t.Errorf("what has no headers was sent: %v", err)
+			}
+		})
 	}
 }
 
