@@ -1,4 +1,4 @@
--- wrk -t2 -c64 -d10s --latency -s request.lua http://127.0.0.1:9838/v2/models/bert/infer
+-- wrk -t2 -c64 -d10s --latency -s request.lua http://127.0.0.1:8090/v2/models/bert/infer
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local ids = {}
