@@ -56,39 +56,40 @@ func (w *watched) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.modelServer.ServeHTTP(rw, r)
 }
 
-// upload is a request whose body comes in pieces.
+// upload is a request whose client stops before the end.
 type upload struct {
 	t      *testing.T
 	pipe   *io.PipeWriter
+	rest   string // of its body
 	answer chan reply
 	cancel context.CancelFunc
 }
 
-func (f *front) upload(t *testing.T, path string, size int, header ...string) *upload {
+// upload sends all of a request but the rest, which is large enough that what comes before is sent early.
+func (f *front) upload(t *testing.T, text string, header ...string) *upload {
 	t.Helper()
 	from, to := io.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
-	u := &upload{t: t, pipe: to, answer: make(chan reply, 1), cancel: cancel}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+path, from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.ContentLength = int64(size)
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	go func() {
-		resp, err := f.client.Do(req)
-		if err != nil {
-			u.answer <- reply{err: err}
-			return
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		u.answer <- reply{code: resp.StatusCode, header: resp.Header, body: string(text), err: err}
-	}()
+	first := len(text) - uploadRest
+	u := &upload{t: t, pipe: to, rest: text[first:], answer: make(chan reply, 1), cancel: cancel}
+	go func() { u.answer <- f.sendFrom(ctx, http.MethodPost, earlyPath, from, len(text), header...) }()
 	t.Cleanup(func() { _ = to.Close(); cancel() })
+	u.write(text[:first])
 	return u
+}
+
+const uploadRest = 100 << 10
+
+// end sends the rest.
+func (u *upload) end() {
+	u.t.Helper()
+	u.write(u.rest)
+}
+
+// leave is a client that goes instead.
+func (u *upload) leave() {
+	u.cancel()
+	_ = u.pipe.CloseWithError(context.Canceled)
 }
 
 func (u *upload) write(text string) {
@@ -98,15 +99,18 @@ func (u *upload) write(text string) {
 	}
 }
 
+// unbatched is a proxy before replicas that do not gain from batches, which wait so long for the end of a request.
+func unbatched(t *testing.T, patience time.Duration, upstreams ...Upstream) *front {
+	t.Helper()
+	f := start(t, learning(upstreams...), Options{})
+	f.patience = patience
+	f.switchOff()
+	return f
+}
+
 // large is a v1 request of these rows, three times as large as what is worth to be sent early.
 func large(rows string) string {
 	return `{"instances":[` + rows + `],"signature_name":"` + strings.Repeat("x", 3*earlyFrom) + `"}`
-}
-
-// allBut is where a body is cut to have its client stop before the end.
-func allBut(text string) (first, rest string) {
-	at := len(text) - 100<<10
-	return text[:at], text[at:]
 }
 
 const earlyPath = "/v1/models/m:predict"
@@ -114,19 +118,15 @@ const earlyPath = "/v1/models/m:predict"
 // TestEarly: a large request reaches its replica while its client still sends, and arrives there as one, byte by byte.
 func TestEarly(t *testing.T) {
 	s := newWatched(t)
-	f := start(t, learning(Upstream{URL: s.URL}), Options{})
-	f.patience = time.Hour
-	f.switchOff()
+	f := unbatched(t, time.Hour, Upstream{URL: s.URL})
 	for i := range 3 {
 		text := large(fmt.Sprint(i))
-		first, rest := allBut(text)
-		u := f.upload(t, earlyPath, len(text), "X-Mine", "yes", "X-Forwarded-For", "10.0.0.1")
-		u.write(first)
+		u := f.upload(t, text, "X-Mine", "yes", "X-Forwarded-For", "10.0.0.1")
 		header := <-s.begun
 		if header.Get("X-Mine") != "yes" || header.Get("X-Forwarded-For") != "" || header.Get("User-Agent") == "" {
 			t.Errorf("headers %v", header)
 		}
-		u.write(rest)
+		u.end()
 		want(t, <-u.answer, 200, fmt.Sprintf(`{"predictions":[%d]}`, i))
 		if got := <-s.ended; got != text {
 			t.Errorf("%d bytes came, of %d: ...%.20s", len(got), len(text), got[max(len(got)-20, 0):])
@@ -151,11 +151,9 @@ func TestEarlyOfOneClient(t *testing.T) {
 		<-s.begun
 		<-s.ended
 	}
-	first, rest := allBut(text)
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	u := f.upload(t, text)
 	<-s.begun
-	u.write(rest)
+	u.end()
 	want(t, <-u.answer, 200, `{"predictions":[1]}`)
 }
 
@@ -163,17 +161,13 @@ func TestEarlyOfOneClient(t *testing.T) {
 // early then.
 func TestEarlySlow(t *testing.T) {
 	s := newWatched(t)
-	f := start(t, learning(Upstream{URL: s.URL}), Options{})
-	f.patience = time.Millisecond
-	f.switchOff()
+	f := unbatched(t, time.Millisecond, Upstream{URL: s.URL})
 	text := large("1")
-	first, rest := allBut(text)
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	u := f.upload(t, text)
 	if got := <-s.ended; got != "cut" {
 		t.Fatalf("%d bytes came", len(got))
 	}
-	u.write(rest)
+	u.end()
 	want(t, <-u.answer, 200, `{"predictions":[1]}`)
 	if got := <-s.ended; got != text {
 		t.Errorf("%d bytes came, of %d", len(got), len(text))
@@ -187,14 +181,12 @@ func (f *front) late(t *testing.T, s *watched, text string) {
 	for len(s.begun) > 0 {
 		<-s.begun
 	}
-	first, rest := allBut(text)
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	u := f.upload(t, text)
 	until(t, "all but the rest read", func() bool { return f.buffers.held.Load() >= int64(len(text)) })
 	if len(s.begun) > 0 {
 		t.Error("the replica has a part of it")
 	}
-	u.write(rest)
+	u.end()
 	if got := <-u.answer; got.code != 200 {
 		t.Errorf("%d %.80s %v", got.code, got.body, got.err)
 	}
@@ -234,11 +226,9 @@ func TestEarlyCut(t *testing.T) {
 	f.patience = time.Hour
 	f.switchOff()
 	text := large(numbered(6))
-	first, rest := allBut(text)
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	u := f.upload(t, text)
 	<-s.begun
-	u.write(rest)
+	u.end()
 	want(t, <-u.answer, 200, `{"predictions":[`+numbered(6)+`]}`)
 	got := []string{<-s.ended, <-s.ended, <-s.ended}
 	cuts := 0
@@ -270,9 +260,7 @@ func TestEarlyKeepsTheEnd(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newWatched(t)
-			f := start(t, learning(Upstream{URL: s.URL}), Options{})
-			f.patience = time.Hour
-			f.switchOff()
+			f := unbatched(t, time.Hour, Upstream{URL: s.URL})
 			m, body, text := f.models["m"], f.buffers.get(), strings.Join(tt.comes, "")
 			defer body.release()
 			var pieces []io.Reader
@@ -307,13 +295,9 @@ func TestEarlyKeepsTheEnd(t *testing.T) {
 // TestEarlyElsewhere: where the replica that has a part of a request cannot be sent to any more, another gets all of it.
 func TestEarlyElsewhere(t *testing.T) {
 	one, two := newWatched(t), newWatched(t)
-	f := start(t, learning(Upstream{URL: one.URL}, Upstream{URL: two.URL}), Options{})
-	f.patience = time.Hour
-	f.switchOff()
+	f := unbatched(t, time.Hour, Upstream{URL: one.URL}, Upstream{URL: two.URL})
 	text := large("1")
-	first, rest := allBut(text)
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	u := f.upload(t, text)
 	from, to := one, two
 	select {
 	case <-one.begun:
@@ -328,7 +312,7 @@ func TestEarlyElsewhere(t *testing.T) {
 		}
 	}
 	m.mu.Unlock()
-	u.write(rest)
+	u.end()
 	want(t, <-u.answer, 200, `{"predictions":[1]}`)
 	if got := <-to.ended; got != text {
 		t.Errorf("%d bytes came, of %d", len(got), len(text))
@@ -341,16 +325,11 @@ func TestEarlyElsewhere(t *testing.T) {
 // TestEarlyClientGone: nothing of a client that goes before its request is whole stays.
 func TestEarlyClientGone(t *testing.T) {
 	s := newWatched(t)
-	f := start(t, learning(Upstream{URL: s.URL}), Options{})
-	f.patience = time.Hour
-	f.switchOff()
+	f := unbatched(t, time.Hour, Upstream{URL: s.URL})
 	text := large("1")
-	first, _ := allBut(text)
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	u := f.upload(t, text)
 	<-s.begun
-	u.cancel()
-	_ = u.pipe.CloseWithError(context.Canceled)
+	u.leave()
 	if got := <-s.ended; got != "cut" {
 		t.Errorf("%d bytes came", len(got))
 	}
@@ -403,15 +382,11 @@ func TestEarlyRefused(t *testing.T) {
 				}
 			}))
 			t.Cleanup(s.Close)
-			f := start(t, learning(Upstream{URL: s.URL}), Options{})
-			f.patience = time.Hour
-			f.switchOff()
+			f := unbatched(t, time.Hour, Upstream{URL: s.URL})
 			text := large("1")
-			first, rest := allBut(text)
-			u := f.upload(t, earlyPath, len(text))
-			u.write(first)
+			u := f.upload(t, text)
 			<-begun
-			u.write(rest)
+			u.end()
 			if got := <-u.answer; got.code != tt.code {
 				t.Errorf("%d %.80s %v", got.code, got.body, got.err)
 			}
@@ -440,9 +415,7 @@ func TestEarlyStorm(t *testing.T) {
 		}
 		return false
 	}
-	f := start(t, learning(Upstream{URL: good.URL}, Upstream{URL: bad.URL}), Options{})
-	f.patience = 2 * time.Millisecond
-	f.switchOff()
+	f := unbatched(t, 2*time.Millisecond, Upstream{URL: good.URL}, Upstream{URL: bad.URL})
 	var clients sync.WaitGroup
 	var answered atomic.Int32
 	for c := range 8 {
@@ -493,18 +466,14 @@ func (f *front) settled(t *testing.T) {
 // being drained, nor from being tried after an ejection.
 func TestEarlySlowHoldsNothing(t *testing.T) {
 	s := newWatched(t)
-	f := start(t, learning(Upstream{URL: s.URL}), Options{})
-	f.patience = 200 * time.Millisecond // in which all that there is was sent
-	f.switchOff()
+	f := unbatched(t, 200*time.Millisecond, Upstream{URL: s.URL}) // in which all that there is was sent
 	text := large("1")
-	first, rest := allBut(text)
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	u := f.upload(t, text)
 	if got := <-s.ended; got != "cut" {
 		t.Fatalf("%d bytes came", len(got))
 	}
 	f.settled(t)
-	u.write(rest)
+	u.end()
 	want(t, <-u.answer, 200, `{"predictions":[1]}`)
 }
 
@@ -517,9 +486,7 @@ func TestEarlyGivesRoom(t *testing.T) {
 	f.patience = time.Hour
 	f.switchOff()
 	text := large("1")
-	first, _ := allBut(text)
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	u := f.upload(t, text)
 	<-s.begun
 	other := make(chan reply, 1)
 	go func() { other <- f.post("/v2/models/m/generate", `{}`) }()
@@ -529,8 +496,7 @@ func TestEarlyGivesRoom(t *testing.T) {
 		defer m.mu.Unlock()
 		return len(m.callers) == 1
 	})
-	u.cancel()
-	_ = u.pipe.CloseWithError(context.Canceled)
+	u.leave()
 	<-s.ended
 	select {
 	case <-other:
@@ -577,14 +543,13 @@ func TestEarlyHungUp(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	text := large("1")
-	first, rest := allBut(text)
 	closed := make(chan struct{})
 	go func() {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
-		_, _ = io.CopyN(io.Discard, c, int64(len(first)-earlyStart))
+		_, _ = io.CopyN(io.Discard, c, int64(len(text)-uploadRest-earlyStart))
 		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // what is sent yet
 		_, _ = io.Copy(io.Discard, c)
 		_ = c.Close()
@@ -598,13 +563,10 @@ func TestEarlyHungUp(t *testing.T) {
 			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n"+`{"predictions":[1]}`)
 		}
 	}()
-	f := start(t, learning(Upstream{URL: "http://" + l.Addr().String()}), Options{})
-	f.patience = time.Hour
-	f.switchOff()
-	u := f.upload(t, earlyPath, len(text))
-	u.write(first)
+	f := unbatched(t, time.Hour, Upstream{URL: "http://" + l.Addr().String()})
+	u := f.upload(t, text)
 	<-closed
-	u.write(rest)
+	u.end()
 	want(t, <-u.answer, 200, `{"predictions":[1]}`)
 	if n := testutil.ToFloat64(f.metrics.retries.WithLabelValues("m")); n != 0 {
 		t.Errorf("%v retries", n)

@@ -158,11 +158,17 @@ type reply struct {
 }
 
 func (f *front) send(ctx context.Context, method, path, body string, header ...string) reply {
-	req, err := http.NewRequestWithContext(ctx, method, f.url+path, strings.NewReader(body))
+	return f.sendFrom(ctx, method, path, strings.NewReader(body), len(body), header...)
+}
+
+// sendFrom is send for a body that is read while it is sent.
+func (f *front) sendFrom(ctx context.Context, method, path string, body io.Reader, size int, header ...string) reply {
+	req, err := http.NewRequestWithContext(ctx, method, f.url+path, body)
 	if err != nil {
 		f.t.Error(err)
 		return reply{err: err}
 	}
+	req.ContentLength = int64(size)
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
