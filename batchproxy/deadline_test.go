@@ -110,11 +110,11 @@ func TestDeadlineInBatch(t *testing.T) {
 			name: "no reason to eject a replica that is not as fast", takes: map[string]int{"a": 100, "b": 10},
 			change:  func(c *ModelConfig) { c.Upstreams = append(c.Upstreams, Upstream{URL: "http://b"}) },
 			sent:    []sent{{0, 30, "1,2"}, {0, 30, "3,4"}, {11, 30, "5,6"}, {60, 0, "7,8"}, {60, 0, "9,10"}},
-			clients: []string{`504 30`, `200 10 {"predictions":[3,4]}`, `200 21 {"predictions":[5,6]}`, `200 70 {"predictions":[7,8]}`, `200 160 {"predictions":[9,10]}`},
+			clients: []string{`504 30`, `200 10 {"predictions":[3,4]}`, `200 21 {"predictions":[5,6]}`, `200 160 {"predictions":[7,8]}`, `200 70 {"predictions":[9,10]}`},
 			shed:    1,
 			calls: []string{
 				`b {"instances":[3,4]} wanted by 30, answered at 10`, `b {"instances":[5,6]} wanted by 41, answered at 21`, `a {"instances":[1,2]} wanted by 30, given up at 30`,
-				`b {"instances":[7,8]} wanted by 1060, answered at 70`, `a {"instances":[9,10]} wanted by 1060, answered at 160`,
+				`b {"instances":[9,10]} wanted by 1060, answered at 70`, `a {"instances":[7,8]} wanted by 1060, answered at 160`,
 			},
 		},
 	} {

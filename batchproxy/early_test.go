@@ -513,10 +513,10 @@ func TestEarlyTurns(t *testing.T) {
 	p := picker{replicas: []*replica{a, b}, inflight: 1, slowStart: 10 * time.Second, random: func(int) int { return 0 }}
 	p.wanted = p.forCall(now, 0)
 	credit := b.credit
-	if p.forBatch(now, p.wanted) == a {
+	if batchTo(&p, now, p.wanted) == a {
 		t.Error("a batch goes to the replica that it avoids")
 	}
-	if b.credit = credit; p.forBatch(now, nil) != a || b.credit != credit {
+	if b.credit = credit; batchTo(&p, now, nil) != a || b.credit != credit {
 		t.Errorf("a credit of %v, and %v at its first choice", b.credit, credit)
 	}
 }

@@ -261,6 +261,7 @@ func (m *model) pump(now time.Time) {
 		m.proxy.metrics.batches.WithLabelValues(m.config.Name, out.Reason).Inc()
 		b.members[0].demand.batchSize.Observe(float64(out.Items))
 		m.budget.earn()
+		m.picker.sent(now, to)
 		m.start(b, to)
 	}
 	m.arm(now, free)
@@ -282,6 +283,7 @@ func (m *model) pumpAgain(now time.Time) {
 			return false
 		}
 		m.proxy.metrics.retries.WithLabelValues(m.config.Name).Inc()
+		m.picker.sent(now, to)
 		m.start(b, to)
 		return true
 	})

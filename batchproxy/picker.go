@@ -137,13 +137,12 @@ type picker struct {
 // closeBy is within what measurements of equal replicas differ.
 const closeBy = 1.25
 
-// forBatch is a ready replica with room for a batch, or nil. One other than avoid is chosen wherever there is another
-// that is ready, even if that one has no room yet; and one with nothing in flight before others.
+// forBatch is a ready replica with room for a batch, or nil; sent is to be told where it is sent one. One other than avoid is chosen wherever
+// there is another that is ready, even if that one has no room yet; and one with nothing in flight before others.
 func (p *picker) forBatch(now time.Time, avoid *replica) *replica {
 	room := func(r *replica) bool { return r.working() < p.inflight }
 	if r := p.wanted; r != nil && avoid == nil && r.ready(now) && room(r) { // not for what is sent once more
-		p.wanted = nil
-		return r // which was taken when it was chosen
+		return r
 	}
 	if best := p.choose(now, avoid, func(r *replica) bool { return room(r) && r.outstanding() == 0 }); best != nil {
 		return best
@@ -159,12 +158,26 @@ func (p *picker) forBatch(now time.Time, avoid *replica) *replica {
 	return p.choose(now, nil, room)
 }
 
-// forCall is a ready replica for a request that is not batched, or nil. One that has so many such requests already has no
-// room; 0 is without limit, and Auto is that which was learned of each.
+// forCall is a ready replica for a request that is not batched, or nil, which has its turn by that. One that has so many such requests already
+// has no room; 0 is without limit, and Auto is that which was learned of each.
 func (p *picker) forCall(now time.Time, most Count) *replica {
-	return p.choose(now, nil, func(r *replica) bool {
+	r := p.choose(now, nil, func(r *replica) bool {
 		return most == 0 || most > 0 && r.calls < int(most) || most == Auto && r.seats < r.limiter.now()
 	})
+	if r != nil {
+		p.take(now, r)
+	}
+	return r
+}
+
+// sent notes that a replica has the batch that it was chosen for. Choices of which nothing came do not count: turns would depend on how often
+// there was nothing to send.
+func (p *picker) sent(now time.Time, r *replica) {
+	if r == p.wanted { // which was taken when it was chosen
+		p.wanted = nil
+		return
+	}
+	p.take(now, r)
 }
 
 // choose is one of the replicas that fit other than avoid, nil where there is none.
@@ -177,7 +190,7 @@ func (p *picker) choose(now time.Time, avoid *replica, fits func(*replica) bool)
 		established = established || !p.starting(now, r)
 		if fits(r) {
 			if r.outlier.halfOpen { // nobody knows of it before somebody tries
-				return p.take(now, r)
+				return r
 			}
 			n++
 		}
@@ -218,7 +231,7 @@ func (p *picker) choose(now time.Time, avoid *replica, fits func(*replica) bool)
 	if b != nil && better(now, b, a) {
 		a = b
 	}
-	return p.take(now, a)
+	return a
 }
 
 // better reports whether a is to be taken rather than b.
@@ -235,15 +248,15 @@ func (r *replica) score(now time.Time) float64 {
 }
 
 // take notes a choice.
-func (p *picker) take(now time.Time, r *replica) *replica {
+func (p *picker) take(now time.Time, r *replica) {
 	p.turn++
 	r.picked = p.turn
 	if p.slowStart == 0 {
-		return r
+		return
 	}
 	if p.starting(now, r) {
 		r.credit = max(r.credit-1, 0)
-		return r
+		return
 	}
 	established := 0
 	for _, other := range p.replicas {
@@ -257,7 +270,6 @@ func (p *picker) take(now time.Time, r *replica) *replica {
 			other.credit = min(other.credit+share/float64(max(established, 1)), 2)
 		}
 	}
-	return r
 }
 
 // firstShare is what a replica that starts slowly has from the first, as part of what each of the others has.

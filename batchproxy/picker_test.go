@@ -39,7 +39,7 @@ func TestPicker(t *testing.T) {
 		{"with one batch", func() { a.batches, a.rows = 1, 1 }, nil, b},
 	} {
 		tt.set()
-		if got := p.forBatch(now, tt.avoid); got != tt.want {
+		if got := batchTo(&p, now, tt.avoid); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -115,7 +115,7 @@ func TestSlowStart(t *testing.T) {
 	share := func(from time.Duration) float64 {
 		n := 0
 		for i := range 1000 {
-			if p.forBatch(begin.Add(from+time.Duration(i)*time.Millisecond), nil) == c {
+			if batchTo(&p, begin.Add(from+time.Duration(i)*time.Millisecond), nil) == c {
 				n++
 			}
 		}
@@ -131,12 +131,12 @@ func TestSlowStart(t *testing.T) {
 	}
 	c.since, c.credit, a.draining, b.draining = begin, 0, true, true
 	for range 10 {
-		if p.forBatch(begin, nil) != c {
+		if batchTo(&p, begin, nil) != c {
 			t.Fatal("the only one that is ready is not sent to")
 		}
 	}
 	a.draining = false
-	if got := p.forBatch(begin, a); got != c && got != nil {
+	if got := batchTo(&p, begin, a); got != c && got != nil {
 		t.Errorf("avoiding the other: got %v", got)
 	} else if got == nil {
 		t.Error("where the other is to be avoided, nothing is sent to the one that starts")
@@ -144,4 +144,28 @@ func TestSlowStart(t *testing.T) {
 	if got := p.wake(begin); !got.Equal(begin.Add(10 * time.Second)) {
 		t.Errorf("wake is %v, want when it has started", got)
 	}
+}
+
+// TestChosenNotSent: that there was nothing to send to a replica is no turn of it, nor does it use up what one that starts slowly may have.
+func TestChosenNotSent(t *testing.T) {
+	now := time.Unix(100, 0)
+	a, b := new(replica), &replica{since: now, credit: 1, picked: 1}
+	p := picker{replicas: []*replica{a, b}, turn: 1, inflight: 1, slowStart: 10 * time.Second, random: func(int) int { return 0 }}
+	for range 3 {
+		if p.forBatch(now, nil) != a || b.credit != 1 {
+			t.Fatalf("a credit of %v, or the other's turn", b.credit)
+		}
+	}
+	if batchTo(&p, now, nil) != a || b.credit == 1 || p.forBatch(now, nil) != b {
+		t.Errorf("a credit of %v, or the same one again", b.credit)
+	}
+}
+
+// batchTo is the replica that a batch is sent to.
+func batchTo(p *picker, now time.Time, avoid *replica) *replica {
+	r := p.forBatch(now, avoid)
+	if r != nil {
+		p.sent(now, r)
+	}
+	return r
 }
