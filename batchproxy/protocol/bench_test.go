@@ -200,3 +200,51 @@ func reportCPU(b *testing.B) func() {
 	before := used()
 	return func() { b.ReportMetric(float64((used()-before).Nanoseconds())/float64(b.N), "cpu-ns/op") }
 }
+
+// BenchmarkGlance looks at one image of 224 x 224 pixels as a row, flat and nested as TensorFlow Serving's clients send it.
+func BenchmarkGlance(b *testing.B) {
+	for _, bench := range []struct {
+		name     string
+		protocol Protocol
+		body     []byte
+	}{
+		{"oip", OIP{}, vectors(OIP{}, 1, 3*224*224)[0]},
+		{"v1/flat", V1{}, vectors(V1{}, 1, 3*224*224)[0]},
+		{"v1/nested", V1{}, nested(vectors(V1{}, 1, 3*224*224)[0], 224, 3)},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			b.SetBytes(int64(len(bench.body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if r, err := Glance(bench.protocol, Message{Body: bench.body}); err != nil || r.Items != 1 {
+					b.Fatal(r, err)
+				}
+			}
+		})
+	}
+}
+
+// nested is a V1 request of one flat row whose elements are put into arrays of `last` each, and those into arrays of `width`.
+func nested(flat []byte, width, last int) []byte {
+	row := bytes.TrimSuffix(bytes.TrimPrefix(flat, []byte(`{"instances":[[`)), []byte(`]]}`))
+	out := []byte(`{"instances":[[`)
+	for i, number := range bytes.Split(row, []byte(",")) {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		if i%(width*last) == 0 {
+			out = append(out, '[')
+		}
+		if i%last == 0 {
+			out = append(out, '[')
+		}
+		out = append(out, number...)
+		if i%last == last-1 {
+			out = append(out, ']')
+		}
+		if i%(width*last) == width*last-1 {
+			out = append(out, ']')
+		}
+	}
+	return append(out, `]]}`...)
+}

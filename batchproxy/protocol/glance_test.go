@@ -48,3 +48,29 @@ func TestGlance(t *testing.T) {
 		}
 	}
 }
+
+// FuzzGlance wants a quick look to say of a good request what a thorough one does, or that it cannot tell.
+func FuzzGlance(f *testing.F) {
+	for _, seed := range []string{
+		`{"instances":[[1,[2]],[3]]}`, `{"instances":[[[1, 2],[3,4]],[[5,6]]],"a":[1,"]"]}`, `{"instances":[[1,{"x":[2]}],[3,"]"]]}`, `{"instances":[[1,{}],[true],[[]]]}`,
+		`{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[[1, -2.5e3]]}],"parameters":{"priority":1}}`, `{"examples":[{"a":1},{"a":[2]}]}`, `{"model":"m","input":[[1,2],[3]]}`,
+		`{"inputs":[{"name":"x","shape":[2],"datatype":"BYTES","data":["]","a"]}],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		for _, p := range []Protocol{V1{}, Examples{}, OIP{}, OpenAI{}} {
+			want, err := p.Parse(Message{Body: body})
+			if err != nil && !errors.Is(err, ErrAlone) {
+				continue
+			}
+			got, gotErr := Glance(p, Message{Body: body})
+			switch {
+			case gotErr == nil && (err != nil || got.Items != want.Items || got.Priority != want.Priority || got.Timeout != want.Timeout):
+				t.Errorf("%s: %q: %+v, want %+v, %v", p.Name(), body, got, want, err)
+			case errors.Is(gotErr, ErrAlone) && err == nil:
+				t.Errorf("%s: %q: alone, want %+v", p.Name(), body, want)
+			}
+		}
+	})
+}

@@ -39,23 +39,23 @@ type tensor struct {
 // or that is part of a sequence is ErrAlone.
 func (OIP) Parse(m Message) (*Request, error) {
 	body := m.text()
-	return strictly(body, func(strict bool) (*Request, error) { return walkInfer(m, body, strict) })
+	return strictly(body, func(l look) (*Request, error) { return walkInfer(m, body, l) })
 }
 
-func walkInfer(m Message, body []byte, strict bool) (*Request, error) {
+func walkInfer(m Message, body []byte, l look) (*Request, error) {
 	r := new(Request)
 	var others [][]byte
 	var tensors []tensor
 	alone := false
 	o := walkObject(body, space(body, 0), MaxDepth)
-	o.strict = strict
+	o.look = l
 	for o.nextName() {
 		if is(o.name, "inputs") {
 			if c := body[o.start]; c != '[' {
 				return nil, &Fault{Where: "inputs", Reason: "an array of tensors is wanted, this is " + kind(c)}
 			}
 			var err error
-			if tensors, o.end, err = parseTensors(body, o.start, o.depth, strict); err != nil {
+			if tensors, o.end, err = parseTensors(body, o.start, o.depth, l); err != nil {
 				return nil, err
 			}
 			continue
@@ -194,7 +194,7 @@ func takeBinary(m Message, tensors []tensor) error {
 
 // parseTensors reads the inputs, checks that each one's data has as many elements as its shape says, and returns where they
 // end.
-func parseTensors(body []byte, start, depth int, strict bool) ([]tensor, int, error) {
+func parseTensors(body []byte, start, depth int, l look) ([]tensor, int, error) {
 	tensors := make([]tensor, 0, 2)
 	a := walkArray(body, start, depth)
 	for a.nextStart() {
@@ -203,7 +203,7 @@ func parseTensors(body []byte, start, depth int, strict bool) ([]tensor, int, er
 		if c := body[a.start]; c != '{' {
 			fault = &Fault{Reason: "a tensor (an object) is wanted, this is " + kind(c)}
 		} else {
-			t, fault = parseTensor(body, a.start, a.depth, strict)
+			t, fault = parseTensor(body, a.start, a.depth, l)
 		}
 		if fault != nil {
 			fault.Where = "inputs[" + strconv.Itoa(len(tensors)) + "]" + fault.Where
@@ -219,11 +219,11 @@ func parseTensors(body []byte, start, depth int, strict bool) ([]tensor, int, er
 }
 
 // parseTensor reads an input. The fault says where in the tensor it is.
-func parseTensor(body []byte, start, depth int, strict bool) (tensor, *Fault) {
+func parseTensor(body []byte, start, depth int, l look) (tensor, *Fault) {
 	var t tensor
 	var shaped, flat bool
 	o := walkObject(body, start, depth)
-	o.strict = strict
+	o.look = l
 	for o.next() {
 		value := body[o.start:o.end]
 		switch {
@@ -274,6 +274,9 @@ func parseTensor(body []byte, start, depth int, strict bool) (tensor, *Fault) {
 	case t.start == 0 && !t.shared && !t.binary:
 		return t, &Fault{Where: ".data", Reason: "missing: give the tensor's elements"}
 	case t.start == 0:
+		return t, nil
+	}
+	if l == quick {
 		return t, nil
 	}
 	var err error

@@ -19,15 +19,15 @@ func (OpenAI) Name() string { return "openai" }
 
 // Parse implements [Protocol]. A request whose input is none of OpenAI's is ErrAlone: servers have their own.
 func (OpenAI) Parse(m Message) (*Request, error) {
-	return strictly(m.Body, func(strict bool) (*Request, error) { return walkEmbeddings(m.Body, strict) })
+	return strictly(m.Body, func(l look) (*Request, error) { return walkEmbeddings(m.Body, l) })
 }
 
-func walkEmbeddings(body []byte, strict bool) (*Request, error) {
+func walkEmbeddings(body []byte, l look) (*Request, error) {
 	r := new(Request)
 	var others [][]byte
 	alone := true
 	o := walkObject(body, space(body, 0), MaxDepth)
-	o.strict = strict
+	o.look = l
 	for o.next() {
 		if !is(o.name, "input") {
 			if is(o.name, "model") && body[o.start] != '"' {

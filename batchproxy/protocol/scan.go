@@ -20,6 +20,15 @@ var (
 // walks, and trusts the rest, unless the walk is a strict one (strict.go), as that through a request is: what an upstream writes
 // inside a row is the client's to judge (some write NaN, which is no JSON).
 
+// look is how closely a walk looks at what it walks.
+type look uint8
+
+const (
+	trusting look = iota
+	strict        // checks all of it: see strict.go
+	quick         // does not look into arrays of numbers: see glance.go
+)
+
 // space is the index of the first byte from i on that is not white space.
 func space(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
@@ -146,10 +155,10 @@ func plain(text []byte) bool {
 // array walks the elements of an array: while next() { element start:end }.
 type array struct {
 	b          []byte
-	depth      int  // levels that an element may open
-	strict     bool // elements are checked: see strict.go
-	start, end int  // the element
-	after      int  // just after the array, once next has returned false without an error
+	depth      int // levels that an element may open
+	look       look
+	start, end int // the element
+	after      int // just after the array, once next has returned false without an error
 	err        error
 }
 
@@ -162,11 +171,18 @@ func (a *array) next() bool {
 	if !a.nextStart() {
 		return false
 	}
-	if !a.strict {
-		a.end, a.err = skip(a.b, a.start, a.depth)
-	} else if a.end, _ = value(a.b, a.start, a.depth); a.end == 0 {
-		a.err = errUnusual
+	switch a.look {
+	case strict:
+		if a.end, _ = value(a.b, a.start, a.depth); a.end == 0 {
+			a.err = errUnusual
+		}
+		return a.err == nil
+	case quick:
+		if a.end = glanced(a.b, a.start, a.depth); a.end > 0 {
+			return true
+		}
 	}
+	a.end, a.err = skip(a.b, a.start, a.depth)
 	return a.err == nil
 }
 
@@ -209,8 +225,8 @@ type object struct {
 	name       []byte // raw, with its quotes
 	nameStart  int
 	start, end int  // the value
-	flat       bool // it is an array of numbers and literals alone
-	strict     bool // names and values are checked: see strict.go
+	flat       bool // it is known to be an array of numbers and literals alone
+	look       look
 	seen       names
 	after      int // just after the object, once next has returned false without an error
 	err        error
@@ -226,16 +242,22 @@ func (o *object) next() bool { return o.nextName() && o.skip() }
 // skip finds the end of the value.
 func (o *object) skip() bool {
 	o.flat = false
-	if o.strict {
+	switch o.look {
+	case strict:
 		if o.end, o.flat = value(o.b, o.start, o.depth); o.end == 0 {
 			o.err = errUnusual
 		}
 		return o.err == nil
-	}
-	if o.start < len(o.b) && o.b[o.start] == '[' && o.depth > 0 {
-		if end := leaf(o.b, o.start); end > 0 {
-			o.end, o.flat = end, true
+	case quick:
+		if o.end = glanced(o.b, o.start, o.depth); o.end > 0 {
 			return true
+		}
+	case trusting:
+		if o.start < len(o.b) && o.b[o.start] == '[' && o.depth > 0 {
+			if end := leaf(o.b, o.start); end > 0 {
+				o.end, o.flat = end, true
+				return true
+			}
 		}
 	}
 	o.end, o.err = skip(o.b, o.start, o.depth)
@@ -245,7 +267,7 @@ func (o *object) skip() bool {
 // count is skip for a value that is an array, and returns the number of its elements.
 func (o *object) count() (n int) {
 	a := walkArray(o.b, o.start, o.depth)
-	if a.strict = o.strict; a.strict {
+	if a.look = o.look; a.look == strict {
 		if end := numbers(o.b, o.start); end > 0 {
 			o.end = end
 			return scalars(o.b, o.start, end)
@@ -296,7 +318,7 @@ func (o *object) nextName() bool {
 		return false
 	}
 	o.nameStart = i
-	if !o.strict {
+	if o.look != strict {
 		i, o.err = skipString(o.b, i)
 	} else if i = quoted(o.b, i); i == 0 || !o.seen.add(o.b, o.nameStart, i) {
 		o.err = errUnusual

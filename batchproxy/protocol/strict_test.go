@@ -10,13 +10,13 @@ import (
 )
 
 // walks are the protocols by how they walk a body.
-func walks() map[Protocol]func(body []byte, strict bool) (*Request, error) {
-	return map[Protocol]func([]byte, bool) (*Request, error){
-		V1{}: func(body []byte, strict bool) (*Request, error) {
-			return walkRows(body, strict, "instances", "instance")
+func walks() map[Protocol]func(body []byte, l look) (*Request, error) {
+	return map[Protocol]func([]byte, look) (*Request, error){
+		V1{}: func(body []byte, l look) (*Request, error) {
+			return walkRows(body, l, "instances", "instance")
 		},
-		Examples{}: func(body []byte, strict bool) (*Request, error) { return walkRows(body, strict, "examples", "example") },
-		OIP{}:      func(body []byte, strict bool) (*Request, error) { return walkInfer(Message{Body: body}, body, strict) },
+		Examples{}: func(body []byte, l look) (*Request, error) { return walkRows(body, l, "examples", "example") },
+		OIP{}:      func(body []byte, l look) (*Request, error) { return walkInfer(Message{Body: body}, body, l) },
 		OpenAI{}:   walkEmbeddings,
 	}
 }
@@ -48,7 +48,7 @@ func TestStrictWalkIsEnough(t *testing.T) {
 		{name: "a name with an escape", protocol: V1{}, body: `{"instances":[1],"\u0061":1,"b":2}`, unusual: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := walks()[tt.protocol]([]byte(tt.body), true); errors.Is(err, errUnusual) || err != nil && strings.Contains(err.Error(), errUnusual.Error()) {
+			if _, err := walks()[tt.protocol]([]byte(tt.body), strict); errors.Is(err, errUnusual) || err != nil && strings.Contains(err.Error(), errUnusual.Error()) {
 				if !tt.unusual {
 					t.Error("left to jsontext")
 				}
@@ -115,7 +115,7 @@ func FuzzStrict(f *testing.F) {
 			var want *Request
 			wantErr := check(body)
 			if wantErr == nil {
-				want, wantErr = walk(body, false)
+				want, wantErr = walk(body, trusting)
 			}
 			if !reflect.DeepEqual(got, want) || (gotErr == nil) != (wantErr == nil) || gotErr != nil && gotErr.Error() != wantErr.Error() {
 				t.Fatalf("%s: %q: %v, %v, want %v, %v", p.Name(), body, got, gotErr, want, wantErr)

@@ -47,15 +47,15 @@ func (Examples) Split(m Message, requests []*Request) (*Answer, error) {
 }
 
 func parseRows(body []byte, member, row string) (*Request, error) {
-	return strictly(body, func(strict bool) (*Request, error) { return walkRows(body, strict, member, row) })
+	return strictly(body, func(l look) (*Request, error) { return walkRows(body, l, member, row) })
 }
 
-func walkRows(body []byte, strict bool, member, row string) (*Request, error) {
+func walkRows(body []byte, l look, member, row string) (*Request, error) {
 	r := new(Request)
 	var others [][]byte
 	var rows, columns bool
 	o := walkObject(body, space(body, 0), MaxDepth)
-	o.strict = strict
+	o.look = l
 	for o.nextName() {
 		if is(o.name, member) {
 			if c := body[o.start]; c != '[' {
