@@ -23,6 +23,8 @@ type contest struct {
 
 const (
 	contestTurns = 4
+	// contestClear is how many times as long as in the other way requests must take in one for a turn of each to be enough.
+	contestClear = 1.5
 	// contestWarm rows of a turn do not count, nor do as many as the turn before has left: they waited for those.
 	contestWarm = 8
 	// contestRows rows of a turn do, or as many as were left: each client's once.
@@ -75,6 +77,8 @@ func (b *Batcher[R]) contested(now time.Time, rows int) {
 		b.settled(false)
 	case c.came < max(contestWarm, c.left)+max(contestRows, c.left):
 		return
+	case c.turn == 1 && max(c.mean(0), c.mean(1)) > contestClear*min(c.mean(0), c.mean(1)):
+		b.settled(c.mean(1) < c.mean(0))
 	case c.turn+1 < contestTurns:
 		c.turn, c.other, c.began = c.turn+1, !c.other, now
 		c.left, c.seen, c.came, c.waited = rows, 0, 0, 0

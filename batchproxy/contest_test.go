@@ -94,6 +94,34 @@ func TestContestTakesEffectAtOnce(t *testing.T) {
 	}
 }
 
+// TestClearContest: where requests take much longer in one way, a turn of each is enough.
+func TestClearContest(t *testing.T) {
+	for _, tt := range []struct {
+		other float64 // ms, where it is 10 in the way in force
+		turns int
+		off   bool
+	}{{5, 2, true}, {8, contestTurns, true}, {12, contestTurns, false}, {16, 2, false}} {
+		now := time.Unix(1, 0)
+		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+		b.compare(now, 1)
+		turns := 0
+		for b.contest.running {
+			turns = b.contest.turn + 1
+			took := ms(10)
+			if b.contest.other {
+				took = ms(tt.other)
+			}
+			came := now
+			now = now.Add(took)
+			b.Lasted(now, came, 1)
+			b.Answered(now, simulated, 1, 0)
+		}
+		if turns != tt.turns || b.off != tt.off {
+			t.Errorf("%g ms: %d turns, off %v; want %d, %v", tt.other, turns, b.off, tt.turns, tt.off)
+		}
+	}
+}
+
 // TestInheritWhetherBatchingPays: that it does not, where replicas have as many requests at once as come, says nothing of a rule by which
 // they have not.
 func TestInheritWhetherBatchingPays(t *testing.T) {

@@ -84,11 +84,12 @@
 // it has more rows than a batch may have, a priority, or is part of a sequence. So is a large request of a
 // client that has had the model to itself for a while. One of more than 256 KiB is sent while it comes, all but its end, which
 // follows after the glance; what may not go, or comes slowly, does not get its end (early.go). After 2,000 requests, then twice as many each time, batches of 1 and of 4 rows
-// in turns try it again. While batching is on it is tried too: after 32 batches (8 where the fit says that a full batch does not make
-// twice as many rows a second), 64 and so on, and from 2,000 on only where the fit says that it gains little. Two trials one after the other
+// in turns try it again, each batch of 4 before two of 1, as the first may find the server at clearing up. While batching is on it is tried
+// too: after 32 batches (8, or a second of them, where the fit says that a full batch does not make twice as many rows a second), 64 and so
+// on, and from 2,000 on only where the fit says that it gains little. Two trials one after the other
 // end it. One that finds a gain of less than two does not see what a server does that has several requests at once: for 128 rows
 // then, or for eight times as many as are under way, batches and single requests take turns, and the way with the shorter time from
-// arrival to answer stays.
+// arrival to answer stays; half of these are enough where one takes half as long again as the other.
 //
 // The idea of holding a batch for as long as the total latency gains is that of delayed batching in Clipper (NSDI 2017) and
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and

@@ -59,9 +59,11 @@ const (
 	// many times as long as ever, just then.
 	probeSure = 8
 	// probeDoubt is after how many batches the first trial is where the fit says that batching makes less than doubtful times as many rows
-	// a second: until it is off, a model that gains nothing is slower than without a proxy.
-	probeDoubt = 8
-	doubtful   = 2
+	// a second, or does not say; probeDoubtTime is after how many seconds of them: until it is off, a model that gains nothing is slower
+	// than without a proxy.
+	probeDoubt     = 8
+	probeDoubtTime = 1
+	doubtful       = 2
 	// trialGentle is for how many batches a trial counts only on requests that are alone by themselves, where the fit leaves no doubt, as to hold
 	// back those that wait together costs them time. Where none came, or they leave a doubt, it starts over. Where a replica has several
 	// batches at once it does not begin so: they are full, so that hardly any request is alone, and a trial holds the replica to one at a time.
@@ -272,7 +274,9 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 func (b *Batcher[R]) try(now time.Time) {
 	every := b.every
 	if !b.off && every == probeFirst && b.dubious() {
-		every = probeDoubt
+		if every = probeDoubt; float64(b.since)*b.service.meanT >= probeDoubtTime {
+			every = 0
+		}
 	}
 	if b.depth.trying > 0 && !b.off && !b.dubious() { // one thing at a time: it would begin over
 		return
@@ -296,7 +300,8 @@ func (b *Batcher[R]) tries(queued, most int) int {
 	if b.trial.gentle && b.trial.sent > trialGentle {
 		b.trial = trial{began: b.trial.began}
 	}
-	if queued < 2 || b.trial.many > b.trial.ones && !b.trial.gentle {
+	// After each batch of several two by one: a server may yet clear up what many rows have left, and slow down the first.
+	if queued < 2 || 2*b.trial.many > b.trial.ones && !b.trial.gentle {
 		return 1
 	}
 	if b.off {

@@ -62,6 +62,9 @@ func TestParametersStay(t *testing.T) {
 	}
 }
 
+// trialBatches is how many batches a trial has where there is enough to do: after each of several rows two of one, until there are enough of both.
+const trialBatches = 2*probeRun + 1
+
 // TestOffAndOnAgain: a model that does not gain is not batched, a probe now and then notices one that does.
 func TestOffAndOnAgain(t *testing.T) {
 	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute, MaxWait: ms(10)})
@@ -85,14 +88,14 @@ func TestOffAndOnAgain(t *testing.T) {
 			q.Answered(now, []byte("a"), out.Items, ms(b+a*float64(out.Items)))
 		}
 	}
-	send(0.1, 2, probeEvery+2*probeRun+2*probeEvery+2*probeRun)
-	if diff := cmp.Diff(map[int]int{1: 3*probeEvery + 2*probeRun, maxProbe: 2 * probeRun}, sizes); diff != "" {
+	send(0.1, 2, probeEvery+trialBatches+2*probeEvery+trialBatches)
+	if diff := cmp.Diff(map[int]int{1: 3*probeEvery + 2*(trialBatches-probeRun), maxProbe: 2 * probeRun}, sizes); diff != "" {
 		t.Error(diff)
 	}
 	if changes := q.Changes(); len(changes) != 0 {
 		t.Errorf("changed by trials that gain nothing: %+v", changes)
 	}
-	send(2, 0.1, 4*probeEvery+2*probeRun+probeEvery) // another version of the model
+	send(2, 0.1, 4*probeEvery+trialBatches+probeEvery) // another version of the model
 	if q.off || q.effective < 16 {
 		t.Errorf("off: %v, batches of up to %d: a gain of %.1f was not noticed", q.off, q.effective, q.service.gain(32))
 	}
@@ -191,6 +194,32 @@ func TestTrialOfNobody(t *testing.T) {
 	}
 }
 
+// TestTrialAfterABatch: that a server is slow just after a large batch, whose memory it clears up, does not make batches pay. Where each of
+// them takes half a second, this is known before there were many.
+func TestTrialAfterABatch(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 200, Timeout: time.Minute, MaxWait: ms(10), Widens: true})
+	now, before := time.Unix(0, 0), 1
+	full := 0
+	for range 100 {
+		for q.Len() < 64 {
+			q.Arrive(now, []byte("a"), 1, 0)
+		}
+		out, _ := q.Next(now, false)
+		took := ms(0.1 + 16*float64(out.Items))
+		switch {
+		case out.Items > 1 && !q.off:
+			full++
+		case before > 1:
+			took = 5 * took / 2
+		}
+		before, now = out.Items, now.Add(took)
+		q.Answered(now, []byte("a"), out.Items, took)
+	}
+	if most := 1 + warmUps + probeAgree*probeRun; !q.off || full > most {
+		t.Errorf("off %v, after %d large batches, want no more than %d", q.off, full, most)
+	}
+}
+
 // TestTrialsThatLeaveNoDoubt: where batching gains much, the trials of whether it does are soon rare; and where little, less so. They hold
 // a replica to one batch at a time for a few batches alone, where it has several as it has much to do.
 func TestTrialsThatLeaveNoDoubt(t *testing.T) {
@@ -200,11 +229,11 @@ func TestTrialsThatLeaveNoDoubt(t *testing.T) {
 		depth int
 		tried []int // the batches of each trial
 	}{
-		{"very much to gain, one batch at a time", 8, 0.25, 1, []int{18, 14, 14}},
-		{"very much to gain, two at a time", 8, 0.25, 2, []int{6, 2, 2}},
-		{"much to gain, one batch at a time", 8, 1, 1, []int{18, 18, 18}},
-		{"much to gain, two at a time", 8, 1, 2, []int{6, 6, 6}},
-		{"something to gain", 8, 8, 1, []int{6, 6, 6, 6, 6}},
+		{"very much to gain, one batch at a time", 8, 0.25, 1, []int{19, 14, 14}},
+		{"very much to gain, two at a time", 8, 0.25, 2, []int{7, 2, 2}},
+		{"much to gain, one batch at a time", 8, 1, 1, []int{19, 19, 19}},
+		{"much to gain, two at a time", 8, 1, 2, []int{7, 7, 7}},
+		{"something to gain", 8, 8, 1, []int{7, 7, 7, 7, 7}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 200, Timeout: time.Minute, MaxWait: ms(10)})
