@@ -18,11 +18,14 @@ func Glance(p Protocol, m Message) (*Request, error) {
 	return nil, ErrAlone
 }
 
+// glanceAt is how many bytes are looked at for one thing before they are for the next: they are still at hand then.
+const glanceAt = 32 << 10
+
 // glanced is the index just after the array of numbers, or of such arrays, that starts at i; 0 where it is another value or opens more
 // than depth levels. Of each row of numbers it looks at the first, and takes the next bracket for its end: who walks on after one in which
 // there was something else finds a fault.
 func glanced(b []byte, i, depth int) int {
-	start, open := i, 0
+	open, from := 0, i // quotes have been looked for up to from: the brackets after one may be in a text
 	for i < len(b) {
 		switch c := b[i]; {
 		case c == '[' && open < depth:
@@ -30,16 +33,22 @@ func glanced(b []byte, i, depth int) int {
 		case c == ']' && open > 1:
 			open--
 		case c == ']' && open == 1:
-			if bytes.IndexByte(b[start:i], '"') >= 0 { // the bracket may have been in a text
+			if bytes.IndexByte(b[from:i], '"') >= 0 {
 				return 0
 			}
 			return i + 1
-		case c == '-' || c-'0' <= 9:
-			n := bytes.IndexByte(b[i:], ']')
-			if n < 0 || open == 0 {
-				return 0
+		case (c == '-' || c-'0' <= 9) && open > 0:
+			for i < len(b) && b[i] != ']' {
+				piece := b[i:min(i+glanceAt, len(b))]
+				if n := bytes.IndexByte(piece, ']'); n >= 0 {
+					piece = piece[:n]
+				} else if n := i + len(piece); bytes.IndexByte(b[from:n], '"') < 0 {
+					from = n
+				} else {
+					return 0
+				}
+				i += len(piece)
 			}
-			i += n
 			continue
 		case c == ',' || c == ' ' || c == '\n' || c == '\t' || c == '\r':
 		default:

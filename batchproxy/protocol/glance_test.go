@@ -3,6 +3,7 @@ package protocol
 import (
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 )
 
@@ -73,4 +74,20 @@ func FuzzGlance(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestGlanceAtLength: rows of numbers of any length are counted, and a bracket in a text after them ends none.
+func TestGlanceAtLength(t *testing.T) {
+	for _, n := range []int{1, glanceAt/2 - 20, glanceAt / 2, glanceAt, 2*glanceAt + 7} {
+		long := strings.Repeat("1,", n) + "1"
+		for _, row := range []string{"[" + long + "]", "[[" + long + "],[2]]", "[" + long + `,"]",2]`, "[" + long + `,"[]",` + long + "]", "[" + long + ",[]]"} {
+			got, err := Glance(V1{}, Message{Body: []byte(`{"instances":[` + row + "," + row + `,[3]]}`)})
+			if nested := strings.HasSuffix(row, ",[]]"); nested != (err != nil) || err == nil && got.Items != 3 {
+				t.Errorf("%d numbers, a row that ends with %s: %+v, %v", n, row[len(row)-3:], got, err)
+			}
+		}
+		if got, err := Glance(V1{}, Message{Body: []byte(`{"instances":[[` + long)}); err == nil {
+			t.Errorf("%d numbers and no end: %+v", n, got)
+		}
+	}
 }
