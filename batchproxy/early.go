@@ -48,10 +48,11 @@ type early struct {
 	given sync.Once // back
 	conn  *wireConn // nil where it is not sent early
 	out   *http.Request
-	sent  int         // bytes of the body
-	late  *time.Timer // closes the connection
-	taken atomic.Bool // by its batch, or by its handler for good
-	from  io.Reader   // the client's body
+	sent  int            // bytes of the body
+	plain protocol.Plain // what was seen of it as it came
+	late  *time.Timer    // closes the connection
+	taken atomic.Bool    // by its batch, or by its handler for good
+	from  io.Reader      // the client's body
 }
 
 // earlyOf is a request that may be sent early, by its headers; nil where it is none.
@@ -77,7 +78,19 @@ func (e *early) Read(p []byte) (int, error) {
 	if e.conn != nil {
 		p = p[:min(len(p), earlyPiece)]
 	}
-	return e.from.Read(p)
+	n, err := e.from.Read(p)
+	if e.conn != nil {
+		e.plain.Add(p[:n], have)
+	}
+	return n, err
+}
+
+// seen is what is known of the body.
+func (e *early) seen() protocol.Plain {
+	if e == nil {
+		return protocol.Plain{}
+	}
+	return e.plain
 }
 
 // begin sends the first part, if the request will ride alone and there is a replica to have it.

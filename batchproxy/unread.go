@@ -53,7 +53,7 @@ func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.P
 	if size := cmp.Or(text.Header, len(text.Body)); err != nil || size < unreadFrom || !m.ridesAlone() { // binary costs nothing to read
 		return 0, false
 	}
-	glanced, err := protocol.Glance(p, text)
+	glanced, err := protocol.Glance(p, text, ahead.seen())
 	if err != nil {
 		glanced = &protocol.Request{Items: 1} // a fault is the replica's to find
 	}

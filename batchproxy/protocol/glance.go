@@ -3,19 +3,36 @@ package protocol
 import "bytes"
 
 // Glance is a quick look at a request, some ten times as fast as Parse: how many rows it has, how urgent it is, and whether it is
-// ErrAlone. It does not check the request, which must not be merged by what is returned; any other error says that it cannot be told.
-func Glance(p Protocol, m Message) (*Request, error) {
+// ErrAlone. It does not check the request, which must not be merged by what is returned; any other error says that it cannot be told. Plain is
+// what is known of its body already.
+func Glance(p Protocol, m Message, plain Plain) (*Request, error) {
+	l := look{care: quick, plain: plain}
 	switch p.(type) {
 	case V1:
-		return walkRows(m.Body, quick, "instances", "instance")
+		return walkRows(m.Body, l, "instances", "instance")
 	case Examples:
-		return walkRows(m.Body, quick, "examples", "example")
+		return walkRows(m.Body, l, "examples", "example")
 	case OIP:
-		return walkInfer(m, m.text(), quick)
+		return walkInfer(m, m.text(), l)
 	case OpenAI:
-		return walkEmbeddings(m.Body, quick)
+		return walkEmbeddings(m.Body, l)
 	}
 	return nil, ErrAlone
+}
+
+// Plain is a part of a body with nothing in it that ends an array or begins a text, as all but the first and the last piece of a tensor
+// are: who takes a body piece by piece sees that of each while it is at hand, which costs little. The zero value is none.
+type Plain struct{ start, end int }
+
+// Add takes a piece of the body that comes after those before it, at an index.
+func (p *Plain) Add(piece []byte, at int) {
+	if bytes.IndexByte(piece, ']') >= 0 || bytes.IndexByte(piece, '"') >= 0 {
+		return
+	}
+	if at != p.end {
+		p.start = at
+	}
+	p.end = at + len(piece)
 }
 
 // glanceAt is how many bytes are looked at for one thing before they are for the next: they are still at hand then.
@@ -24,7 +41,7 @@ const glanceAt = 32 << 10
 // glanced is the index just after the array of numbers, or of such arrays, that starts at i; 0 where it is another value or opens more
 // than depth levels. Of each row of numbers it looks at the first, and takes the next bracket for its end: who walks on after one in which
 // there was something else finds a fault.
-func glanced(b []byte, i, depth int) int {
+func glanced(b []byte, i, depth int, plain Plain) int {
 	open, from := 0, i // quotes have been looked for up to from: the brackets after one may be in a text
 	for i < len(b) {
 		switch c := b[i]; {
@@ -39,6 +56,10 @@ func glanced(b []byte, i, depth int) int {
 			return i + 1
 		case (c == '-' || c-'0' <= 9) && open > 0:
 			for i < len(b) && b[i] != ']' {
+				if i >= plain.start && i < plain.end && bytes.IndexByte(b[from:i], '"') < 0 {
+					i, from = plain.end, plain.end
+					continue
+				}
 				piece := b[i:min(i+glanceAt, len(b))]
 				if n := bytes.IndexByte(piece, ']'); n >= 0 {
 					piece = piece[:n]

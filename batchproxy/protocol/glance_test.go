@@ -25,7 +25,7 @@ func TestGlance(t *testing.T) {
 		{OpenAI{}, `{"model":"m","input":[[1,2],[3]]}`},
 	} {
 		parsed, want := tt.p.Parse(Message{Body: []byte(tt.text)})
-		got, err := Glance(tt.p, Message{Body: []byte(tt.text)})
+		got, err := Glance(tt.p, Message{Body: []byte(tt.text)}, Plain{})
 		if !errors.Is(err, want) || err == nil && (got.Items != parsed.Items || got.Priority != parsed.Priority || got.Timeout != parsed.Timeout) {
 			t.Errorf("%s: %+v, %v; parsed it is %+v, %v", tt.text, got, err, parsed, want)
 		}
@@ -44,8 +44,8 @@ func TestGlance(t *testing.T) {
 					break
 				}
 			}
-			_, _ = Glance(tt.p, Message{Body: text}) // or it panics
-			_, _ = Glance(tt.p, Message{Body: text, Header: random.IntN(len(text) + 1)})
+			_, _ = Glance(tt.p, Message{Body: text}, Plain{}) // or it panics
+			_, _ = Glance(tt.p, Message{Body: text, Header: random.IntN(len(text) + 1)}, Plain{})
 		}
 	}
 }
@@ -57,15 +57,19 @@ func FuzzGlance(f *testing.F) {
 		`{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[[1, -2.5e3]]}],"parameters":{"priority":1}}`, `{"examples":[{"a":1},{"a":[2]}]}`, `{"model":"m","input":[[1,2],[3]]}`,
 		`{"inputs":[{"name":"x","shape":[2],"datatype":"BYTES","data":["]","a"]}],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}`,
 	} {
-		f.Add([]byte(seed))
+		f.Add([]byte(seed), uint8(3))
 	}
-	f.Fuzz(func(t *testing.T, body []byte) {
+	f.Fuzz(func(t *testing.T, body []byte, piece uint8) {
+		var plain Plain
+		for at := 0; at < len(body); at += max(int(piece), 1) {
+			plain.Add(body[at:min(at+max(int(piece), 1), len(body))], at)
+		}
 		for _, p := range []Protocol{V1{}, Examples{}, OIP{}, OpenAI{}} {
 			want, err := p.Parse(Message{Body: body})
 			if err != nil && !errors.Is(err, ErrAlone) {
 				continue
 			}
-			got, gotErr := Glance(p, Message{Body: body})
+			got, gotErr := Glance(p, Message{Body: body}, plain)
 			switch {
 			case gotErr == nil && (err != nil || got.Items != want.Items || got.Priority != want.Priority || got.Timeout != want.Timeout):
 				t.Errorf("%s: %q: %+v, want %+v, %v", p.Name(), body, got, want, err)
@@ -81,12 +85,19 @@ func TestGlanceAtLength(t *testing.T) {
 	for _, n := range []int{1, glanceAt/2 - 20, glanceAt / 2, glanceAt, 2*glanceAt + 7} {
 		long := strings.Repeat("1,", n) + "1"
 		for _, row := range []string{"[" + long + "]", "[[" + long + "],[2]]", "[" + long + `,"]",2]`, "[" + long + `,"[]",` + long + "]", "[" + long + ",[]]"} {
-			got, err := Glance(V1{}, Message{Body: []byte(`{"instances":[` + row + "," + row + `,[3]]}`)})
-			if nested := strings.HasSuffix(row, ",[]]"); nested != (err != nil) || err == nil && got.Items != 3 {
-				t.Errorf("%d numbers, a row that ends with %s: %+v, %v", n, row[len(row)-3:], got, err)
+			body := []byte(`{"instances":[` + row + "," + row + `,[3]]}`)
+			for _, piece := range []int{len(body), 100, glanceAt, glanceAt + 1} {
+				var plain Plain
+				for at := 0; at < len(body); at += piece {
+					plain.Add(body[at:min(at+piece, len(body))], at)
+				}
+				got, err := Glance(V1{}, Message{Body: body}, plain)
+				if nested := strings.HasSuffix(row, ",[]]"); nested != (err != nil) || err == nil && got.Items != 3 {
+					t.Errorf("%d numbers, a row that ends with %s, in pieces of %d: %+v, %v", n, row[len(row)-3:], piece, got, err)
+				}
 			}
 		}
-		if got, err := Glance(V1{}, Message{Body: []byte(`{"instances":[[` + long)}); err == nil {
+		if got, err := Glance(V1{}, Message{Body: []byte(`{"instances":[[` + long)}, Plain{}); err == nil {
 			t.Errorf("%d numbers and no end: %+v", n, got)
 		}
 	}

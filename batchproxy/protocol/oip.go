@@ -276,7 +276,7 @@ func parseTensor(body []byte, start, depth int, l look) (tensor, *Fault) {
 	case t.start == 0:
 		return t, nil
 	}
-	if l == quick {
+	if l.care == quick {
 		return t, nil
 	}
 	var err error

@@ -97,14 +97,14 @@ func items(requests []*Request) int {
 // strictly has a body walked strictly. Where that finds anything wrong, or unusual, jsontext checks all of it, and says what is
 // wrong, and what is valid is walked again.
 func strictly(body []byte, walk func(look) (*Request, error)) (*Request, error) {
-	r, err := walk(strict)
+	r, err := walk(look{care: strict})
 	if err == nil || errors.Is(err, ErrAlone) {
 		return r, err
 	}
 	if err := check(body); err != nil {
 		return nil, err
 	}
-	return walk(trusting)
+	return walk(look{})
 }
 
 // check reports whether the body is one JSON object as RFC 7493 wants it: UTF-8, no name twice. That it has no more than

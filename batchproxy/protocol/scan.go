@@ -20,11 +20,16 @@ var (
 // walks, and trusts the rest, unless the walk is a strict one (strict.go), as that through a request is: what an upstream writes
 // inside a row is the client's to judge (some write NaN, which is no JSON).
 
-// look is how closely a walk looks at what it walks.
-type look uint8
+// look is how a walk looks at what it walks.
+type look struct {
+	care  care
+	plain Plain // in which a quick one need not look again
+}
+
+type care uint8
 
 const (
-	trusting look = iota
+	trusting care = iota
 	strict        // checks all of it: see strict.go
 	quick         // does not look into arrays of numbers: see glance.go
 )
@@ -171,14 +176,14 @@ func (a *array) next() bool {
 	if !a.nextStart() {
 		return false
 	}
-	switch a.look {
+	switch a.look.care {
 	case strict:
 		if a.end, _ = value(a.b, a.start, a.depth); a.end == 0 {
 			a.err = errUnusual
 		}
 		return a.err == nil
 	case quick:
-		if a.end = glanced(a.b, a.start, a.depth); a.end > 0 {
+		if a.end = glanced(a.b, a.start, a.depth, a.look.plain); a.end > 0 {
 			return true
 		}
 	}
@@ -242,14 +247,14 @@ func (o *object) next() bool { return o.nextName() && o.skip() }
 // skip finds the end of the value.
 func (o *object) skip() bool {
 	o.flat = false
-	switch o.look {
+	switch o.look.care {
 	case strict:
 		if o.end, o.flat = value(o.b, o.start, o.depth); o.end == 0 {
 			o.err = errUnusual
 		}
 		return o.err == nil
 	case quick:
-		if o.end = glanced(o.b, o.start, o.depth); o.end > 0 {
+		if o.end = glanced(o.b, o.start, o.depth, o.look.plain); o.end > 0 {
 			return true
 		}
 	case trusting:
@@ -267,7 +272,7 @@ func (o *object) skip() bool {
 // count is skip for a value that is an array, and returns the number of its elements.
 func (o *object) count() (n int) {
 	a := walkArray(o.b, o.start, o.depth)
-	if a.look = o.look; a.look == strict {
+	if a.look = o.look; a.look.care == strict {
 		if end := numbers(o.b, o.start); end > 0 {
 			o.end = end
 			return scalars(o.b, o.start, end)
@@ -318,7 +323,7 @@ func (o *object) nextName() bool {
 		return false
 	}
 	o.nameStart = i
-	if o.look != strict {
+	if o.look.care != strict {
 		i, o.err = skipString(o.b, i)
 	} else if i = quoted(o.b, i); i == 0 || !o.seen.add(o.b, o.nameStart, i) {
 		o.err = errUnusual

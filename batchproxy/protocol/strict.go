@@ -61,7 +61,7 @@ func value(b []byte, i, depth int) (end int, flat bool) {
 			return end, true
 		}
 		a := walkArray(b, i, depth)
-		a.look = strict
+		a.look.care = strict
 		for a.next() {
 		}
 		return a.after, false
@@ -70,7 +70,7 @@ func value(b []byte, i, depth int) (end int, flat bool) {
 			return 0, false
 		}
 		o := walkObject(b, i, depth)
-		o.look = strict
+		o.look.care = strict
 		for o.next() {
 		}
 		return o.after, false

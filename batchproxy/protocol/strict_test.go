@@ -48,7 +48,7 @@ func TestStrictWalkIsEnough(t *testing.T) {
 		{name: "a name with an escape", protocol: V1{}, body: `{"instances":[1],"\u0061":1,"b":2}`, unusual: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := walks()[tt.protocol]([]byte(tt.body), strict); errors.Is(err, errUnusual) || err != nil && strings.Contains(err.Error(), errUnusual.Error()) {
+			if _, err := walks()[tt.protocol]([]byte(tt.body), look{care: strict}); errors.Is(err, errUnusual) || err != nil && strings.Contains(err.Error(), errUnusual.Error()) {
 				if !tt.unusual {
 					t.Error("left to jsontext")
 				}
@@ -115,7 +115,7 @@ func FuzzStrict(f *testing.F) {
 			var want *Request
 			wantErr := check(body)
 			if wantErr == nil {
-				want, wantErr = walk(body, trusting)
+				want, wantErr = walk(body, look{})
 			}
 			if !reflect.DeepEqual(got, want) || (gotErr == nil) != (wantErr == nil) || gotErr != nil && gotErr.Error() != wantErr.Error() {
 				t.Fatalf("%s: %q: %v, %v, want %v, %v", p.Name(), body, got, gotErr, want, wantErr)
