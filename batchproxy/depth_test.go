@@ -311,7 +311,7 @@ func TestDepthTrialThatSaysNothing(t *testing.T) {
 	until := func(what string, ok func() bool) (batches int) {
 		t.Helper()
 		for ; !ok(); batches++ {
-			if batches == 2*depthSeldom {
+			if batches == 4*depthSeldom {
 				t.Fatalf("%d batches, and not %s", batches, what)
 			}
 			now = now.Add(ms(16))
@@ -326,9 +326,39 @@ func TestDepthTrialThatSaysNothing(t *testing.T) {
 	if n := until("tried again", func() bool { return d.trying == 2 }); n < depthSoon || n > depthSoon+2*stretch {
 		t.Errorf("the next is after %d batches", n)
 	}
-	until("found to make no difference", func() bool { return d.trying == 0 })
-	if n := until("tried again", func() bool { return d.trying == 2 }); n < depthSeldom || n > depthSeldom+2*stretch {
-		t.Errorf("after one that changed nothing it is after %d", n)
+	for failed, want := range []int{depthSoon, depthSeldom, 2 * depthSeldom} {
+		until("found to make no difference", func() bool { return d.trying == 0 })
+		if n := until("tried again", func() bool { return d.trying == 2 }); n < want || n > want+2*stretch {
+			t.Errorf("after %d that changed nothing it is after %d, want %d", failed+1, n, want)
+		}
+	}
+}
+
+// TestDepthMissed: that two at once make a tenth more is found soon where it was once measured to make less, with one and with two of them.
+func TestDepthMissed(t *testing.T) {
+	d, now := newDepth(true), time.Unix(0, 0)
+	of := map[int]float64{1: 1, 2: 1.03, 3: 1.1} // rows a second, by batches at once
+	until := func(kept int) (batches int) {
+		t.Helper()
+		for ; d.kept != kept; batches++ {
+			if batches == 10*depthSeldom {
+				t.Fatalf("%d batches, and not %d at once", batches, kept)
+			}
+			if of[1] == 1 && d.failed > 0 || of[1] > 1 && d.kept == 1 {
+				of[1], of[2] = 1, 1.1 // no accident any more
+			}
+			now = now.Add(time.Duration(float64(ms(16)) / of[d.now()]))
+			d.answered(now, 32, 1, true)
+		}
+		return batches
+	}
+	if n := until(2); n > depthSoon+10*stretch {
+		t.Errorf("two after %d batches", n)
+	}
+	of[1] = 1.08
+	until(1)
+	if n := until(2); n > depthSoon+10*stretch {
+		t.Errorf("two again after %d batches", n)
 	}
 }
 
