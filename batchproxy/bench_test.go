@@ -3,10 +3,8 @@
 package batchproxy
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -18,22 +16,6 @@ import (
 
 	prom "github.com/prometheus/common/model"
 )
-
-// echo is a transport that answers as a replica would, in no time: what is measured is the proxy.
-type echo struct{}
-
-func (echo) RoundTrip(r *http.Request) (*http.Response, error) {
-	body, err := io.ReadAll(r.Body)
-	r.Body.Close()
-	if err != nil {
-		return nil, err
-	}
-	body = bytes.Replace(body, []byte(`"instances"`), []byte(`"predictions"`), 1)
-	return &http.Response{
-		StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, ContentLength: int64(len(body)),
-		Body: io.NopCloser(bytes.NewReader(body)),
-	}, nil
-}
 
 // BenchmarkServeHTTP is a request's whole way through the proxy, 32 clients at once, without the network: ns/op and
 // cpu-ns/op are per request.
