@@ -4,7 +4,8 @@
 // Contenders are no proxy at all (direct), nginx, haproxy, Go's own httputil.ReverseProxy tuned as well as it can be, and
 // flyball: without batching, with its timers of 2 and 5 ms, greedy and adaptive. In every round each load is put on one after the other
 // (A B C A B C), each time after a warm-up of its own, so that a machine that is busier for a while is so for all of them. A figure is the
-// median of the rounds; the least and the most stand below it.
+// median of the rounds; the least and the most stand below it. Where a gate is of two contenders, the median of what the one did to the other in each
+// round stands beside it, which a machine whose speed drifts over minutes moves less.
 //
 // The scenes, in the order of scenes.go:
 //   - closed: clients that ask again once they are answered, against a device that needs 8 ms for a call and 0.25 ms for each row

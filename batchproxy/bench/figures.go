@@ -106,6 +106,23 @@ func (f *figures) find(name string) *samples {
 	return nil
 }
 
+// paired is the figure of the ratios of two rows in each round, in which they have their turns one soon after the other: a machine whose
+// speed drifts over minutes moves it less than it does medians.
+func (f *figures) paired(table, column, rowA, rowB string) Figure {
+	t := f.find(table)
+	if t == nil {
+		return Figure{}
+	}
+	a, b := t.values[[2]string{rowA, column}], t.values[[2]string{rowB, column}]
+	var ratios []float64
+	for i := range min(len(a), len(b)) {
+		if b[i] > 0 {
+			ratios = append(ratios, a[i]/b[i])
+		}
+	}
+	return figureOf(ratios)
+}
+
 // add adds the sample of one round to a table that is open.
 func (f *figures) add(table, row, column string, value float64) {
 	t := f.find(table)

@@ -217,6 +217,26 @@ func TestGates(t *testing.T) {
 	}
 }
 
+// TestRoundByRound: a machine that slows down between rounds, and in the middle of one, is seen in the medians and not in the ratios of each round.
+func TestRoundByRound(t *testing.T) {
+	f := newFigures(contenderNames())
+	f.table(onnxRate(modelConv), "")
+	for _, round := range [][2]float64{{120, 118}, {118, 90}, {90, 89}} {
+		f.add(onnxRate(modelConv), direct, clients(8), round[0])
+		f.add(onnxRate(modelConv), adaptive, clients(8), round[1])
+	}
+	for _, g := range judge(f, 0) {
+		if g.What != "ONNX convolution, 8 clients: requests/s of adaptive to direct" {
+			continue
+		}
+		if want := "flyball adaptive 90, direct 118; round by round 0.98, 0.76..0.99"; g.Of != want || g.Verdict != Missed {
+			t.Errorf("%s: %q, want %q", g.Verdict, g.Of, want)
+		}
+		return
+	}
+	t.Error("no such gate")
+}
+
 func TestParseWrk(t *testing.T) {
 	out := "Running 2s test @ http://127.0.0.1:1\n  1 threads and 8 connections\nRequests/sec: 12\n\nsummary 1307 2000123 11250 3\n"
 	got, err := parseWrk([]byte(out))

@@ -69,6 +69,10 @@ func judge(f *figures, faults int64) []Gate {
 		a, okA := f.of(table, rowA, column)
 		b, okB := f.of(table, rowB, column)
 		ratio(g, a, rowA, okA, b, rowB, okB)
+		if r := f.paired(table, column, rowA, rowB); r.Rounds > 2 {
+			g := &gates[len(gates)-1]
+			g.Of += fmt.Sprintf("; round by round %s, %s..%s", number(r.Median), number(r.Min), number(r.Max))
+		}
 	}
 	between(Gate{What: "closed loop, 1 client: p50 of adaptive to direct", AtMost: true, Bound: 1.05}, closedP50, clients(1), adaptive, direct)
 	for _, c := range []int{8, 16, 24, 32, 36, 48, 64} {
