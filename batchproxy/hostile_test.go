@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -25,17 +26,25 @@ import (
 	prom "github.com/prometheus/common/model"
 )
 
-// exchange sends raw text to a server, closes the client's side if told to, and returns all that comes.
-func exchange(t *testing.T, url, text string, half bool) string {
+// connect opens a connection to a server and sends raw text.
+func connect(t *testing.T, url, text string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
 	if _, err := io.WriteString(conn, text); err != nil {
+		conn.Close()
 		t.Fatal(err)
 	}
+	return conn
+}
+
+// exchange sends raw text to a server, closes the client's side if told to, and returns all that comes.
+func exchange(t *testing.T, url, text string, half bool) string {
+	t.Helper()
+	conn := connect(t, url, text)
+	defer conn.Close()
 	if tcp, ok := conn.(*net.TCPConn); ok && half {
 		if err := tcp.CloseWrite(); err != nil {
 			t.Fatal(err)
@@ -49,6 +58,27 @@ func exchange(t *testing.T, url, text string, half bool) string {
 		t.Errorf("after %q: %v", all, err)
 	}
 	return string(all)
+}
+
+// exchangeHalf sends a request, reads until the first answer is there, and closes.
+func exchangeHalf(t *testing.T, url, text string) string {
+	t.Helper()
+	conn := connect(t, url, text)
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := io.Reader(resp.Body)
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		body = io.LimitReader(r, 6)
+	}
+	all, err := io.ReadAll(body)
+	if err != nil {
+		t.Error(err)
+	}
+	return fmt.Sprintf("HTTP/1.1 %s\r\n%s", resp.Status, all)
 }
 
 func testBrokenBodies(t *testing.T) {

@@ -1,14 +1,9 @@
 package batchproxy
 
 import (
-	"bufio"
 	"context"
-	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 
@@ -94,31 +89,4 @@ func TestSpanOfWebSocket(t *testing.T) {
 			t.Errorf("%v", all)
 		}
 	}
-}
-
-// exchangeHalf sends a request, reads until the first answer is there, and closes.
-func exchangeHalf(t *testing.T, url, text string) string {
-	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, text); err != nil {
-		t.Fatal(err)
-	}
-	r := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(r, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	body := io.Reader(resp.Body)
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		body = io.LimitReader(r, 6)
-	}
-	all, err := io.ReadAll(body)
-	if err != nil {
-		t.Error(err)
-	}
-	return fmt.Sprintf("HTTP/1.1 %s\r\n%s", resp.Status, all)
 }
