@@ -274,7 +274,8 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 func (b *Batcher[R]) try(now time.Time) {
 	every := b.every
 	if !b.off && every == probeFirst && b.dubious() {
-		if every = probeDoubt; float64(b.since)*b.service.meanT >= probeDoubtTime {
+		every = probeDoubt
+		if float64(b.since)*b.service.meanT >= probeDoubtTime {
 			every = 0
 		}
 	}
