@@ -44,15 +44,15 @@ type early struct {
 	size  int           // of all of it
 	tried bool          // whether it can be sent early was looked at
 
-	to    *replica  // counts it as a call until it is given back
-	given sync.Once // back
-	conn  *wireConn // nil where it is not sent early
-	out   *http.Request
-	sent  int            // bytes of the body
-	plain protocol.Plain // what was seen of it as it came
-	late  *time.Timer    // closes the connection
-	taken atomic.Bool    // by its batch, or by its handler for good
-	from  io.Reader      // the client's body
+	to       *replica  // counts it as a call until it is given back
+	given    sync.Once // back
+	conn     *wireConn // nil where it is not sent early
+	out      *http.Request
+	sent     int               // bytes of the body
+	unbroken protocol.Unbroken // what was seen of it as it came
+	late     *time.Timer       // closes the connection
+	taken    atomic.Bool       // by its batch, or by its handler for good
+	from     io.Reader         // the client's body
 }
 
 // earlyOf is a request that may be sent early, by its headers; nil where it is none.
@@ -80,17 +80,17 @@ func (e *early) Read(p []byte) (int, error) {
 	}
 	n, err := e.from.Read(p)
 	if e.conn != nil {
-		e.plain.Add(p[:n], have)
+		e.unbroken.Add(p[:n], have)
 	}
 	return n, err
 }
 
 // seen is what is known of the body.
-func (e *early) seen() protocol.Plain {
+func (e *early) seen() protocol.Unbroken {
 	if e == nil {
-		return protocol.Plain{}
+		return protocol.Unbroken{}
 	}
-	return e.plain
+	return e.unbroken
 }
 
 // begin sends the first part, if the request will ride alone and there is a replica to have it.

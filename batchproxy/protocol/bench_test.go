@@ -216,7 +216,7 @@ func BenchmarkGlance(b *testing.B) {
 			b.SetBytes(int64(len(bench.body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if r, err := Glance(bench.protocol, Message{Body: bench.body}, Plain{}); err != nil || r.Items != 1 {
+				if r, err := Glance(bench.protocol, Message{Body: bench.body}, Unbroken{}); err != nil || r.Items != 1 {
 					b.Fatal(r, err)
 				}
 			}

@@ -3,10 +3,10 @@ package protocol
 import "bytes"
 
 // Glance is a quick look at a request, some ten times as fast as Parse: how many rows it has, how urgent it is, and whether it is
-// ErrAlone. It does not check the request, which must not be merged by what is returned; any other error says that it cannot be told. Plain is
+// ErrAlone. It does not check the request, which must not be merged by what is returned; any other error says that it cannot be told. Unbroken is
 // what is known of its body already.
-func Glance(p Protocol, m Message, plain Plain) (*Request, error) {
-	l := look{care: quick, plain: plain}
+func Glance(p Protocol, m Message, unbroken Unbroken) (*Request, error) {
+	l := look{care: quick, unbroken: unbroken}
 	switch p.(type) {
 	case V1:
 		return walkRows(m.Body, l, "instances", "instance")
@@ -20,19 +20,19 @@ func Glance(p Protocol, m Message, plain Plain) (*Request, error) {
 	return nil, ErrAlone
 }
 
-// Plain is a part of a body with nothing in it that ends an array or begins a text, as all but the first and the last piece of a tensor
+// Unbroken is a part of a body with nothing in it that ends an array or begins a text, as all but the first and the last piece of a tensor
 // are: who takes a body piece by piece sees that of each while it is at hand, which costs little. The zero value is none.
-type Plain struct{ start, end int }
+type Unbroken struct{ start, end int }
 
 // Add takes a piece of the body that comes after those before it, at an index.
-func (p *Plain) Add(piece []byte, at int) {
+func (u *Unbroken) Add(piece []byte, at int) {
 	if bytes.IndexByte(piece, ']') >= 0 || bytes.IndexByte(piece, '"') >= 0 {
 		return
 	}
-	if at != p.end {
-		p.start = at
+	if at != u.end {
+		u.start = at
 	}
-	p.end = at + len(piece)
+	u.end = at + len(piece)
 }
 
 // glanceAt is how many bytes are looked at for one thing before they are for the next: they are still at hand then.
@@ -41,7 +41,7 @@ const glanceAt = 32 << 10
 // glanced is the index just after the array of numbers, or of such arrays, that starts at i; 0 where it is another value or opens more
 // than depth levels. Of each row of numbers it looks at the first, and takes the next bracket for its end: who walks on after one in which
 // there was something else finds a fault.
-func glanced(b []byte, i, depth int, plain Plain) int {
+func glanced(b []byte, i, depth int, unbroken Unbroken) int {
 	open, from := 0, i // quotes have been looked for up to from: the brackets after one may be in a text
 	for i < len(b) {
 		switch c := b[i]; {
@@ -56,8 +56,8 @@ func glanced(b []byte, i, depth int, plain Plain) int {
 			return i + 1
 		case (c == '-' || c-'0' <= 9) && open > 0:
 			for i < len(b) && b[i] != ']' {
-				if i >= plain.start && i < plain.end && bytes.IndexByte(b[from:i], '"') < 0 {
-					i, from = plain.end, plain.end
+				if i >= unbroken.start && i < unbroken.end && bytes.IndexByte(b[from:i], '"') < 0 {
+					i, from = unbroken.end, unbroken.end
 					continue
 				}
 				piece := b[i:min(i+glanceAt, len(b))]

@@ -25,7 +25,7 @@ func TestGlance(t *testing.T) {
 		{OpenAI{}, `{"model":"m","input":[[1,2],[3]]}`},
 	} {
 		parsed, want := tt.p.Parse(Message{Body: []byte(tt.text)})
-		got, err := Glance(tt.p, Message{Body: []byte(tt.text)}, Plain{})
+		got, err := Glance(tt.p, Message{Body: []byte(tt.text)}, Unbroken{})
 		if !errors.Is(err, want) || err == nil && (got.Items != parsed.Items || got.Priority != parsed.Priority || got.Timeout != parsed.Timeout) {
 			t.Errorf("%s: %+v, %v; parsed it is %+v, %v", tt.text, got, err, parsed, want)
 		}
@@ -44,8 +44,8 @@ func TestGlance(t *testing.T) {
 					break
 				}
 			}
-			_, _ = Glance(tt.p, Message{Body: text}, Plain{}) // or it panics
-			_, _ = Glance(tt.p, Message{Body: text, Header: random.IntN(len(text) + 1)}, Plain{})
+			_, _ = Glance(tt.p, Message{Body: text}, Unbroken{}) // or it panics
+			_, _ = Glance(tt.p, Message{Body: text, Header: random.IntN(len(text) + 1)}, Unbroken{})
 		}
 	}
 }
@@ -60,16 +60,16 @@ func FuzzGlance(f *testing.F) {
 		f.Add([]byte(seed), uint8(3))
 	}
 	f.Fuzz(func(t *testing.T, body []byte, piece uint8) {
-		var plain Plain
+		var unbroken Unbroken
 		for at := 0; at < len(body); at += max(int(piece), 1) {
-			plain.Add(body[at:min(at+max(int(piece), 1), len(body))], at)
+			unbroken.Add(body[at:min(at+max(int(piece), 1), len(body))], at)
 		}
 		for _, p := range []Protocol{V1{}, Examples{}, OIP{}, OpenAI{}} {
 			want, err := p.Parse(Message{Body: body})
 			if err != nil && !errors.Is(err, ErrAlone) {
 				continue
 			}
-			got, gotErr := Glance(p, Message{Body: body}, plain)
+			got, gotErr := Glance(p, Message{Body: body}, unbroken)
 			switch {
 			case gotErr == nil && (err != nil || got.Items != want.Items || got.Priority != want.Priority || got.Timeout != want.Timeout):
 				t.Errorf("%s: %q: %+v, want %+v, %v", p.Name(), body, got, want, err)
@@ -87,17 +87,17 @@ func TestGlanceAtLength(t *testing.T) {
 		for _, row := range []string{"[" + long + "]", "[[" + long + "],[2]]", "[" + long + `,"]",2]`, "[" + long + `,"[]",` + long + "]", "[" + long + ",[]]"} {
 			body := []byte(`{"instances":[` + row + "," + row + `,[3]]}`)
 			for _, piece := range []int{len(body), 100, glanceAt, glanceAt + 1} {
-				var plain Plain
+				var unbroken Unbroken
 				for at := 0; at < len(body); at += piece {
-					plain.Add(body[at:min(at+piece, len(body))], at)
+					unbroken.Add(body[at:min(at+piece, len(body))], at)
 				}
-				got, err := Glance(V1{}, Message{Body: body}, plain)
+				got, err := Glance(V1{}, Message{Body: body}, unbroken)
 				if nested := strings.HasSuffix(row, ",[]]"); nested != (err != nil) || err == nil && got.Items != 3 {
 					t.Errorf("%d numbers, a row that ends with %s, in pieces of %d: %+v, %v", n, row[len(row)-3:], piece, got, err)
 				}
 			}
 		}
-		if got, err := Glance(V1{}, Message{Body: []byte(`{"instances":[[` + long)}, Plain{}); err == nil {
+		if got, err := Glance(V1{}, Message{Body: []byte(`{"instances":[[` + long)}, Unbroken{}); err == nil {
 			t.Errorf("%d numbers and no end: %+v", n, got)
 		}
 	}

@@ -192,8 +192,8 @@ func takeBinary(m Message, tensors []tensor) error {
 	return nil
 }
 
-// parseTensors reads the inputs, checks that each one's data has as many elements as its shape says, and returns where they
-// end.
+// parseTensors reads the inputs, checks that each one's data has as many elements as its shape says, unless the look is a quick one, and
+// returns where they end.
 func parseTensors(body []byte, start, depth int, l look) ([]tensor, int, error) {
 	tensors := make([]tensor, 0, 2)
 	a := walkArray(body, start, depth)
@@ -273,10 +273,7 @@ func parseTensor(body []byte, start, depth int, l look) (tensor, *Fault) {
 		return t, &Fault{Reason: fmt.Sprintf("tensor %s has both data and parameters.binary_data_size: give one of them", t.name)}
 	case t.start == 0 && !t.shared && !t.binary:
 		return t, &Fault{Where: ".data", Reason: "missing: give the tensor's elements"}
-	case t.start == 0:
-		return t, nil
-	}
-	if l.care == quick {
+	case t.start == 0, l.care == quick:
 		return t, nil
 	}
 	var err error

@@ -22,8 +22,8 @@ var (
 
 // look is how a walk looks at what it walks.
 type look struct {
-	care  care
-	plain Plain // in which a quick one need not look again
+	care     care
+	unbroken Unbroken // in which a quick one need not look again
 }
 
 type care uint8
@@ -183,7 +183,7 @@ func (a *array) next() bool {
 		}
 		return a.err == nil
 	case quick:
-		if a.end = glanced(a.b, a.start, a.depth, a.look.plain); a.end > 0 {
+		if a.end = glanced(a.b, a.start, a.depth, a.look.unbroken); a.end > 0 {
 			return true
 		}
 	}
@@ -254,7 +254,7 @@ func (o *object) skip() bool {
 		}
 		return o.err == nil
 	case quick:
-		if o.end = glanced(o.b, o.start, o.depth, o.look.plain); o.end > 0 {
+		if o.end = glanced(o.b, o.start, o.depth, o.look.unbroken); o.end > 0 {
 			return true
 		}
 	case trusting:
