@@ -65,8 +65,12 @@ func TestBrowser(t *testing.T) {
 		w.Header().Set("Content-Type", "text/html")
 		fmt.Fprintf(w, `<!doctype html><link rel="icon" href="data:,"><form method="post" action="%s/-/freeze"><button>free GPUs</button></form>`, server.URL)
 	})
+	// The first samples of the empty one are to come, between two steps of a chart of an hour, which are 8 s.
+	begins := time.Unix(1_800_000_003, 0)
 	emptyMux := http.NewServeMux()
-	Page{Status: func(context.Context) Status { return Status{} }, Decisions: &kept{}, Queries: &waves{}, Brake: &brake{}}.Register(emptyMux)
+	noSamples := &waves{since: begins}
+	Page{Status: func(context.Context) Status { return Status{} }, Decisions: &kept{}, Queries: noSamples, Brake: &brake{}}.Register(emptyMux)
+	emptyMux.HandleFunc("/api/v1/query_range", queryRange(noSamples))
 	empty := httptest.NewServer(emptyMux)
 	defer empty.Close()
 
@@ -77,7 +81,7 @@ func TestBrowser(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, node, "testdata/browser/page.mjs")
-	cmd.Env = append(os.Environ(), "PAGE="+server.URL, "EMPTY="+empty.URL, "CHROMIUM="+chromium, "NODE_MODULES="+modules, "SCREENSHOTS="+shots)
+	cmd.Env = append(os.Environ(), "PAGE="+server.URL, "EMPTY="+empty.URL, fmt.Sprint("BEGINS=", begins.Unix()), "CHROMIUM="+chromium, "NODE_MODULES="+modules, "SCREENSHOTS="+shots)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", strings.TrimSpace(string(out)))
 	if err != nil {

@@ -293,7 +293,8 @@
   const fromZero = (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1];
 
   // past asks for several expressions over a time. Where there are samples for less than half of it, which is so in
-  // the first hour of a flyball, it asks for the time that has some.
+  // the first hour of a flyball, it asks for the time that has some. Where there are none, the first ones may have come
+  // since the last step, and it asks for what came since.
   const young = new Map(); // the first sample by what was asked, so that a refresh asks once
 
   async function past(exprs, range, until) {
@@ -303,10 +304,10 @@
     let time = span(since ? Math.min(range, Math.max(60, Date.now() / 1e3 - since)) : range, until);
     let answers = await ask(time);
     const first = Math.min(...answers.flat().map((s) => s.values[0][0]));
-    if (!since && Number.isFinite(first) && first > time.start + range / 2) {
-      const from = first - time.step; // it may have begun between two steps
-      if (!until) young.set(key, from);
-      time = span(Math.max(60, time.end - from), until);
+    if (!since && first > time.start + range / 2) {
+      const from = Math.min(first, time.end + time.step) - time.step; // it may have begun between two steps
+      if (!until && Number.isFinite(first)) young.set(key, from);
+      time = span(Math.max(60, time.end + time.step - from), until);
       answers = await ask(time);
     }
     return {time, answers};

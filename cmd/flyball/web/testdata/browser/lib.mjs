@@ -59,7 +59,7 @@ export async function test(name, path, options, steps) {
     console.log(`ok   ${name}`);
   } catch (err) {
     failures++;
-    console.log(`FAIL ${name}: ${err.message}\n${wrong.join('\n')}`);
+    console.log(`FAIL ${name}: ${err.stack}\n${wrong.join('\n')}`);
     await page.screenshot({path: failed, fullPage: true}).catch(() => {});
   }
   await c.close();

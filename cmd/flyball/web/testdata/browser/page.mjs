@@ -299,6 +299,15 @@ await test('a forecast without JavaScript', '/forecasts/digits_demand?refresh=of
   check((await page.innerText('[data-testid=standing]')).includes('0.74 times that of the last value'), 'why it is armed');
 });
 
+await test('graph of a series that began since the last step', process.env.EMPTY + '/graph?g0.expr=flyball_scale_ready_replicas&g0.tab=1', {}, async (page) => {
+  await page.locator('.plot', {hasText: 'No samples in this time.'}).waitFor();
+  await page.clock.setFixedTime((Number(process.env.BEGINS) + 3) * 1e3);
+  await page.reload();
+  await drawn(page);
+  await page.settled();
+  check((await ink(page))[0] > 5, 'nothing is drawn');
+});
+
 await test('graph without JavaScript', '/graph?g0.expr=flyball_scale_ready_replicas&g0.tab=1', {javaScriptEnabled: false}, async (page) => {
   equal(await page.locator('[data-testid=samples] tbody tr').count(), 2, 'rows');
   check((await page.innerText('#graph')).includes('needs JavaScript'), 'no word of the chart');
