@@ -375,6 +375,9 @@ func (b *Batcher[R]) judge(now time.Time, l *lane[R], flush bool) (reason, bool)
 // take takes a batch out of a lane.
 func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 	most := b.most(l)
+	if b.fresh && most > 1 && l.items > 1 { // the first of several rows
+		b.try(now)
+	}
 	if b.trying && l.alone.IsZero() || b.off && why == solo && l.alone.IsZero() && !b.pass(now) {
 		if most = b.tries(l.items, most); most == 1 {
 			why = solo

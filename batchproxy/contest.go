@@ -10,6 +10,9 @@ import "time"
 // Operations Research 9, 1961).
 type contest struct {
 	running bool
+	singly  bool          // requests leave by themselves, whatever the way in force: what they show may be enough
+	share   float64       // seconds that a row takes in batches one after the other
+	queued  int           // rows, as it began
 	other   bool          // the way that is not the one in force has its turn
 	turn    int           // of contestTurns
 	began   time.Time     // the turn
@@ -23,7 +26,9 @@ type contest struct {
 
 const (
 	contestTurns = 4
-	// contestClear is how many times as long as in the other way requests must take in one for a turn of each to be enough.
+	// contestClear is how many times as long as in the other way requests must take in one for a turn of each to be enough. And where by
+	// themselves so many times as many are answered in a second as in batches of the trial before, one after the other, they need not be
+	// compared any further: where the trial left it open, larger batches are not as many times as good (1.41 by S(n) = b + a·n, of 32 rows to 4).
 	contestClear = 1.5
 	// contestWarm rows of a turn do not count, nor do as many as the turn before has left: they waited for those.
 	contestWarm = 8
@@ -39,11 +44,14 @@ const (
 )
 
 // unbatched reports whether each request leaves by itself now; where the rule Widens, replicas have as many at once as come then.
-func (b *Batcher[R]) unbatched() bool { return b.rule.Mode == ModeOff || b.off != b.contest.other }
+func (b *Batcher[R]) unbatched() bool {
+	return b.rule.Mode == ModeOff || b.contest.singly || b.off != b.contest.other
+}
 
-// compare begins a contest, with the answer to so many rows.
-func (b *Batcher[R]) compare(now time.Time, rows int) {
-	b.contest = contest{running: true, began: now, left: rows}
+// compare begins a contest, with the answer to so many rows. Share is how many seconds a row takes in batches one after the other.
+func (b *Batcher[R]) compare(now time.Time, rows int, share float64) {
+	singly := b.off || b.items <= contestMost*max(b.slots, 1)
+	b.contest = contest{running: true, singly: singly, share: share, queued: b.items, began: now, left: rows}
 }
 
 // Lasted tells of a request of so many rows, come at a time, that a replica has answered. It is to be told before [Batcher.Answered] is.
@@ -73,17 +81,36 @@ func (b *Batcher[R]) contested(now time.Time, rows int) {
 	switch {
 	case !c.running:
 		return
+	case c.singly:
+		b.showed(now, rows)
+		return
 	case now.Sub(c.began) > contestTime || !b.off && !c.other && c.left > contestMost*max(b.slots, 1) || c.worse():
-		b.settled(false)
+		b.settled(false, 2)
 	case c.came < max(contestWarm, c.left)+max(contestRows, c.left):
 		return
 	case c.turn == 1 && max(c.mean(0), c.mean(1)) > contestClear*min(c.mean(0), c.mean(1)):
-		b.settled(c.mean(1) < c.mean(0))
+		b.settled(c.mean(1) < c.mean(0), probeClear)
 	case c.turn+1 < contestTurns:
 		c.turn, c.other, c.began = c.turn+1, !c.other, now
 		c.left, c.seen, c.came, c.waited = rows, 0, 0, 0
 	default:
-		b.settled(c.mean(1) < c.mean(0)*(1-atLeast))
+		b.settled(c.mean(1) < c.mean(0)*(1-atLeast), 2)
+	}
+	b.remark()
+}
+
+// showed ends the time in which requests leave by themselves, with the answer to so many rows: by what they show the contest is over, or
+// the ways begin to take turns. Enough rows count for those that waited to be among them.
+func (b *Batcher[R]) showed(now time.Time, rows int) {
+	c := &b.contest
+	enough := max(contestWarm+contestRows, c.queued)
+	switch {
+	case now.Sub(c.began).Seconds()*contestClear*float64(max(b.slots, 1)) > float64(enough)*c.share:
+		*c = contest{running: true, began: now, left: rows}
+	case c.seen >= enough:
+		b.settled(!b.off, probeClear)
+	default:
+		return
 	}
 	b.remark()
 }
@@ -96,10 +123,10 @@ func (c *contest) worse() bool {
 	return c.other && c.seen >= contestWarm && c.waited.Seconds() > contestWorse*c.mean(0)*float64(c.seen)
 }
 
-// settled ends a contest, by which the other way may be better.
-func (b *Batcher[R]) settled(other bool) {
+// settled ends a contest, by which the other way may be better. Where it is not, trials are as many times as rare.
+func (b *Batcher[R]) settled(other bool, rarer int) {
 	b.contest = contest{}
-	b.since, b.every = 0, min(2*b.every, probeLeast)
+	b.since, b.every = 0, min(rarer*b.every, probeLeast)
 	if !other {
 		return
 	}

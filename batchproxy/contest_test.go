@@ -54,7 +54,7 @@ func TestServerThatIsFasterWithoutBatches(t *testing.T) {
 func TestContestEndsWithItsReplicas(t *testing.T) {
 	now := time.Unix(1, 0)
 	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
-	b.compare(now, 1)
+	b.compare(now, 1, 0)
 	b.contest.other = true
 	b.Arrive(now, simulated, 1, 1)
 	if !b.unbatched() || len(b.full) != 1 {
@@ -73,7 +73,7 @@ func TestContestTakesEffectAtOnce(t *testing.T) {
 		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
 		b.off, b.every = off, probeEvery
 		b.tune(now)
-		b.compare(now, 1)
+		b.compare(now, 1, 0)
 		for b.contest.running {
 			took := ms(10)
 			if b.contest.other {
@@ -103,7 +103,7 @@ func TestClearContest(t *testing.T) {
 	}{{5, 2, true}, {8, contestTurns, true}, {12, contestTurns, false}, {16, 2, false}} {
 		now := time.Unix(1, 0)
 		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
-		b.compare(now, 1)
+		b.compare(now, 1, 0)
 		turns := 0
 		for b.contest.running {
 			turns = b.contest.turn + 1
@@ -180,7 +180,7 @@ func TestContestIsGivenUp(t *testing.T) {
 				q.Answered(now, []byte("a"), 1, 0)
 			}
 		}
-		q.compare(now, 0)
+		q.compare(now, 0, 0)
 		answer(10, contestWarm+contestRows)
 		if !q.contest.other {
 			t.Fatal("the other way has no turn")
