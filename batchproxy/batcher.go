@@ -301,7 +301,7 @@ func (b *Batcher[R]) Next(now time.Time, flush bool) (Batch[R], bool) {
 
 // choose is the lane that is to leave, nil where none is.
 func (b *Batcher[R]) choose(now time.Time, flush bool) (*lane[R], reason) {
-	turns := b.rule.Tenants && b.items > b.effective && b.tenants.others(b.all.first.tenant) > 0
+	turns := b.rule.Tenants && b.items > b.largest() && b.tenants.others(b.all.first.tenant) > 0
 	if l := b.active.first(); !turns {
 		if why, leaves := b.judge(now, l, flush); leaves {
 			return l, why
@@ -598,7 +598,7 @@ func (b *Batcher[R]) most(l *lane[R]) int {
 	case b.contest.other: // batching is off but for now
 		return b.allowed()
 	}
-	return b.effective
+	return b.largest()
 }
 
 // latest is when the answer to a request should be there.

@@ -130,6 +130,7 @@ func metamorphic(t *testing.T, seed uint64) {
 		Timeout: time.Duration(30+random.IntN(100)) * time.Millisecond, MaxQueue: 5 + random.IntN(60),
 	}
 	b := NewBatcher[int](rule)
+	b.fresh = false // batches have as many rows as they may
 	now := time.Unix(0, 0)
 	var queue []queuedRequest    // the plain list, by arrival
 	var flying [][]queuedRequest // batches that may come back

@@ -85,16 +85,16 @@ func (b *Batcher[R]) contested(now time.Time, rows int) {
 		b.showed(now, rows)
 		return
 	case now.Sub(c.began) > contestTime || !b.off && !c.other && c.left > contestMost*max(b.slots, 1) || c.worse():
-		b.settled(false, 2)
+		b.settled(false)
 	case c.came < max(contestWarm, c.left)+max(contestRows, c.left):
 		return
 	case c.turn == 1 && max(c.mean(0), c.mean(1)) > contestClear*min(c.mean(0), c.mean(1)):
-		b.settled(c.mean(1) < c.mean(0), probeClear)
+		b.settled(c.mean(1) < c.mean(0))
 	case c.turn+1 < contestTurns:
 		c.turn, c.other, c.began = c.turn+1, !c.other, now
 		c.left, c.seen, c.came, c.waited = rows, 0, 0, 0
 	default:
-		b.settled(c.mean(1) < c.mean(0)*(1-atLeast), 2)
+		b.settled(c.mean(1) < c.mean(0)*(1-atLeast))
 	}
 	b.remark()
 }
@@ -108,7 +108,7 @@ func (b *Batcher[R]) showed(now time.Time, rows int) {
 	case now.Sub(c.began).Seconds()*contestClear*float64(max(b.slots, 1)) > float64(enough)*c.share:
 		*c = contest{running: true, began: now, left: rows}
 	case c.seen >= enough:
-		b.settled(!b.off, probeClear)
+		b.settled(!b.off)
 	default:
 		return
 	}
@@ -123,10 +123,10 @@ func (c *contest) worse() bool {
 	return c.other && c.seen >= contestWarm && c.waited.Seconds() > contestWorse*c.mean(0)*float64(c.seen)
 }
 
-// settled ends a contest, by which the other way may be better. Where it is not, trials are as many times as rare.
-func (b *Batcher[R]) settled(other bool, rarer int) {
+// settled ends a contest, by which the other way may be better.
+func (b *Batcher[R]) settled(other bool) {
 	b.contest = contest{}
-	b.since, b.every = 0, min(rarer*b.every, probeLeast)
+	b.since, b.every = 0, min(2*b.every, probeLeast)
 	if !other {
 		return
 	}

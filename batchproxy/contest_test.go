@@ -94,6 +94,56 @@ func TestContestTakesEffectAtOnce(t *testing.T) {
 	}
 }
 
+// TestContestBySingleRequests: where requests by themselves show half as many again in a second as batches one after the other do, nothing else
+// is to be compared, and none is batched for it where none was. All that wait are among them.
+func TestContestBySingleRequests(t *testing.T) {
+	const share = 10 // ms that a row takes in a batch
+	for _, tt := range []struct {
+		name   string
+		off    bool
+		slots  int
+		queued int
+		each   float64 // ms between answers
+		turns  bool
+		after  int // answers
+	}{
+		{"clear", false, 1, 0, 6.6, false, contestWarm + contestRows},
+		{"not clear", false, 1, 0, 6.8, true, contestWarm + contestRows},
+		{"not clear at all", false, 1, 0, 100, true, 3},
+		{"clear, of two replicas", false, 2, 0, 3.3, false, contestWarm + contestRows},
+		{"not clear, of two replicas", false, 2, 0, 3.4, true, contestWarm + contestRows},
+		{"clear, of many that wait", false, 1, 50, 6.6, false, 50},
+		{"more wait than may have less", false, 1, contestMost + 1, 6.6, true, 0},
+		{"clear, without batches before", true, 1, 0, 6.6, false, contestWarm + contestRows},
+		{"not clear, without batches before", true, 1, 0, 6.8, true, contestWarm + contestRows},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			now := time.Unix(1, 0)
+			b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 1000, Timeout: time.Hour, LearnDepth: true, Widens: true})
+			b.off = tt.off
+			b.Replicas(tt.slots, 0, 0)
+			for range tt.queued {
+				b.Arrive(now, simulated, 1, 0)
+			}
+			b.compare(now, 1, share/1000.)
+			answers := 0
+			for b.contest.singly {
+				if !b.unbatched() {
+					t.Fatal("requests are batched")
+				}
+				came := now
+				now = now.Add(ms(tt.each))
+				b.Lasted(now, came, 1)
+				b.Answered(now, simulated, 1, 0)
+				answers++
+			}
+			if b.contest.running != tt.turns || answers != tt.after || b.off != (tt.off || !tt.turns) || b.unbatched() != b.off {
+				t.Errorf("after %d answers: contest %v, off %v, unbatched %v; want %v after %d", answers, b.contest.running, b.off, b.unbatched(), tt.turns, tt.after)
+			}
+		})
+	}
+}
+
 // TestClearContest: where requests take much longer in one way, a turn of each is enough.
 func TestClearContest(t *testing.T) {
 	for _, tt := range []struct {
@@ -181,6 +231,7 @@ func TestContestIsGivenUp(t *testing.T) {
 			}
 		}
 		q.compare(now, 0, 0)
+		answer(10, 1) // what it shows by itself is not enough
 		answer(10, contestWarm+contestRows)
 		if !q.contest.other {
 			t.Fatal("the other way has no turn")

@@ -85,10 +85,12 @@
 // client that has had the model to itself for a while. One of more than 256 KiB is sent while it comes, all but its end, which
 // follows after the glance; what may not go, or comes slowly, does not get its end (early.go). After 2,000 requests, then twice as many each time, batches of 1 and of 4 rows
 // in turns try it again, each batch of 4 before two of 1, as the first may find the server at clearing up. While batching is on it is tried
-// too: after 32 batches (8, or a second of them, where the fit says that a full batch does not make twice as many rows a second), 64 and so
+// too: with the very first batches, which have 4 rows at most until then, as a model that gains nothing takes as many times as long for more;
+// then after 32 batches (8, or a second of them, where the fit says that a full batch does not make twice as many rows a second), 64 and so
 // on, and from 2,000 on only where the fit says that it gains little. Two trials one after the other
-// end it. One that finds a gain of less than two does not see what a server does that has several requests at once: for 128 rows
-// then, or for eight times as many as are under way, batches and single requests take turns, and the way with the shorter time from
+// end it. One that finds a gain of less than two does not see what a server does that has several requests at once: 32 requests, or all
+// that wait, leave by themselves then, and no more is needed where half as many again are answered in a second as in batches one after the
+// other. Else, for 128 rows, or for eight times as many as are under way, batches and single requests take turns, and the way with the shorter time from
 // arrival to answer stays; half of these are enough where one takes half as long again as the other.
 //
 // The idea of holding a batch for as long as the total latency gains is that of delayed batching in Clipper (NSDI 2017) and

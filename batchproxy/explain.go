@@ -151,7 +151,7 @@ func (b *Batcher[R]) Explain(show func(lane string) string) Explanation {
 	x := Explanation{
 		Mode: b.rule.Mode, Objective: b.rule.Objective, Queued: b.queued,
 		Known: b.service.known, Intercept: b.service.b, Slope: b.service.a, Gain: b.service.gain(b.rule.MaxSize),
-		MaxSize: b.rule.MaxSize, Effective: b.effective, Ceiling: b.ceiling, Off: b.off, Trial: b.trying || b.contest.running,
+		MaxSize: b.rule.MaxSize, Effective: b.largest(), Ceiling: b.ceiling, Off: b.off, Trial: b.trying || b.contest.running,
 		Classes: []ClassExplanation{}, Lanes: []LaneExplanation{}, Decisions: []DecisionExplanation{},
 	}
 	if b.depth.on {

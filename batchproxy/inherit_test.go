@@ -68,11 +68,11 @@ func TestReplaceKeepsWhatWasLearned(t *testing.T) {
 		}, keeps: true, effective: 16},
 		{name: "the largest batch that replicas take", change: func(c *Config) { c.Models[0].Batch.MaxSize = 64 }, most: 7, keeps: true, effective: 4},
 		{name: "batching no more", change: func(c *Config) { c.Models[0].Batch.Mode = ModeOff }, keeps: true, effective: 1},
-		{name: "another URL", change: func(c *Config) { c.Models[0].Upstreams[0].URL = "http://b" }, effective: 32},
-		{name: "another path of the URL", change: func(c *Config) { c.Models[0].Upstreams[0].URL = "http://a/v2" }, effective: 32},
+		{name: "another URL", change: func(c *Config) { c.Models[0].Upstreams[0].URL = "http://b" }, effective: maxProbe},
+		{name: "another path of the URL", change: func(c *Config) { c.Models[0].Upstreams[0].URL = "http://a/v2" }, effective: maxProbe},
 		{name: "the same replicas of a target", before: replicas("a:1", "b:1"), after: replicas("a:1", "b:1"), keeps: true, effective: 32},
 		{name: "one replica left", before: replicas("a:1", "b:1"), after: replicas("c:1", "b:1"), keeps: true, effective: 32},
-		{name: "no replica left", before: replicas("a:1", "b:1"), after: replicas("c:1", "d:1"), effective: 32},
+		{name: "no replica left", before: replicas("a:1", "b:1"), after: replicas("c:1", "d:1"), effective: maxProbe},
 		{name: "scaled to zero", before: replicas("a:1", "b:1"), after: replicas(), keeps: true, effective: 32},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

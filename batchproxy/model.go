@@ -395,7 +395,7 @@ func (m *model) show() {
 	m.learned.intercept.Set(s.b)
 	m.learned.slope.Set(s.a)
 	m.learned.gain.Set(s.gain(m.config.Batch.MaxSize))
-	m.learned.effective.Set(float64(m.batcher.effective))
+	m.learned.effective.Set(float64(m.batcher.largest()))
 	if m.config.Inflight == Auto {
 		m.learned.depth.Set(float64(m.batcher.depth.kept))
 	} else {

@@ -60,6 +60,9 @@ const (
 	// probeSure is from what gain on a trial that is not the first has enough with one batch of each: of a model that gains nothing a single request would have to take so
 	// many times as long as ever, just then.
 	probeSure = 8
+	// freshSure is from what gain on the first trial of all has enough with one batch of each as well, or three quarters of what so many rows can
+	// gain: another follows soon, of batches of all rows.
+	freshSure = 3
 	// probeDoubt is after how many batches the first trial is where the fit says that batching makes less than doubtful times as many rows
 	// a second, or does not say; probeDoubtTime is after how many seconds of them: until it is off, a model that gains nothing is slower
 	// than without a proxy.
@@ -86,11 +89,8 @@ const (
 
 func newTuning(rule Rule) tuning {
 	t := tuning{effective: max(rule.MaxSize, 1), every: probeFirst, fresh: rule.Mode == ModeAdaptive}
-	switch {
-	case rule.Mode == ModeOff:
+	if rule.Mode == ModeOff {
 		t.effective = 1
-	case t.fresh:
-		t.effective = min(t.effective, rule.probe())
 	}
 	return t
 }
@@ -153,7 +153,10 @@ func (b *Batcher[R]) tune(now time.Time) {
 		}
 	}
 	allowed := b.allowed()
-	b.fresh = b.fresh && b.dubious()
+	if b.fresh && !b.trying && !b.dubious() {
+		b.fresh = false
+		b.remark()
+	}
 	if b.rule.Mode == ModeAdaptive && !b.off && b.rule.MaxSize > 1 && b.doubted() {
 		b.try(now)
 	}
@@ -161,8 +164,6 @@ func (b *Batcher[R]) tune(now time.Time) {
 	switch {
 	case b.off:
 		want = 1
-	case b.fresh:
-		want = min(b.rule.probe(), allowed)
 	case b.rule.Mode == ModeAdaptive && b.service.sloped:
 		want = b.wanted(allowed)
 		// A size that takes nearly as long as the present one is no better.
@@ -184,6 +185,14 @@ func (b *Batcher[R]) allowed() int {
 		return min(b.rule.MaxSize, b.ceiling)
 	}
 	return b.rule.MaxSize
+}
+
+// largest is how many rows a batch has at most now, where requests are batched.
+func (b *Batcher[R]) largest() int {
+	if b.fresh {
+		return min(b.rule.probe(), b.effective)
+	}
+	return b.effective
 }
 
 // doubted reports whether it is to be tried that batching pays: it was not often enough, of batches there are, or the fit says that it gains
@@ -228,12 +237,12 @@ type trial struct {
 func (t *trial) add(rows int, took float64) {
 	each := took / float64(rows)
 	if rows == 1 {
-		if t.ones++; t.ones == 1 || each < t.alone {
+		if t.ones++; t.alone == 0 || each < t.alone {
 			t.alone = each
 		}
 		return
 	}
-	if t.many++; t.many == 1 || each < t.share {
+	if t.many++; t.share == 0 || each < t.share {
 		t.share, t.of = each, rows
 	}
 }
@@ -241,13 +250,18 @@ func (t *trial) add(rows int, took float64) {
 // open reports whether a gain leaves open which way is better: it is small, and of what a batch of so many rows could gain no half is there.
 func (t *trial) open(gain float64) bool { return gain < min(doubtful, float64(1+t.of)/2) }
 
-// over reports whether enough was tried. Where the fit and a trial before leave no doubt, one of each is that says so as well.
+// whole reports whether there are enough of each.
+func (t *trial) whole() bool { return t.ones >= probeRun && t.many >= probeRun }
+
+// over reports whether enough was tried. Where the fit and a trial before leave no doubt, one of each is that says so as well, and on the
+// first trial of all where it says so loudly.
 func (b *Batcher[R]) over() bool {
 	t := &b.trial
-	if !b.off && b.every > probeFirst && t.ones > 0 && t.many > 0 && t.alone >= probeSure*t.share && !b.dubious() {
-		return true
+	if t.ones == 0 || t.many == 0 {
+		return false
 	}
-	return t.ones >= probeRun && t.many >= probeRun
+	gain := t.alone / t.share
+	return t.whole() || !b.off && b.every > probeFirst && gain >= probeSure && !b.dubious() || b.fresh && gain >= min(freshSure, 0.75*float64(t.of))
 }
 
 // trialTime is how long what a trial has is of use; longer where a few batches take longer.
@@ -268,6 +282,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 	fresh := b.fresh
 	b.fresh = false
 	switch {
+	case fresh && !b.trial.whole():
 	case b.trial.gentle && gain < doubtful: // of many there is a better best than of a few
 		b.trial = trial{began: now}
 		return
@@ -279,7 +294,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		b.service.reset() // what it has of long ago is not to be compared with what comes
 	case !b.off && gain < offBelow:
 		if b.against++; b.against < probeAgree {
-			b.trial, b.fresh = trial{began: now}, fresh
+			b.trial.ones, b.trial.many, b.trial.sent, b.fresh = 0, 0, 0, fresh
 			return
 		}
 		b.off, b.every = true, probeEvery
@@ -290,6 +305,9 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		b.every = min(2*b.every, probeLeast)
 	}
 	b.trying, b.since, b.against = false, 0, 0
+	if fresh { // a full batch has more rows now
+		b.remark()
+	}
 }
 
 // try begins a trial, where enough has passed since the last one.

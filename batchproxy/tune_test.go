@@ -125,6 +125,7 @@ func TestTrialsAreOfOneMinute(t *testing.T) {
 func TestTooLarge(t *testing.T) {
 	for _, mode := range []Mode{ModeAdaptive, ModeTimeout, ModeGreedy} {
 		q := NewBatcher[int](Rule{Mode: mode, MaxSize: 32, MaxQueue: 100, Timeout: time.Hour, MaxWait: time.Hour})
+		q.fresh = false
 		now := time.Unix(0, 0)
 		q.TooLarge(now, 1) // says nothing of batches
 		q.TooLarge(now, 32)
@@ -155,18 +156,130 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestForget: other replicas are measured anew, with all that a batch may have.
+// TestForget: other replicas are measured anew, with all that a batch may have; with less at first where batches gained nothing.
 func TestForget(t *testing.T) {
 	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Minute})
 	teach(q, time.Unix(0, 0), 0.1, 2, 20, 1, 4, 16)
 	q.TooLarge(time.Unix(0, 0), 16)
 	q.Changes()
 	q.Forget(time.Unix(1, 0))
-	if q.service.known || q.off || q.effective != 32 {
-		t.Errorf("still known: %+v, off %v, up to %d", q.service, q.off, q.effective)
+	if q.service.known || q.off || q.effective != 32 || q.largest() != maxProbe {
+		t.Errorf("still known: %+v, off %v, up to %d, now %d", q.service, q.off, q.effective, q.largest())
 	}
 	if diff := cmp.Diff([]Change{{"batching", 0, 1}, {"effective_max_batch", 1, 32}}, q.Changes()); diff != "" {
 		t.Error(diff)
+	}
+	teach(q, time.Unix(1, 0), 8, 0.25, 20, 1, 4, 16)
+	q.Forget(time.Unix(2, 0))
+	if q.service.known || q.largest() != 32 {
+		t.Errorf("still known: %+v, up to %d", q.service, q.largest())
+	}
+}
+
+// TestFirstBatches: until it was tried whether batching pays, which the first batch begins, none has more rows than that takes. Where each of
+// the first that count says loudly that it does, that is enough; where it does not, batching is off after as few.
+func TestFirstBatches(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		rule Rule
+		b, a float64 // ms
+		want []int   // rows of the first batches, of which the first warmUps of each size do not count
+	}{
+		{"much to gain", Rule{}, 8, 0.25, []int{4, 4, 4, 1, 1, 1, 32, 32}},
+		{"something to gain", Rule{}, 8, 8, []int{4, 4, 4, 1, 1, 1, 1, 4, 1, 1, 4, 32, 32}},
+		{"nothing to gain", Rule{}, 0.1, 9, []int{4, 4, 4, 1, 1, 1, 1, 4, 1, 1, 4, 4, 1, 1, 4, 1, 1, 4, 1, 1, 1}},
+		{"more are wanted in any", Rule{MinSize: 6}, 8, 0.25, []int{6, 6, 6, 1, 1, 1, 32}},
+		{"some sizes are allowed", Rule{AllowedSizes: []int{1, 2, 8, 32}}, 8, 0.25, []int{8, 8, 8, 1, 1, 1, 32}},
+		{"small ones are allowed", Rule{AllowedSizes: []int{1, 2, 3}}, 8, 0.25, []int{3, 3, 3, 1, 1, 1}},
+		{"a few are allowed", Rule{MaxSize: 2}, 8, 0.25, []int{2, 2, 2, 1, 1, 1, 2, 2}},
+		{"no more than 8 were taken", Rule{MinSize: 10}, 8, 0.25, []int{8, 8, 8, 1, 1, 1, 8}},
+		{"told to", Rule{Mode: ModeGreedy}, 0.1, 9, []int{32, 32, 32}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rule := Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 200, Timeout: time.Minute, AllowedSizes: tt.rule.AllowedSizes, MinSize: tt.rule.MinSize}
+			if tt.rule.MaxSize > 0 {
+				rule.MaxSize = tt.rule.MaxSize
+			}
+			if tt.rule.Mode != "" {
+				rule.Mode = tt.rule.Mode
+			}
+			q := NewBatcher[int](rule)
+			now := time.Unix(0, 0)
+			if tt.rule.MinSize > 8 {
+				q.TooLarge(now, 16)
+			}
+			var got []int
+			for range tt.want {
+				for q.Len() < 64 {
+					q.Arrive(now, []byte("a"), 1, 0)
+				}
+				out, ok := q.Next(now, false)
+				if !ok {
+					t.Fatal("nothing leaves")
+				}
+				got = append(got, out.Items)
+				took := ms(tt.b + tt.a*float64(out.Items))
+				now = now.Add(took)
+				q.Answered(now, []byte("a"), out.Items, took)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+			if off := tt.name == "nothing to gain"; q.off != off {
+				t.Errorf("off %v, want %v", q.off, off)
+			}
+		})
+	}
+}
+
+// TestFirstBatchesAreFew: where hardly two requests ever wait together, what is tried holds nobody back, and it is not over before it could
+// be tried.
+func TestFirstBatchesAreFew(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 200, Timeout: time.Minute})
+	now := time.Unix(0, 0)
+	send := func(requests int) int {
+		for range requests {
+			q.Arrive(now, []byte("a"), 1, 0)
+		}
+		out, _ := q.Next(now, true)
+		took := ms(8 + 0.25*float64(out.Items))
+		now = now.Add(took)
+		q.Answered(now, []byte("a"), out.Items, took)
+		return out.Items
+	}
+	for i := range 1000 {
+		if i == 20 || i == 500 {
+			send(2)
+		} else if send(1); q.Len() > 0 {
+			t.Fatalf("%d are held back", q.Len())
+		}
+	}
+	if !q.fresh {
+		t.Error("it is over, with two batches that only warmed up")
+	}
+	if send(2); q.fresh || q.off {
+		t.Errorf("fresh %v, off %v, after a batch that says it", q.fresh, q.off)
+	}
+}
+
+// TestTrialsAgree: a second trial which finds the single requests slow, by accident, does not put in doubt what the first one found.
+func TestTrialsAgree(t *testing.T) {
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 200, Timeout: time.Minute, Widens: true})
+	now := time.Unix(0, 0)
+	for range 40 {
+		for q.Len() < 64 {
+			q.Arrive(now, []byte("a"), 1, 0)
+		}
+		out, _ := q.Next(now, false)
+		took := ms(9 * float64(out.Items))
+		if q.against == 1 && out.Items == 1 {
+			took = 2 * took
+		}
+		now = now.Add(took)
+		q.Answered(now, []byte("a"), out.Items, took)
+	}
+	if !q.off || q.contest.running {
+		t.Errorf("off %v, contest %v", q.off, q.contest.running)
 	}
 }
 
@@ -237,7 +350,7 @@ func TestTrialsThatLeaveNoDoubt(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 200, Timeout: time.Minute, MaxWait: ms(10)})
-			q.depth.kept = tt.depth
+			q.depth.kept, q.fresh = tt.depth, false
 			now := time.Unix(0, 0)
 			for range 50 {
 				for _, n := range []int{1, 4, 16, 32} {
