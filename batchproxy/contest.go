@@ -1,6 +1,9 @@
 package batchproxy
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // contest finds out whether batching pays where a trial (tune.go) leaves that open. A trial compares a row by itself with its share of a
 // batch, one at a time. A server with several instances, or whose work on a request is not all the device's, does several requests at once
@@ -11,7 +14,10 @@ import "time"
 type contest struct {
 	running bool
 	singly  bool          // requests leave by themselves, whatever the way in force: what they show may be enough
-	share   float64       // seconds that a row takes in batches one after the other
+	alone   float64       // seconds that a row takes by itself
+	share   float64       // the same in batches one after the other
+	rate    float64       // rows a second of a replica that came by themselves; 0 where that was not seen
+	depth   int           // batches at once in the other way, where that is the one with batches
 	queued  int           // rows, as it began
 	other   bool          // the way that is not the one in force has its turn
 	turn    int           // of contestTurns
@@ -48,10 +54,10 @@ func (b *Batcher[R]) unbatched() bool {
 	return b.rule.Mode == ModeOff || b.contest.singly || b.off != b.contest.other
 }
 
-// compare begins a contest, with the answer to so many rows. Share is how many seconds a row takes in batches one after the other.
-func (b *Batcher[R]) compare(now time.Time, rows int, share float64) {
+// compare begins a contest, with the answer to so many rows, after a trial.
+func (b *Batcher[R]) compare(now time.Time, rows int, t trial) {
 	singly := b.off || b.items <= contestMost*max(b.slots, 1)
-	b.contest = contest{running: true, singly: singly, share: share, queued: b.items, began: now, left: rows}
+	b.contest = contest{running: true, singly: singly, alone: t.alone, share: t.share, queued: b.items, began: now, left: rows}
 }
 
 // Lasted tells of a request of so many rows, come at a time, that a replica has answered. It is to be told before [Batcher.Answered] is.
@@ -85,32 +91,43 @@ func (b *Batcher[R]) contested(now time.Time, rows int) {
 		b.showed(now, rows)
 		return
 	case now.Sub(c.began) > contestTime || !b.off && !c.other && c.left > contestMost*max(b.slots, 1) || c.worse():
-		b.settled(false)
+		b.settled(now, false)
 	case c.came < max(contestWarm, c.left)+max(contestRows, c.left):
 		return
 	case c.turn == 1 && max(c.mean(0), c.mean(1)) > contestClear*min(c.mean(0), c.mean(1)):
-		b.settled(c.mean(1) < c.mean(0))
+		b.settled(now, c.mean(1) < c.mean(0))
 	case c.turn+1 < contestTurns:
 		c.turn, c.other, c.began = c.turn+1, !c.other, now
 		c.left, c.seen, c.came, c.waited = rows, 0, 0, 0
 	default:
-		b.settled(c.mean(1) < c.mean(0)*(1-atLeast))
+		b.settled(now, c.mean(1) < c.mean(0)*(1-atLeast))
 	}
 	b.remark()
 }
 
-// showed ends the time in which requests leave by themselves, with the answer to so many rows: by what they show the contest is over, or
-// the ways begin to take turns. Enough rows count for those that waited to be among them.
+// showed ends the time in which requests leave by themselves, with the answer to so many rows: by what they show batching ends, or the ways
+// begin to take turns. Enough rows count for those that waited to be among them. While batching is off, as many batches at once as
+// requests were served at once are compared with them (Little again): what has instances for the one has them for the other.
 func (b *Batcher[R]) showed(now time.Time, rows int) {
 	c := &b.contest
 	enough := max(contestWarm+contestRows, c.queued)
+	took := now.Sub(c.began).Seconds() * float64(max(b.slots, 1))
+	together := 1 / c.share // rows a second of a replica in batches
+	if !b.off {
+		together *= b.depth.gain
+	}
+	clear := took*contestClear*together <= float64(enough)
 	switch {
-	case now.Sub(c.began).Seconds()*contestClear*float64(max(b.slots, 1)) > float64(enough)*c.share:
-		*c = contest{running: true, began: now, left: rows}
-	case c.seen >= enough:
-		b.settled(!b.off)
-	default:
+	case clear && c.seen < enough:
 		return
+	case clear && !b.off:
+		b.settled(now, true)
+	case !b.off && c.seen >= contestRows && c.seen < c.queued && took*together > contestClear*float64(c.seen): // though more wait yet
+		b.settled(now, false)
+	default:
+		rate := float64(c.seen) / took
+		depth := int(min(max(math.Round(rate*c.alone), 1), mostDepth))
+		*c = contest{running: true, share: c.share, rate: rate, depth: depth, began: now, left: rows}
 	}
 	b.remark()
 }
@@ -124,18 +141,21 @@ func (c *contest) worse() bool {
 }
 
 // settled ends a contest, by which the other way may be better.
-func (b *Batcher[R]) settled(other bool) {
+func (b *Batcher[R]) settled(now time.Time, other bool) {
+	c := b.contest
 	b.contest = contest{}
 	b.since, b.every = 0, min(2*b.every, probeLeast)
 	if !other {
 		return
 	}
-	before := 1.0
+	before, every := 1.0, probeEvery
 	if b.off {
-		before = 0
+		before, every = 0, probeFirst
 		b.service.reset() // what it has of long ago is not to be compared with what comes
+		kept := b.depth.kept
+		b.set(inflight, b.depth.keep(now, c.depth, c.rate*c.share*c.mean(0)/c.mean(1)), float64(kept), float64(c.depth))
 	}
-	b.off, b.every = !b.off, probeEvery
+	b.off, b.every = !b.off, every
 	b.set(batching, true, before, 1-before)
 }
 

@@ -1,8 +1,11 @@
 package batchproxy
 
 import (
+	"math"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestServerThatIsFasterWithoutBatches: where a row by itself takes longer than its share of a batch, and several are done at once in less
@@ -25,6 +28,7 @@ func TestServerThatIsFasterWithoutBatches(t *testing.T) {
 		{"one, then two", 8, 8, 24, 1, 2, 2000 * time.Second, [2]bool{false, true}},
 		{"four, with much to gain", 64, 8, 0.25, 4, 4, 10 * time.Second, [2]bool{false, false}},
 		{"four, with something to gain", 64, 8, 8, 4, 4, 10 * time.Second, [2]bool{true, true}},
+		{"four, with something to gain and many clients", 256, 8, 8, 4, 4, 60 * time.Second, [2]bool{false, false}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			wrong := 0
@@ -54,7 +58,7 @@ func TestServerThatIsFasterWithoutBatches(t *testing.T) {
 func TestContestEndsWithItsReplicas(t *testing.T) {
 	now := time.Unix(1, 0)
 	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
-	b.compare(now, 1, 0)
+	b.compare(now, 1, trial{})
 	b.contest.other = true
 	b.Arrive(now, simulated, 1, 1)
 	if !b.unbatched() || len(b.full) != 1 {
@@ -73,7 +77,7 @@ func TestContestTakesEffectAtOnce(t *testing.T) {
 		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
 		b.off, b.every = off, probeEvery
 		b.tune(now)
-		b.compare(now, 1, 0)
+		b.compare(now, 1, trial{})
 		for b.contest.running {
 			took := ms(10)
 			if b.contest.other {
@@ -94,10 +98,11 @@ func TestContestTakesEffectAtOnce(t *testing.T) {
 	}
 }
 
-// TestContestBySingleRequests: where requests by themselves show half as many again in a second as batches one after the other do, nothing else
-// is to be compared, and none is batched for it where none was. All that wait are among them.
+// TestContestBySingleRequests: where requests by themselves show half as many again in a second as batches do, or batches half as many again
+// though more requests wait, nothing else is to be compared. All that wait are among them. Where none is batched, they show how many batches at
+// once are to be compared with them.
 func TestContestBySingleRequests(t *testing.T) {
-	const share = 10 // ms that a row takes in a batch
+	const alone, share = 20, 10 // ms that a row takes by itself and in a batch
 	for _, tt := range []struct {
 		name   string
 		off    bool
@@ -105,17 +110,21 @@ func TestContestBySingleRequests(t *testing.T) {
 		queued int
 		each   float64 // ms between answers
 		turns  bool
-		after  int // answers
+		after  int  // answers
+		ends   bool // off
 	}{
-		{"clear", false, 1, 0, 6.6, false, contestWarm + contestRows},
-		{"not clear", false, 1, 0, 6.8, true, contestWarm + contestRows},
-		{"not clear at all", false, 1, 0, 100, true, 3},
-		{"clear, of two replicas", false, 2, 0, 3.3, false, contestWarm + contestRows},
-		{"not clear, of two replicas", false, 2, 0, 3.4, true, contestWarm + contestRows},
-		{"clear, of many that wait", false, 1, 50, 6.6, false, 50},
-		{"more wait than may have less", false, 1, contestMost + 1, 6.6, true, 0},
-		{"clear, without batches before", true, 1, 0, 6.6, false, contestWarm + contestRows},
-		{"not clear, without batches before", true, 1, 0, 6.8, true, contestWarm + contestRows},
+		{"clear", false, 1, 0, 6.6, false, contestWarm + contestRows, true},
+		{"not clear", false, 1, 0, 6.8, true, contestWarm + contestRows, false},
+		{"nobody waits", false, 1, 0, 100, true, 3, false},
+		{"clear, of two replicas", false, 2, 0, 3.3, false, contestWarm + contestRows, true},
+		{"not clear, of two replicas", false, 2, 0, 3.4, true, contestWarm + contestRows, false},
+		{"clear, of many that wait", false, 1, 50, 6.6, false, 50, true},
+		{"not clear, of many that wait", false, 1, 100, 14.9, true, 45, false},
+		{"clear against it, of many that wait", false, 1, 100, 15.1, false, 45, false},
+		{"of too few to say so", false, 1, 40, 15.1, true, 18, false},
+		{"more wait than may have less", false, 1, contestMost + 1, 6.6, true, 0, false},
+		{"three at once, without batches before", true, 1, 0, 6.6, true, contestWarm + contestRows, true},
+		{"one at a time, without batches before", true, 1, 100, 20, true, 34, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			now := time.Unix(1, 0)
@@ -125,7 +134,7 @@ func TestContestBySingleRequests(t *testing.T) {
 			for range tt.queued {
 				b.Arrive(now, simulated, 1, 0)
 			}
-			b.compare(now, 1, share/1000.)
+			b.compare(now, 1, trial{alone: alone / 1000., share: share / 1000.})
 			answers := 0
 			for b.contest.singly {
 				if !b.unbatched() {
@@ -137,10 +146,53 @@ func TestContestBySingleRequests(t *testing.T) {
 				b.Answered(now, simulated, 1, 0)
 				answers++
 			}
-			if b.contest.running != tt.turns || answers != tt.after || b.off != (tt.off || !tt.turns) || b.unbatched() != b.off {
-				t.Errorf("after %d answers: contest %v, off %v, unbatched %v; want %v after %d", answers, b.contest.running, b.off, b.unbatched(), tt.turns, tt.after)
+			if b.contest.running != tt.turns || answers != tt.after || b.off != tt.ends || b.unbatched() != b.off {
+				t.Errorf("after %d answers: contest %v, off %v, unbatched %v; want %v after %d, off %v", answers, b.contest.running, b.off, b.unbatched(), tt.turns, tt.after, tt.ends)
+			}
+			if want := int(math.Round(alone / tt.each)); tt.off && b.contest.depth != want {
+				t.Errorf("%d batches at once, want %d", b.contest.depth, want)
 			}
 		})
+	}
+}
+
+// TestContestOfSeveralBatches: batches have the replica's turns as many at once as single requests were served at once, while a full batch
+// waits, and what they are kept with afterwards is as many, and as good as they were.
+func TestContestOfSeveralBatches(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+	b.off, b.every = true, probeEvery
+	b.tune(now)
+	b.Changes()
+	b.compare(now, 1, trial{alone: 0.020, share: 0.010})
+	for b.contest.running {
+		each := ms(5) // four at once
+		if b.contest.other {
+			each = ms(4)
+			if got := b.Depth(); got != 1 {
+				t.Fatalf("%d batches at once, and nobody waits", got)
+			}
+			for range 4 {
+				b.Arrive(now, simulated, 1, 0)
+			}
+			if got := b.Depth(); got != 4 {
+				t.Fatalf("%d batches at once, want 4", got)
+			}
+			for b.all.first != nil {
+				b.Gone(b.all.first)
+			}
+		}
+		came := now
+		now = now.Add(each)
+		b.Lasted(now, came, 1)
+		b.Answered(now, simulated, 1, 0)
+	}
+	// 250 a second where one batch at a time does 100.
+	if b.off || b.depth.kept != 4 || math.Abs(b.depth.gain-2.5) > 0.01 || b.every != probeFirst {
+		t.Errorf("off %v, %d batches at once, %.3f times as good as one, the next trial after %d", b.off, b.depth.kept, b.depth.gain, b.every)
+	}
+	if diff := cmp.Diff([]Change{{inflight, 1, 4}, {batching, 0, 1}, {effectiveMaxBatch, 1, 4}}, b.Changes()); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -153,7 +205,7 @@ func TestClearContest(t *testing.T) {
 	}{{5, 2, true}, {8, contestTurns, true}, {12, contestTurns, false}, {16, 2, false}} {
 		now := time.Unix(1, 0)
 		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
-		b.compare(now, 1, 0)
+		b.compare(now, 1, trial{})
 		turns := 0
 		for b.contest.running {
 			turns = b.contest.turn + 1
@@ -230,7 +282,7 @@ func TestContestIsGivenUp(t *testing.T) {
 				q.Answered(now, []byte("a"), 1, 0)
 			}
 		}
-		q.compare(now, 0, 0)
+		q.compare(now, 0, trial{})
 		answer(10, 1) // what it shows by itself is not enough
 		answer(10, contestWarm+contestRows)
 		if !q.contest.other {

@@ -170,6 +170,18 @@ func (d *depth) over(now time.Time, changed bool) {
 	d.restart(now, d.kept+1)
 }
 
+// keep has so many at once from now on, with which so many times as many rows a second are done as with one, and reports whether that is
+// another number.
+func (d *depth) keep(now time.Time, n int, gain float64) (changed bool) {
+	if !d.on {
+		return false
+	}
+	changed = n != d.kept
+	d.kept, d.gain = n, min(max(gain, 1), float64(n))
+	d.over(now, true)
+	return changed
+}
+
 // restart begins a stretch, after so many answers.
 func (d *depth) restart(now time.Time, warm int) {
 	d.began, d.rows, d.batches, d.warm, d.thin = now, 0, 0, warm, false
@@ -181,8 +193,11 @@ func (d *depth) pause() { d.restart(time.Time{}, d.now()+1) }
 // Depth is how many batches a replica may have at once now, where the rule says LearnDepth: one, or more than that while a full batch
 // waits, if it was learned that this pays.
 func (b *Batcher[R]) Depth() int {
-	if len(b.full) == 0 || b.trying { // what is tried is one batch at a time
+	switch {
+	case len(b.full) == 0 || b.trying: // what is tried is one batch at a time
 		return 1
+	case b.off: // but in a contest
+		return max(b.contest.depth, 1)
 	}
 	return b.depth.now()
 }

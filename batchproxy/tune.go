@@ -287,7 +287,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		b.trial = trial{began: now}
 		return
 	case b.rule.Widens && b.trial.open(gain) && (gain >= offBelow && !b.off || gain >= offBelow*(1+atLeast)):
-		b.compare(now, rows, b.trial.share)
+		b.compare(now, rows, b.trial)
 	case b.off && gain >= offBelow*(1+atLeast):
 		b.off, b.every = false, probeFirst
 		b.set(batching, true, 0, 1)
