@@ -58,6 +58,7 @@ func (b *Batcher[R]) unbatched() bool {
 func (b *Batcher[R]) compare(now time.Time, rows int, t trial) {
 	singly := b.off || b.items <= contestMost*max(b.slots, 1)
 	b.contest = contest{running: true, singly: singly, alone: t.alone, share: t.share, queued: b.items, began: now, left: rows}
+	b.remark()
 }
 
 // Lasted tells of a request of so many rows, come at a time, that a replica has answered. It is to be told before [Batcher.Answered] is.
@@ -116,11 +117,11 @@ func (b *Batcher[R]) showed(now time.Time, rows int) {
 	if !b.off {
 		together *= b.depth.gain
 	}
-	clear := took*contestClear*together <= float64(enough)
+	clearly := took*contestClear*together <= float64(enough)
 	switch {
-	case clear && c.seen < enough:
+	case clearly && c.seen < enough:
 		return
-	case clear && !b.off:
+	case clearly && !b.off:
 		b.settled(now, true)
 	case !b.off && c.seen >= contestRows && c.seen < c.queued && took*together > contestClear*float64(c.seen): // though more wait yet
 		b.settled(now, false)

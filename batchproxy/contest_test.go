@@ -134,7 +134,14 @@ func TestContestBySingleRequests(t *testing.T) {
 			for range tt.queued {
 				b.Arrive(now, simulated, 1, 0)
 			}
+			if !tt.off && tt.queued == 0 { // of another lane
+				b.Arrive(now, []byte("b"), 1, 0)
+				b.remark()
+			}
 			b.compare(now, 1, trial{alone: alone / 1000., share: share / 1000.})
+			if b.contest.singly && len(b.full) != len(b.active.members) {
+				t.Fatal("a request waits for others")
+			}
 			answers := 0
 			for b.contest.singly {
 				if !b.unbatched() {

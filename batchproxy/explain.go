@@ -79,6 +79,7 @@ type Explanation struct {
 	Ceiling   int     `json:"refused_above,omitempty"` // 0 where no size was refused
 	Off       bool    `json:"batching_off"`            // as it does not pay
 	Trial     bool    `json:"trial"`                   // whether it pays is being tried
+	Untried   bool    `json:"untried,omitempty"`       // it never was: batches are short until then
 	Depth     int     `json:"batches_at_once"`         // of a replica, where it is learned; 0 where it is set
 	Trying    int     `json:"batches_tried,omitempty"` // instead, for now
 
@@ -151,7 +152,7 @@ func (b *Batcher[R]) Explain(show func(lane string) string) Explanation {
 	x := Explanation{
 		Mode: b.rule.Mode, Objective: b.rule.Objective, Queued: b.queued,
 		Known: b.service.known, Intercept: b.service.b, Slope: b.service.a, Gain: b.service.gain(b.rule.MaxSize),
-		MaxSize: b.rule.MaxSize, Effective: b.largest(), Ceiling: b.ceiling, Off: b.off, Trial: b.trying || b.contest.running,
+		MaxSize: b.rule.MaxSize, Effective: b.largest(), Ceiling: b.ceiling, Off: b.off, Trial: b.trying || b.contest.running, Untried: b.fresh,
 		Classes: []ClassExplanation{}, Lanes: []LaneExplanation{}, Decisions: []DecisionExplanation{},
 	}
 	if b.depth.on {
@@ -222,8 +223,11 @@ func (x Explanation) WriteText(w io.Writer) error {
 	if x.Off {
 		fmt.Fprint(&text, "; batching is off, it does not pay")
 	}
-	if x.Trial {
+	switch {
+	case x.Trial:
 		fmt.Fprint(&text, "; whether batching pays is being tried")
+	case x.Untried && x.MaxSize > x.Effective:
+		fmt.Fprint(&text, "; more once it was tried whether batching pays, with the first requests that wait together")
 	}
 	fmt.Fprintln(&text)
 	if x.Depth > 0 {

@@ -22,7 +22,7 @@ func (b *Batcher[R]) Inherit(now time.Time, from *Batcher[R]) {
 	if b.rule.Mode == from.rule.Mode {
 		b.off, b.fresh, b.trying, b.trial, b.since, b.every, b.against = from.off, from.fresh, from.trying, from.trial, from.since, from.every, from.against
 		if b.off && from.rule.Widens && !b.rule.Widens { // perhaps only as replicas had as many requests at once as came
-			b.off, b.trying, b.since, b.every = false, false, 0, probeFirst
+			b.off, b.fresh, b.trying, b.since, b.every = false, true, false, 0, probeFirst
 			b.service.reset()
 		}
 		if b.rule.MaxSize == from.rule.MaxSize && b.off == from.off {

@@ -153,9 +153,8 @@ func (b *Batcher[R]) tune(now time.Time) {
 		}
 	}
 	allowed := b.allowed()
-	if b.fresh && !b.trying && !b.dubious() {
-		b.fresh = false
-		b.remark()
+	if !b.trying && !b.dubious() {
+		b.wasTried()
 	}
 	if b.rule.Mode == ModeAdaptive && !b.off && b.rule.MaxSize > 1 && b.doubted() {
 		b.try(now)
@@ -185,6 +184,14 @@ func (b *Batcher[R]) allowed() int {
 		return min(b.rule.MaxSize, b.ceiling)
 	}
 	return b.rule.MaxSize
+}
+
+// wasTried ends that batches are short.
+func (b *Batcher[R]) wasTried() {
+	if b.fresh {
+		b.fresh = false
+		b.remark()
+	}
 }
 
 // largest is how many rows a batch has at most now, where requests are batched.
@@ -279,10 +286,8 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		return
 	}
 	gain := b.trial.alone / b.trial.share
-	fresh := b.fresh
-	b.fresh = false
 	switch {
-	case fresh && !b.trial.whole():
+	case b.fresh && !b.trial.whole():
 	case b.trial.gentle && gain < doubtful: // of many there is a better best than of a few
 		b.trial = trial{began: now}
 		return
@@ -294,7 +299,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		b.service.reset() // what it has of long ago is not to be compared with what comes
 	case !b.off && gain < offBelow:
 		if b.against++; b.against < probeAgree {
-			b.trial.ones, b.trial.many, b.trial.sent, b.fresh = 0, 0, 0, fresh
+			b.trial.ones, b.trial.many, b.trial.sent = 0, 0, 0
 			return
 		}
 		b.off, b.every = true, probeEvery
@@ -305,9 +310,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		b.every = min(2*b.every, probeLeast)
 	}
 	b.trying, b.since, b.against = false, 0, 0
-	if fresh { // a full batch has more rows now
-		b.remark()
-	}
+	b.wasTried()
 }
 
 // try begins a trial, where enough has passed since the last one.
@@ -341,7 +344,8 @@ func (b *Batcher[R]) tries(queued, most int) int {
 		return 1
 	}
 	if b.trial.sent++; !b.off && b.trial.sent > trialMost {
-		b.trying, b.fresh, b.since, b.every = false, false, 0, min(2*b.every, probeLeast)
+		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
+		b.wasTried()
 		return most
 	}
 	if b.trial.gentle && b.trial.sent > trialGentle {

@@ -1,6 +1,7 @@
 package batchproxy
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -247,6 +248,16 @@ func TestFirstBatchesAreFew(t *testing.T) {
 		q.Answered(now, []byte("a"), out.Items, took)
 		return out.Items
 	}
+	text := func() string {
+		var b strings.Builder
+		if err := q.Explain(strings.Clone).WriteText(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	if want := "batches of up to 4 rows, of 32 configured; more once it was tried whether batching pays"; !strings.Contains(text(), want) {
+		t.Errorf("no %q in\n%s", want, text())
+	}
 	for i := range 1000 {
 		if i == 20 || i == 500 {
 			send(2)
@@ -259,6 +270,9 @@ func TestFirstBatchesAreFew(t *testing.T) {
 	}
 	if send(2); q.fresh || q.off {
 		t.Errorf("fresh %v, off %v, after a batch that says it", q.fresh, q.off)
+	}
+	if want := "batches of up to 32 rows, of 32 configured\n"; !strings.Contains(text(), want) {
+		t.Errorf("no %q in\n%s", want, text())
 	}
 }
 
