@@ -58,6 +58,7 @@ func (b *Batcher[R]) unbatched() bool {
 func (b *Batcher[R]) compare(now time.Time, rows int, t trial) {
 	singly := b.off || b.items <= contestMost*max(b.slots, 1)
 	b.contest = contest{running: true, singly: singly, alone: t.alone, share: t.share, queued: b.items, began: now, left: rows}
+	b.remark()
 }
 
 // Lasted tells of a request of so many rows, come at a time, that a replica has answered. It is to be told before [Batcher.Answered] is.

@@ -341,7 +341,11 @@ func (b *Batcher[R]) tries(queued, most int) int {
 		return 1
 	}
 	if b.trial.sent++; !b.off && b.trial.sent > trialMost {
-		b.trying, b.fresh, b.since, b.every = false, false, 0, min(2*b.every, probeLeast)
+		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
+		if b.fresh { // a full batch has more rows now
+			b.fresh = false
+			b.remark()
+		}
 		return most
 	}
 	if b.trial.gentle && b.trial.sent > trialGentle {
