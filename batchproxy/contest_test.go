@@ -337,3 +337,30 @@ func TestFullLanes(t *testing.T) {
 	}
 	check("the first trial", b)
 }
+
+// TestContestLeavesBatchesOut: a batch that another replica had as requests began to leave by themselves does not speak for them.
+func TestContestLeavesBatchesOut(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 1000, Timeout: time.Hour, LearnDepth: true, Widens: true})
+	b.fresh = false
+	b.Replicas(2, 2, 2)
+	b.compare(now, 32, trial{alone: 0.020, share: 0.010})
+	came := now.Add(-ms(320))
+	now = now.Add(ms(50))
+	for range 32 {
+		b.Lasted(now, came, 1)
+	}
+	b.Answered(now, simulated, 32, 0)
+	if b.off || !b.contest.singly {
+		t.Fatalf("off %v, singly %v, by a batch of 32", b.off, b.contest.singly)
+	}
+	for b.contest.singly { // as many a second as in batches
+		came := now
+		now = now.Add(ms(5))
+		b.Lasted(now, came, 1)
+		b.Answered(now, simulated, 1, 0)
+	}
+	if b.off || !b.contest.running {
+		t.Errorf("off %v, contest %v", b.off, b.contest.running)
+	}
+}
