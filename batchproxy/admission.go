@@ -25,8 +25,8 @@ const (
 const lateFactor = 1.1
 
 // Replicas tells how many batches the replicas that are ready take at once, and how many of these they have; where LearnDepth finds out how
-// many that are, how many replicas are ready, and how many of them have a batch. Batches are all that they have. Where none is told or
-// ready, no request is refused because it would be late: when one will be ready is not known.
+// many that are, or they have as many as come, how many replicas are ready, and how many of them have no room for a batch now. Batches are
+// all that they have. Where none is told or ready, no request is refused because it would be late: when one will be ready is not known.
 func (b *Batcher[R]) Replicas(slots, busy, batches int) {
 	b.slots, b.busy, b.batches = slots, busy, batches
 }

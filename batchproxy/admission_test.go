@@ -82,6 +82,14 @@ func TestTermsOfReplicas(t *testing.T) {
 	if slots, busy, batches := m.slots(time.Now()); slots != 6 || busy != 4 || batches != 4 {
 		t.Errorf("%d of %d, want 4 of 6", busy, slots)
 	}
+	// Where each has as many as come, what a contest makes of the rows of a second is of so many replicas.
+	m = aModel(t, func(c *ModelConfig) { c.Inflight, c.Batch.Mode = Auto, ModeAdaptive }, 2)
+	m.picker.replicas[0].batches, m.picker.replicas[1].batches = 1, 3
+	m.batcher.compare(time.Now(), 1, trial{alone: 0.02, share: 0.01})
+	m.picker.inflight = m.inflight()
+	if slots, busy, batches := m.slots(time.Now()); slots != 2 || busy != 0 || batches != 4 {
+		t.Errorf("%d of %d, with %d batches, want 0 of 2, with 4", busy, slots, batches)
+	}
 }
 
 // TestAdmissionEdges: the cases between those of TestAdmission.

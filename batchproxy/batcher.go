@@ -378,6 +378,9 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 	if b.fresh && most > 1 && l.items > 1 { // the first of several rows
 		b.try(now)
 	}
+	if b.trying && !b.off && !l.alone.IsZero() {
+		b.rode()
+	}
 	if b.trying && l.alone.IsZero() || b.off && why == solo && l.alone.IsZero() && !b.pass(now) {
 		if most = b.tries(l.items, most); most == 1 {
 			why = solo

@@ -24,6 +24,7 @@ type contest struct {
 	began   time.Time     // the turn
 	left    int           // rows that came before the turn and were answered in it, or as it began
 	seen    int           // rows that were answered in it
+	told    int           // requests that were answered since the last batch was
 	came    int           // of these, those that came in it
 	waited  time.Duration // from arrival to answer, of all that were answered together
 	rows    [2]int        // of those that came in the turns, without the first ones; of the way in force and of the other
@@ -68,6 +69,7 @@ func (b *Batcher[R]) Lasted(now, came time.Time, rows int) {
 		return
 	}
 	took := time.Duration(rows) * now.Sub(came)
+	c.told++
 	c.seen += rows
 	c.waited += took
 	if came.Before(c.began) {
@@ -111,6 +113,10 @@ func (b *Batcher[R]) contested(now time.Time, rows int) {
 // requests were served at once are compared with them (Little again): what has instances for the one has them for the other.
 func (b *Batcher[R]) showed(now time.Time, rows int) {
 	c := &b.contest
+	if c.told > 1 { // a batch that another replica had before
+		c.seen -= rows
+	}
+	c.told = 0
 	enough := max(contestWarm+contestRows, c.queued)
 	took := now.Sub(c.began).Seconds() * float64(max(b.slots, 1))
 	together := 1 / c.share // rows a second of a replica in batches

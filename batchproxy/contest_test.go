@@ -301,3 +301,73 @@ func TestContestIsGivenUp(t *testing.T) {
 		}
 	}
 }
+
+// TestFullLanes: which lanes are full is true of the rows that a batch may have, where a contest begins and where the first trial ends
+// without an answer.
+func TestFullLanes(t *testing.T) {
+	check := func(name string, b *Batcher[int]) {
+		t.Helper()
+		for _, l := range b.active.members {
+			if want := l.items >= b.most(l); l.full >= 0 != want {
+				t.Errorf("%s: a lane of %d rows, of at most %d in a batch: full %v", name, l.items, b.most(l), !want)
+			}
+		}
+	}
+	rule := Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 1000, Timeout: time.Hour, Widens: true}
+	now := time.Unix(1, 0)
+
+	b := NewBatcher[int](rule)
+	b.fresh, b.trying, b.trial = false, true, trial{began: now}
+	b.Arrive(now, []byte("another"), 1, 0)
+	for i := range 20 {
+		if rows := 1 + 3*(i%2); !b.contest.running {
+			b.Answered(now, simulated, rows, ms(10+10*float64(rows)))
+		}
+	}
+	if !b.contest.singly {
+		t.Fatal("there is no contest")
+	}
+	check("a contest", b)
+
+	b = NewBatcher[int](rule)
+	for range 4*trialMost + 2 {
+		b.Arrive(now, simulated, 1, 0)
+	}
+	for range 6 {
+		b.Arrive(now, []byte("another"), 1, 0)
+	}
+	for range trialMost + 1 {
+		b.Next(now, false)
+	}
+	if b.fresh || b.lanes["another"].items != 6 {
+		t.Fatalf("fresh %v, %d rows", b.fresh, b.lanes["another"].items)
+	}
+	check("the first trial", b)
+}
+
+// TestContestLeavesBatchesOut: a batch that another replica had as requests began to leave by themselves does not speak for them.
+func TestContestLeavesBatchesOut(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 1000, Timeout: time.Hour, LearnDepth: true, Widens: true})
+	b.fresh = false
+	b.Replicas(2, 2, 2)
+	b.compare(now, 32, trial{alone: 0.020, share: 0.010})
+	came := now.Add(-ms(320))
+	now = now.Add(ms(50))
+	for range 32 {
+		b.Lasted(now, came, 1)
+	}
+	b.Answered(now, simulated, 32, 0)
+	if b.off || !b.contest.singly {
+		t.Fatalf("off %v, singly %v, by a batch of 32", b.off, b.contest.singly)
+	}
+	for b.contest.singly { // as many a second as in batches
+		came := now
+		now = now.Add(ms(5))
+		b.Lasted(now, came, 1)
+		b.Answered(now, simulated, 1, 0)
+	}
+	if b.off || !b.contest.running {
+		t.Errorf("off %v, contest %v", b.off, b.contest.running)
+	}
+}

@@ -196,8 +196,8 @@ func (b *Batcher[R]) Depth() int {
 	switch {
 	case len(b.full) == 0 || b.trying: // what is tried is one batch at a time
 		return 1
-	case b.off: // but in a contest
-		return max(b.contest.depth, 1)
+	case b.off && b.contest.depth > 0: // what was learned before is of other batches
+		return b.contest.depth
 	}
 	return b.depth.now()
 }

@@ -397,3 +397,16 @@ func TestDepthTrialsThatSayNothing(t *testing.T) {
 	}
 	t.Errorf("one less was never tried: %+v", d)
 }
+
+// TestDepthWithoutBatches: what was learned goes on where requests leave by themselves, and a rule does not let replicas have as many as come.
+func TestDepthWithoutBatches(t *testing.T) {
+	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, SLO: time.Minute, LearnDepth: true})
+	now := time.Unix(1, 0)
+	b.depth.kept = 4
+	b.off, b.every = true, probeEvery
+	b.tune(now)
+	b.Arrive(now, simulated, 1, 0)
+	if got := b.Depth(); got != 4 {
+		t.Errorf("%d at once, want 4", got)
+	}
+}

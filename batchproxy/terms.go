@@ -126,7 +126,7 @@ func inMicroseconds(milliseconds int64) int64 {
 }
 
 // slots is how many batches the replicas that are ready take at once, and how many they have. Where the first is learned it is how many
-// replicas there are, and how many of them have a batch.
+// replicas are ready, and how many of them have a batch; where they have as many as come, each always has room for one more.
 func (m *model) slots(now time.Time) (slots, busy, batches int) {
 	inflight := m.inflight()
 	for _, r := range m.picker.replicas {
@@ -135,7 +135,7 @@ func (m *model) slots(now time.Time) (slots, busy, batches int) {
 	}
 	switch ready := m.picker.ready(now); {
 	case inflight == math.MaxInt:
-		return batches + ready, batches, batches
+		return ready, 0, batches
 	case m.config.Inflight == Auto:
 		return ready, busy, batches
 	default:

@@ -75,7 +75,7 @@ const (
 	trialGentle = 4 * probeRun
 	// trialMost is how many batches a trial may have while batching is on: answers may say nothing, as errors do, and a trial costs.
 	trialMost = 8 * probeRun
-	// probePatient is how many batches of one request a trial waits for others while batching is off.
+	// probePatient is how many batches of one row, or of several, a trial waits for others while batching is off.
 	probePatient = 4 * probeRun
 	// maxProbe is the rows of a batch while batching is off and is tried, and of the first batches of all, until it was tried: enough to see
 	// a gain (what gains less than 10 % with 4 rows gains less than 14 % with any number, by S(n) = b + a·n), and soon answered, as one
@@ -280,7 +280,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 		b.trial = trial{began: now, sent: b.trial.sent, gentle: b.trial.gentle}
 	}
 	if b.trial.add(rows, took); !b.over() {
-		if b.off && b.trial.ones >= probePatient { // nobody to try it with: replicas are no longer held to one at a time
+		if b.off && max(b.trial.ones, b.trial.many) >= probePatient { // nobody to try it with: replicas are no longer held to one at a time
 			b.trying, b.since = false, 0
 		}
 		return
@@ -317,7 +317,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 func (b *Batcher[R]) try(now time.Time) {
 	every := b.every
 	switch {
-	case b.fresh:
+	case b.fresh && b.every == probeFirst:
 		every = 0
 	case !b.off && every == probeFirst && b.dubious():
 		every = probeDoubt
@@ -359,6 +359,13 @@ func (b *Batcher[R]) tries(queued, most int) int {
 		most = min(b.rule.probe(), b.allowed())
 	}
 	return most
+}
+
+// rode takes note of a request that leaves alone, whatever is tried: where all do, replicas are no longer held to one at a time.
+func (b *Batcher[R]) rode() {
+	if b.trial.sent++; b.trial.sent > trialMost {
+		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
+	}
 }
 
 // passing reports whether pass will be true of what comes next, unless it begins a trial.

@@ -394,3 +394,44 @@ func TestTrialsThatLeaveNoDoubt(t *testing.T) {
 		})
 	}
 }
+
+// TestTrialOfNoneThatCount: a trial ends where it has nothing to compare: while batching is off as all requests have several rows, and while
+// it is on as all ride alone since the first batch, which could not be split.
+func TestTrialOfNoneThatCount(t *testing.T) {
+	now := time.Unix(1, 0)
+	lane := []byte("a")
+	rule := Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Hour, LearnDepth: true, Widens: true}
+	b := NewBatcher[int](rule)
+	send := func(each int) {
+		for b.Len() < 10 {
+			b.Arrive(now, lane, each, 0)
+		}
+		out, _ := b.Next(now, false)
+		now = now.Add(ms(9))
+		b.Answered(now, lane, out.Items, ms(9*float64(out.Items)))
+	}
+	teach(b, now, 0.1, 9, 20, 1, 4, 16)
+	b.since = b.every
+	tried := false
+	for range 100 {
+		send(2)
+		tried = tried || b.trying
+	}
+	if !b.off || !tried || b.trying {
+		t.Errorf("without batches: off %v, tried %v, trying %v", b.off, tried, b.trying)
+	}
+	for _, each := range []int{1, 2} {
+		b = NewBatcher[int](rule)
+		send(each)
+		if !b.trying {
+			t.Fatal("the first batch begins no trial")
+		}
+		b.Alone(lane, now.Add(time.Hour))
+		for range 30 {
+			send(each)
+		}
+		if b.trying || !b.fresh {
+			t.Errorf("all of %d rows ride alone: trying %v, fresh %v", each, b.trying, b.fresh)
+		}
+	}
+}
