@@ -286,6 +286,10 @@ func (b *Batcher[R]) Forget(now time.Time) {
 func (b *Batcher[R]) Next(now time.Time, flush bool) (Batch[R], bool) {
 	clear(b.lost)
 	b.lost = b.lost[:0]
+	if b.contest.running && now.Sub(b.contest.began) > contestTime { // answers that would end it do not come
+		b.settled(now, false)
+		b.remark()
+	}
 	for b.all.first != nil {
 		l, why := b.choose(now, flush)
 		if l == nil {

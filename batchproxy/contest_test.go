@@ -163,6 +163,29 @@ func TestContestBySingleRequests(t *testing.T) {
 	}
 }
 
+// TestContestWithoutAnswers: where replicas answer nothing any more a contest ends all the same, and requests leave as before it.
+func TestContestWithoutAnswers(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		now := time.Unix(1, 0)
+		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 4, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+		b.off, b.fresh = off, false
+		b.compare(now, 1, trial{alone: 0.02, share: 0.01})
+		for _, after := range []time.Duration{contestTime, time.Millisecond} {
+			now = now.Add(after)
+			for range 4 {
+				b.Arrive(now, simulated, 1, 0)
+			}
+			want, running := 1, after == contestTime
+			if !running && !off {
+				want = 4
+			}
+			if out, _ := b.Next(now, true); out.Items != want || b.contest.running != running || b.off != off {
+				t.Errorf("off %v, %v after: %d rows leave, contest %v, off %v; want %d, %v", off, after, out.Items, b.contest.running, b.off, want, running)
+			}
+		}
+	}
+}
+
 // TestContestOfSeveralBatches: batches have the replica's turns as many at once as single requests were served at once, while a full batch
 // waits, and what they are kept with afterwards is as many, and as good as they were.
 func TestContestOfSeveralBatches(t *testing.T) {

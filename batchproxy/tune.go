@@ -73,7 +73,8 @@ const (
 	// back those that wait together costs them time. Where none came, or they leave a doubt, it starts over. Where a replica has several
 	// batches at once it does not begin so: they are full, so that hardly any request is alone, and a trial holds the replica to one at a time.
 	trialGentle = 4 * probeRun
-	// trialMost is how many batches a trial may have while batching is on: answers may say nothing, as errors do, and a trial costs.
+	// trialMost is how many batches of each replica a trial may have while batching is on: answers may say nothing, as errors do, and a trial
+	// costs.
 	trialMost = 8 * probeRun
 	// probePatient is how many batches of one row, or of several, a trial waits for others while batching is off.
 	probePatient = 4 * probeRun
@@ -343,7 +344,7 @@ func (b *Batcher[R]) tries(queued, most int) int {
 	if queued < 2 { // nobody is held back
 		return 1
 	}
-	if b.trial.sent++; !b.off && b.trial.sent > trialMost {
+	if b.trial.sent++; !b.off && b.trial.sent > trialMost*max(b.slots, 1) {
 		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
 		b.wasTried()
 		return most
@@ -363,7 +364,7 @@ func (b *Batcher[R]) tries(queued, most int) int {
 
 // rode takes note of a request that leaves alone, whatever is tried: where all do, replicas are no longer held to one at a time.
 func (b *Batcher[R]) rode() {
-	if b.trial.sent++; b.trial.sent > trialMost {
+	if b.trial.sent++; b.trial.sent > trialMost*max(b.slots, 1) {
 		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
 	}
 }

@@ -276,6 +276,31 @@ func TestFirstBatchesAreFew(t *testing.T) {
 	}
 }
 
+// TestFirstTrialOfManyReplicas: it is not over before any of them could answer.
+func TestFirstTrialOfManyReplicas(t *testing.T) {
+	const replicas = 40
+	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 1000, Timeout: time.Minute})
+	now := time.Unix(0, 0)
+	for range 12 { // rounds of a batch of each
+		q.Replicas(replicas, 0, 0)
+		var sent []int
+		for range replicas {
+			for q.Len() < 64 {
+				q.Arrive(now, []byte("a"), 1, 0)
+			}
+			out, _ := q.Next(now, false)
+			sent = append(sent, out.Items)
+		}
+		now = now.Add(ms(100))
+		for _, rows := range sent {
+			q.Answered(now, []byte("a"), rows, ms(9*float64(rows)))
+		}
+	}
+	if !q.off {
+		t.Errorf("trying %v, fresh %v, batches of up to %d", q.trying, q.fresh, q.largest())
+	}
+}
+
 // TestTrialsAgree: a second trial which finds the single requests slow, by accident, does not put in doubt what the first one found.
 func TestTrialsAgree(t *testing.T) {
 	q := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 200, Timeout: time.Minute, Widens: true})
