@@ -267,6 +267,7 @@ func (b *Batcher[R]) Crowded(rows int, took time.Duration) {
 func (b *Batcher[R]) TooLarge(now time.Time, rows int) {
 	b.refused(now, rows)
 	b.tune(now)
+	b.remark() // in a contest the largest batch is what was not refused, though batching is off
 }
 
 // Forget drops what was learned of the replicas, when others take their place.
@@ -382,8 +383,8 @@ func (b *Batcher[R]) take(now time.Time, l *lane[R], why reason) Batch[R] {
 	if b.fresh && most > 1 && l.items > 1 { // the first of several rows
 		b.try(now)
 	}
-	if b.trying && !b.off && !l.alone.IsZero() {
-		b.rode()
+	if b.trying && !l.alone.IsZero() {
+		b.aside()
 	}
 	if b.trying && l.alone.IsZero() || b.off && why == solo && l.alone.IsZero() && !b.pass(now) {
 		if most = b.tries(l.items, most); most == 1 {

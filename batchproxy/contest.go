@@ -90,7 +90,11 @@ func (b *Batcher[R]) contested(now time.Time, rows int) {
 	switch {
 	case !c.running:
 		return
+	case c.singly && c.told > 1: // a batch that another replica had yet: what requests show by themselves begins after it
+		c.began, c.seen, c.told = now, 0, 0
+		return
 	case c.singly:
+		c.told = 0
 		b.showed(now, rows)
 		return
 	case now.Sub(c.began) > contestTime || !b.off && !c.other && c.left > contestMost*max(b.slots, 1) || c.worse():
@@ -113,10 +117,6 @@ func (b *Batcher[R]) contested(now time.Time, rows int) {
 // requests were served at once are compared with them (Little again): what has instances for the one has them for the other.
 func (b *Batcher[R]) showed(now time.Time, rows int) {
 	c := &b.contest
-	if c.told > 1 { // a batch that another replica had before
-		c.seen -= rows
-	}
-	c.told = 0
 	enough := max(contestWarm+contestRows, c.queued)
 	took := now.Sub(c.began).Seconds() * float64(max(b.slots, 1))
 	together := 1 / c.share // rows a second of a replica in batches

@@ -368,29 +368,45 @@ func TestFullLanes(t *testing.T) {
 	check("the first trial", b)
 }
 
-// TestContestLeavesBatchesOut: a batch that another replica had as requests began to leave by themselves does not speak for them.
-func TestContestLeavesBatchesOut(t *testing.T) {
+// TestContestBeginsAfterBatches: a batch that another replica had yet as the contest began is not what requests show by themselves.
+func TestContestBeginsAfterBatches(t *testing.T) {
 	now := time.Unix(1, 0)
-	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 1000, Timeout: time.Hour, LearnDepth: true, Widens: true})
-	b.fresh = false
+	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
 	b.Replicas(2, 2, 2)
-	b.compare(now, 32, trial{alone: 0.020, share: 0.010})
-	came := now.Add(-ms(320))
+	before := now
+	now = now.Add(ms(100))
+	b.compare(now, 1, trial{alone: 0.016, share: 0.008})
 	now = now.Add(ms(50))
 	for range 32 {
-		b.Lasted(now, came, 1)
+		b.Lasted(now, before, 1)
 	}
-	b.Answered(now, simulated, 32, 0)
-	if b.off || !b.contest.singly {
-		t.Fatalf("off %v, singly %v, by a batch of 32", b.off, b.contest.singly)
+	b.Answered(now, simulated, 32, ms(150))
+	if c := b.contest; b.off || !c.singly || c.seen != 0 || !c.began.Equal(now) {
+		t.Fatalf("after a batch: off %v, by themselves %v, %d rows since %v", b.off, c.singly, c.seen, c.began)
 	}
-	for b.contest.singly { // as many a second as in batches
+	for b.contest.singly {
 		came := now
-		now = now.Add(ms(5))
+		now = now.Add(ms(2.6)) // batches of both replicas have one row done each 4 ms
 		b.Lasted(now, came, 1)
 		b.Answered(now, simulated, 1, 0)
 	}
-	if b.off || !b.contest.running {
-		t.Errorf("off %v, contest %v", b.off, b.contest.running)
+	if !b.off || b.contest.running {
+		t.Errorf("half as many again as in batches: off %v, contest %v", b.off, b.contest.running)
+	}
+}
+
+// TestContestOfRefusedBatches: what is a full batch after a refusal leaves at once, and several do, while batching is off but for now.
+func TestContestOfRefusedBatches(t *testing.T) {
+	now := time.Unix(1, 0)
+	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Hour, LearnDepth: true, Widens: true})
+	b.off, b.every = true, probeEvery
+	b.tune(now)
+	b.contest = contest{running: true, other: true, depth: 4, began: now}
+	for range 10 {
+		b.Arrive(now, simulated, 1, 0)
+	}
+	b.TooLarge(now, 16)
+	if len(b.full) != 1 || b.Depth() != 4 {
+		t.Errorf("%d lanes are full, %d batches at once", len(b.full), b.Depth())
 	}
 }

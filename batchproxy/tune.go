@@ -74,7 +74,7 @@ const (
 	// batches at once it does not begin so: they are full, so that hardly any request is alone, and a trial holds the replica to one at a time.
 	trialGentle = 4 * probeRun
 	// trialMost is how many batches of each replica a trial may have while batching is on: answers may say nothing, as errors do, and a trial
-	// costs.
+	// costs. Of lanes that ride alone it may have as many one after the other, on or off.
 	trialMost = 8 * probeRun
 	// probePatient is how many batches of one row, or of several, a trial waits for others while batching is off.
 	probePatient = 4 * probeRun
@@ -236,6 +236,7 @@ func (b *Batcher[R]) wanted(allowed int) int {
 type trial struct {
 	began        time.Time
 	sent         int // batches, whatever became of them
+	aside        int // of lanes that ride alone, since the last one of another
 	gentle       bool
 	ones, many   int // those that were answered in a time that says something
 	alone, share float64
@@ -278,7 +279,7 @@ const trialTime = time.Minute
 // tried takes a batch into the trial that is under way, and decides by it.
 func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 	if old := now.Sub(b.trial.began); old > trialTime && old.Seconds() > 20*took {
-		b.trial = trial{began: now, sent: b.trial.sent, gentle: b.trial.gentle}
+		b.trial = trial{began: now, sent: b.trial.sent, aside: b.trial.aside, gentle: b.trial.gentle}
 	}
 	if b.trial.add(rows, took); !b.over() {
 		if b.off && max(b.trial.ones, b.trial.many) >= probePatient { // nobody to try it with: replicas are no longer held to one at a time
@@ -318,7 +319,7 @@ func (b *Batcher[R]) tried(now time.Time, rows int, took float64) {
 func (b *Batcher[R]) try(now time.Time) {
 	every := b.every
 	switch {
-	case b.fresh && b.every == probeFirst:
+	case b.fresh:
 		every = 0
 	case !b.off && every == probeFirst && b.dubious():
 		every = probeDoubt
@@ -339,14 +340,28 @@ func (b *Batcher[R]) dubious() bool {
 	return !b.service.sloped || b.service.gain(b.rule.MaxSize) < doubtful
 }
 
+// untold ends a trial that does not come to an end by itself.
+func (b *Batcher[R]) untold() {
+	b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
+	b.wasTried()
+}
+
+// aside takes a batch of a lane that rides alone, which says nothing, to be sent while a trial is under way: where nothing else comes
+// replicas are no longer held to one at a time.
+func (b *Batcher[R]) aside() {
+	if b.trial.aside++; b.trial.aside > trialMost*max(b.slots, 1) {
+		b.untold()
+	}
+}
+
 // tries is the rows of the next batch of a trial, of so many queued and of at most so many as a batch may have else.
 func (b *Batcher[R]) tries(queued, most int) int {
+	b.trial.aside = 0
 	if queued < 2 { // nobody is held back
 		return 1
 	}
 	if b.trial.sent++; !b.off && b.trial.sent > trialMost*max(b.slots, 1) {
-		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
-		b.wasTried()
+		b.untold()
 		return most
 	}
 	if b.trial.gentle && b.trial.sent > trialGentle {
@@ -360,13 +375,6 @@ func (b *Batcher[R]) tries(queued, most int) int {
 		most = min(b.rule.probe(), b.allowed())
 	}
 	return most
-}
-
-// rode takes note of a request that leaves alone, whatever is tried: where all do, replicas are no longer held to one at a time.
-func (b *Batcher[R]) rode() {
-	if b.trial.sent++; b.trial.sent > trialMost*max(b.slots, 1) {
-		b.trying, b.since, b.every = false, 0, min(2*b.every, probeLeast)
-	}
 }
 
 // passing reports whether pass will be true of what comes next, unless it begins a trial.

@@ -420,43 +420,45 @@ func TestTrialsThatLeaveNoDoubt(t *testing.T) {
 	}
 }
 
-// TestTrialOfNoneThatCount: a trial ends where it has nothing to compare: while batching is off as all requests have several rows, and while
-// it is on as all ride alone since the first batch, which could not be split.
-func TestTrialOfNoneThatCount(t *testing.T) {
-	now := time.Unix(1, 0)
-	lane := []byte("a")
-	rule := Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Hour, LearnDepth: true, Widens: true}
-	b := NewBatcher[int](rule)
-	send := func(each int) {
-		for b.Len() < 10 {
-			b.Arrive(now, lane, each, 0)
-		}
-		out, _ := b.Next(now, false)
-		now = now.Add(ms(9))
-		b.Answered(now, lane, out.Items, ms(9*float64(out.Items)))
-	}
-	teach(b, now, 0.1, 9, 20, 1, 4, 16)
-	b.since = b.every
-	tried := false
-	for range 100 {
-		send(2)
-		tried = tried || b.trying
-	}
-	if !b.off || !tried || b.trying {
-		t.Errorf("without batches: off %v, tried %v, trying %v", b.off, tried, b.trying)
-	}
-	for _, each := range []int{1, 2} {
-		b = NewBatcher[int](rule)
-		send(each)
-		if !b.trying {
-			t.Fatal("the first batch begins no trial")
-		}
-		b.Alone(lane, now.Add(time.Hour))
-		for range 30 {
-			send(each)
-		}
-		if b.trying || !b.fresh {
-			t.Errorf("all of %d rows ride alone: trying %v, fresh %v", each, b.trying, b.fresh)
-		}
+// TestTrialsEnd: a trial ends where no request has one row, and where all ride alone, and replicas are no longer held to one at a time.
+func TestTrialsEnd(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		off   bool
+		rows  int // of a request
+		alone bool
+	}{
+		{"several rows each", false, 2, false},
+		{"several rows each, without batches", true, 2, false},
+		{"alone", false, 1, true},
+		{"alone, with several rows each and without batches", true, 2, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			now := time.Unix(1, 0)
+			b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+			if tt.off {
+				b.off, b.every, b.fresh = true, probeEvery, false
+				b.tune(now)
+			}
+			b.trying, b.trial = true, trial{began: now}
+			if tt.alone {
+				b.Alone(simulated, now.Add(time.Hour))
+			}
+			batches := 0
+			for ; b.trying && batches < 1000; batches++ {
+				for b.Len() < 4 {
+					b.Arrive(now, simulated, tt.rows, 0)
+				}
+				out, _ := b.Next(now, false)
+				now = now.Add(4 * time.Second)
+				b.Answered(now, simulated, out.Items, 4*time.Second)
+			}
+			if b.trying || batches > trialMost+1 {
+				t.Errorf("after %d batches: trying %v", batches, b.trying)
+			}
+			if b.off != tt.off || b.fresh {
+				t.Errorf("off %v, fresh %v", b.off, b.fresh)
+			}
+		})
 	}
 }
