@@ -16,6 +16,7 @@ type contest struct {
 	singly  bool          // requests leave by themselves, whatever the way in force: what they show may be enough
 	alone   float64       // seconds that a row takes by itself
 	share   float64       // the same in batches one after the other
+	full    float64       // rows a second in full batches one after the other, by these two
 	rate    float64       // rows a second of a replica that came by themselves; 0 where that was not seen
 	depth   int           // batches at once in the other way, where that is the one with batches
 	queued  int           // rows, as it began
@@ -58,7 +59,7 @@ func (b *Batcher[R]) unbatched() bool {
 // compare begins a contest, with the answer to so many rows, after a trial.
 func (b *Batcher[R]) compare(now time.Time, rows int, t trial) {
 	singly := b.off || b.items <= contestMost*max(b.slots, 1)
-	b.contest = contest{running: true, singly: singly, alone: t.alone, share: t.share, queued: b.items, began: now, left: rows}
+	b.contest = contest{running: true, singly: singly, alone: t.alone, share: t.share, full: t.rate(b.allowed()), queued: b.items, began: now, left: rows}
 	b.remark()
 }
 
@@ -134,6 +135,10 @@ func (b *Batcher[R]) showed(now time.Time, rows int) {
 	default:
 		rate := float64(c.seen) / took
 		depth := int(min(max(math.Round(rate*c.alone), 1), mostDepth))
+		if b.off && float64(depth)*c.full < rate*(1+atLeast) { // batches cannot be better
+			b.settled(now, false)
+			break
+		}
 		*c = contest{running: true, share: c.share, rate: rate, depth: depth, began: now, left: rows}
 	}
 	b.remark()

@@ -138,7 +138,7 @@ func TestContestBySingleRequests(t *testing.T) {
 				b.Arrive(now, []byte("b"), 1, 0)
 				b.remark()
 			}
-			b.compare(now, 1, trial{alone: alone / 1000., share: share / 1000.})
+			b.compare(now, 1, trial{alone: alone / 1000., share: share / 1000., of: 4})
 			if b.contest.singly && len(b.full) != len(b.active.members) {
 				t.Fatal("a request waits for others")
 			}
@@ -160,6 +160,28 @@ func TestContestBySingleRequests(t *testing.T) {
 				t.Errorf("%d batches at once, want %d", b.contest.depth, want)
 			}
 		})
+	}
+}
+
+// TestContestOfNoUse: where requests by themselves are answered as fast as full batches could be, as many at once, batches have no turn.
+func TestContestOfNoUse(t *testing.T) {
+	for _, tt := range []struct {
+		each  float64 // ms between answers
+		turns bool
+	}{{11.2, false}, {14, true}} {
+		now := time.Unix(1, 0)
+		b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 10, Timeout: time.Hour, LearnDepth: true, Widens: true})
+		b.off, b.fresh, b.every = true, false, probeEvery
+		b.compare(now, 1, trial{alone: 0.014, share: 0.0125, of: 4}) // S(n) = 2 ms + 12 ms * n, 82.9 rows a second in batches of 32
+		for b.contest.singly {
+			came := now
+			now = now.Add(ms(tt.each))
+			b.Lasted(now, came, 1)
+			b.Answered(now, simulated, 1, 0)
+		}
+		if b.contest.running != tt.turns || !b.off || !tt.turns && b.every != 2*probeEvery {
+			t.Errorf("%g ms: contest %v, off %v, the next trial after %d", tt.each, b.contest.running, b.off, b.every)
+		}
 	}
 }
 

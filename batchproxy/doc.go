@@ -92,7 +92,8 @@
 // that wait, leave by themselves then, and no more is needed where half as many again are answered in a second as in batches, or where batches
 // would do half as many again though more wait yet. Else, for 128 rows, or for eight times as many as are under way, batches and single requests take turns, and the way with the shorter time from
 // arrival to answer stays; half of these are enough where one takes half as long again as the other. Where batching was off, a replica has as
-// many batches at once in their turns as single requests were served at once.
+// many batches at once in their turns as single requests were served at once, and there are no turns where as many full batches, by what the
+// trial found, cannot be better.
 //
 // The idea of holding a batch for as long as the total latency gains is that of delayed batching in Clipper (NSDI 2017) and
 // of deferred scheduling in Symphony (arXiv 2308.07470); that the profile is taken by the time since the last answer, and

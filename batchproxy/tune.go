@@ -256,6 +256,12 @@ func (t *trial) add(rows int, took float64) {
 	}
 }
 
+// rate is how many rows a second batches of n rows make one after the other, by S(n) = b + a·n through what the trial found of two sizes.
+func (t *trial) rate(n int) float64 {
+	a := (t.share*float64(t.of) - t.alone) / float64(max(t.of-1, 1))
+	return float64(n) / (t.alone + max(a, 0)*float64(n-1))
+}
+
 // open reports whether a gain leaves open which way is better: it is small, and of what a batch of so many rows could gain no half is there.
 func (t *trial) open(gain float64) bool { return gain < min(doubtful, float64(1+t.of)/2) }
 
