@@ -34,9 +34,9 @@ type contest struct {
 
 const (
 	contestTurns = 4
-	// contestClear is how many times as long as in the other way requests must take in one for a turn of each to be enough. And where by
-	// themselves so many times as many are answered in a second as in batches of the trial before, one after the other, they need not be
-	// compared any further: where the trial left it open, larger batches are not as many times as good (1.41 by S(n) = b + a·n, of 32 rows to 4).
+	// contestClear is how many times as long as in the other way requests must take in one for a turn of each to be enough. So is what requests
+	// show by themselves where batches do so many times as many in a second, though more wait; or where they do offBelow times as many as full
+	// batches would by what the trial before found.
 	contestClear = 1.5
 	// contestWarm rows of a turn do not count, nor do as many as the turn before has left: they waited for those.
 	contestWarm = 8
@@ -120,11 +120,11 @@ func (b *Batcher[R]) showed(now time.Time, rows int) {
 	c := &b.contest
 	enough := max(contestWarm+contestRows, c.queued)
 	took := now.Sub(c.began).Seconds() * float64(max(b.slots, 1))
-	together := 1 / c.share // rows a second of a replica in batches
+	together, full := 1/c.share, c.full // rows a second of a replica in batches of the trial and in full ones
 	if !b.off {
-		together *= b.depth.gain
+		together, full = together*b.depth.gain, full*b.depth.gain
 	}
-	clearly := took*contestClear*together <= float64(enough)
+	clearly := took*offBelow*full <= float64(enough)
 	switch {
 	case clearly && c.seen < enough:
 		return

@@ -98,7 +98,7 @@ func TestContestTakesEffectAtOnce(t *testing.T) {
 	}
 }
 
-// TestContestBySingleRequests: where requests by themselves show half as many again in a second as batches do, or batches half as many again
+// TestContestBySingleRequests: where requests by themselves show a tenth more in a second than full batches do, or batches half as many again
 // though more requests wait, nothing else is to be compared. All that wait are among them. Where none is batched, they show how many batches at
 // once are to be compared with them.
 func TestContestBySingleRequests(t *testing.T) {
@@ -113,18 +113,18 @@ func TestContestBySingleRequests(t *testing.T) {
 		after  int  // answers
 		ends   bool // off
 	}{
-		{"clear", false, 1, 0, 6.6, false, contestWarm + contestRows, true},
-		{"not clear", false, 1, 0, 6.8, true, contestWarm + contestRows, false},
+		{"clear", false, 1, 0, 9.0, false, contestWarm + contestRows, true},
+		{"not clear", false, 1, 0, 9.2, true, contestWarm + contestRows, false},
 		{"nobody waits", false, 1, 0, 100, true, 3, false},
-		{"clear, of two replicas", false, 2, 0, 3.3, false, contestWarm + contestRows, true},
-		{"not clear, of two replicas", false, 2, 0, 3.4, true, contestWarm + contestRows, false},
-		{"clear, of many that wait", false, 1, 50, 6.6, false, 50, true},
-		{"not clear, of many that wait", false, 1, 100, 14.9, true, 45, false},
-		{"clear against it, of many that wait", false, 1, 100, 15.1, false, 45, false},
-		{"of too few to say so", false, 1, 40, 15.1, true, 18, false},
+		{"clear, of two replicas", false, 2, 0, 4.5, false, contestWarm + contestRows, true},
+		{"not clear, of two replicas", false, 2, 0, 4.6, true, contestWarm + contestRows, false},
+		{"clear, of many that wait", false, 1, 50, 9.0, false, 50, true},
+		{"not clear, of many that wait", false, 1, 100, 14.9, true, 62, false},
+		{"clear against it, of many that wait", false, 1, 100, 15.1, false, 61, false},
+		{"of too few to say so", false, 1, 36, 15.1, true, 22, false},
 		{"more wait than may have less", false, 1, contestMost + 1, 6.6, true, 0, false},
 		{"three at once, without batches before", true, 1, 0, 6.6, true, contestWarm + contestRows, true},
-		{"one at a time, without batches before", true, 1, 100, 20, true, 34, true},
+		{"one at a time, without batches before", true, 1, 100, 20, true, 46, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			now := time.Unix(1, 0)
@@ -397,7 +397,7 @@ func TestContestBeginsAfterBatches(t *testing.T) {
 	b.Replicas(2, 2, 2)
 	before := now
 	now = now.Add(ms(100))
-	b.compare(now, 1, trial{alone: 0.016, share: 0.008})
+	b.compare(now, 1, trial{alone: 0.016, share: 0.008, of: 32})
 	now = now.Add(ms(50))
 	for range 32 {
 		b.Lasted(now, before, 1)

@@ -89,7 +89,7 @@
 // then after 32 batches (8, or a second of them, where the fit says that a full batch does not make twice as many rows a second), 64 and so
 // on, and from 2,000 on only where the fit says that it gains little. Two trials one after the other
 // end it. One that finds a gain of less than two does not see what a server does that has several requests at once: 32 requests, or all
-// that wait, leave by themselves then, and no more is needed where half as many again are answered in a second as in batches, or where batches
+// that wait, leave by themselves then, and no more is needed where a tenth more is answered in a second than full batches would by that trial, or where batches
 // would do half as many again though more wait yet. Else, for 128 rows, or for eight times as many as are under way, batches and single requests take turns, and the way with the shorter time from
 // arrival to answer stays; half of these are enough where one takes half as long again as the other. Where batching was off, a replica has as
 // many batches at once in their turns as single requests were served at once, and there are no turns where as many full batches, by what the
