@@ -25,9 +25,9 @@ type contest struct {
 	began   time.Time     // the turn
 	left    int           // rows that came before the turn and were answered in it, or as it began
 	seen    int           // rows that were answered in it
-	told    int           // requests that were answered since the last batch was
 	came    int           // of these, those that came in it
 	waited  time.Duration // from arrival to answer, of all that were answered together
+	told    int           // with singly: requests that the answer which comes next is to; several where it is to a batch
 	rows    [2]int        // of those that came in the turns, without the first ones; of the way in force and of the other
 	lasted  [2]time.Duration
 }

@@ -417,7 +417,7 @@ func TestContestBeginsAfterBatches(t *testing.T) {
 	}
 }
 
-// TestContestOfRefusedBatches: what is a full batch after a refusal leaves at once, and several do, while batching is off but for now.
+// TestContestOfRefusedBatches: in the turn of batches, what is a full batch after a refusal leaves at once, and several do.
 func TestContestOfRefusedBatches(t *testing.T) {
 	now := time.Unix(1, 0)
 	b := NewBatcher[int](Rule{Mode: ModeAdaptive, MaxSize: 32, MaxQueue: 100, Timeout: time.Hour, LearnDepth: true, Widens: true})
