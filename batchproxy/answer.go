@@ -13,6 +13,7 @@ import (
 // answer is what a client is sent. One of body and message is set.
 type answer struct {
 	code       int
+	status     int         // the replica's, where this is the proxy's own word for it; else 0
 	headers    http.Header // of an answer that is this client's alone; nil for a part of a batch's
 	body       *buffer
 	header     int      // of a part: the bytes of it that are JSON, where tensors in binary follow; else 0

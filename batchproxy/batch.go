@@ -110,6 +110,7 @@ type failure struct {
 	err        error
 	code       int           // 429 or 503, which the clients are told; 0 for anything else
 	retryAfter time.Duration // with code
+	status     int           // of an answer that clients are not given; 0 where there was none
 }
 
 // answer is what clients are told after the last attempt. A nil failure is one that the shutdown prevented.
@@ -120,7 +121,7 @@ func (f *failure) answer(model string, closed bool) *answer {
 	case f.code != 0:
 		return &answer{code: f.code, message: fmt.Sprintf("model %q: replica %s: %s", model, f.replica.address, f.err), retryAfter: max(f.retryAfter, time.Second)}
 	default:
-		return &answer{code: http.StatusBadGateway, message: fmt.Sprintf("model %q: replica %s: %s", model, f.replica.address, plainError(f.err))}
+		return &answer{code: http.StatusBadGateway, status: f.status, message: fmt.Sprintf("model %q: replica %s: %s", model, f.replica.address, plainError(f.err))}
 	}
 }
 
@@ -179,7 +180,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 			err: fmt.Errorf("answered %d", resp.code),
 		}
 	case resp.code >= 500:
-		f := &failure{sent: true, replica: to, err: fmt.Errorf("answered %d", resp.code)}
+		f := &failure{sent: true, replica: to, err: fmt.Errorf("answered %d", resp.code), status: resp.code}
 		if resp.code != http.StatusInternalServerError || b.attempt == 0 {
 			return members, f
 		}

@@ -73,6 +73,10 @@ type ModelConfig struct {
 	// Cancel is what becomes of a request, or of a batch, whose clients have all gone: abort gives it up, drain lets the replica
 	// finish, for servers that do not take it well when connections are closed. Empty is abort.
 	Cancel string `yaml:"cancel"`
+	// BinaryTensors is whether tensors that clients of the Open Inference Protocol send as JSON go to replicas in binary, which they read many times
+	// as fast: auto, where all of them say in their metadata, GET /v2, that they know the extension binary_tensor_data, always or
+	// never. Clients are answered in JSON either way. Empty is auto.
+	BinaryTensors string `yaml:"binary_tensors"`
 	// Timeout is how long an upstream may take for a batch, and how long a request may wait to be sent.
 	Timeout prom.Duration `yaml:"timeout"`
 	Health  HealthConfig  `yaml:"health"`
@@ -316,9 +320,10 @@ func DefaultModelConfig() ModelConfig {
 		},
 		// One at a time, or what is learned to be better: a second batch on one device only splits it, and batches are fullest when
 		// they form while one runs.
-		Inflight: Auto,
-		Cancel:   cancelAbort,                     // nobody reads what would still be computed
-		Timeout:  prom.Duration(30 * time.Second), // cold models take seconds for their first batch
+		Inflight:      Auto,
+		Cancel:        cancelAbort,                     // nobody reads what would still be computed
+		BinaryTensors: binaryAuto,                      // a server that says so is believed until it refuses one
+		Timeout:       prom.Duration(30 * time.Second), // cold models take seconds for their first batch
 		Health: HealthConfig{ // without a path: what servers have differs
 			Interval:  prom.Duration(5 * time.Second),
 			Timeout:   prom.Duration(time.Second), // as kubelet's
@@ -532,6 +537,9 @@ func (c ModelConfig) validate(path string) []error {
 	}
 	if !slices.Contains([]string{"", cancelAbort, cancelDrain}, c.Cancel) {
 		fault(".cancel", "%q is not what can be done: give abort or drain", c.Cancel)
+	}
+	if !slices.Contains([]string{"", binaryAuto, binaryAlways, binaryNever}, c.BinaryTensors) {
+		fault(".binary_tensors", "%q is not when: give auto, always or never", c.BinaryTensors)
 	}
 	if c.Inflight < 1 && c.Inflight != Auto {
 		fault(".inflight", "%d is not a number of batches: give 1 or more, or auto", int(c.Inflight))

@@ -37,7 +37,7 @@ func TestConfigYAML(t *testing.T) {
 			Mode: ModeAdaptive, MaxSize: 8, Oversize: "reject", MinSize: 2, AllowedSizes: []int{2, 8}, MaxWait: prom.Duration(10 * time.Millisecond),
 			SLO: prom.Duration(100 * time.Millisecond), Objective: ObjectiveLatency, IgnoreHeaders: []string{"x-mine"},
 		},
-		Limit: LimitConfig{Concurrent: 64, Queue: 100}, Cancel: "drain",
+		Limit: LimitConfig{Concurrent: 64, Queue: 100}, Cancel: "drain", BinaryTensors: "auto",
 		Inflight: Auto, Timeout: prom.Duration(30 * time.Second),
 		Queue:      QueueConfig{TenantHeader: "x-tenant", Weights: map[string]float64{"a": 2}, TenantLimit: 0.5, TrustHeaders: Trust{From: []string{"10.0.0.0/8"}}},
 		Priorities: []Priority{{"normal", prom.Duration(time.Second)}, {"now", prom.Duration(5 * time.Millisecond)}},

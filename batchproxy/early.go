@@ -200,12 +200,6 @@ func (e *early) finish(ctx context.Context, to *replica) (resp *http.Response, a
 	return resp, true, err
 }
 
-// earlier is what is known of a model's requests that were sent early, for the holder of its mutex.
-type earlier struct {
-	missed int // the last rest, or half of it after each that was
-	rest   int // how many of the next could be and are not
-}
-
 // takeEarly is the replica for a request that may be sent early, to be given back by giveEarly; nil where there is none.
 func (m *model) takeEarly() *replica {
 	m.mu.Lock()
@@ -215,8 +209,7 @@ func (m *model) takeEarly() *replica {
 	if m.closed || m.batcher.Len() > 0 || len(m.again) > 0 || !alone {
 		return nil
 	}
-	if m.earlier.rest > 0 {
-		m.earlier.rest--
+	if !m.earlier.over() {
 		return nil
 	}
 	if slices.ContainsFunc(m.picker.replicas, func(r *replica) bool { return r.url.Scheme != "http" || !withPort(r.url.Host) }) {
@@ -247,13 +240,12 @@ func (m *model) giveEarly(to *replica) {
 func (m *model) missEarly() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.earlier.missed = min(max(2*m.earlier.missed, 1), earlyRest)
-	m.earlier.rest = m.earlier.missed
+	m.earlier.miss(earlyRest)
 }
 
 // hitEarly takes note of one that was.
 func (m *model) hitEarly() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.earlier.missed /= 2
+	m.earlier.hit()
 }

@@ -80,6 +80,7 @@ type Explanation struct {
 	Off       bool    `json:"batching_off"`            // as it does not pay
 	Trial     bool    `json:"trial"`                   // whether it pays is being tried
 	Untried   bool    `json:"untried,omitempty"`       // it never was: batches are short until then
+	Binary    bool    `json:"binary_tensors"`          // what clients send as JSON goes in binary
 	Depth     int     `json:"batches_at_once"`         // of a replica, where it is learned; 0 where it is set
 	Trying    int     `json:"batches_tried,omitempty"` // instead, for now
 
@@ -230,6 +231,9 @@ func (x Explanation) WriteText(w io.Writer) error {
 		fmt.Fprint(&text, "; more once it was tried whether batching pays, with the first requests that wait together")
 	}
 	fmt.Fprintln(&text)
+	if x.Binary {
+		fmt.Fprintln(&text, "  tensors of many numbers that come as JSON go in binary")
+	}
 	if x.Depth > 0 {
 		fmt.Fprintf(&text, "  a replica has up to %d of them at once", x.Depth)
 		if x.Trying > 0 {

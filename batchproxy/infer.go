@@ -24,7 +24,11 @@ func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protoco
 	}
 	limit := int64(m.proxy.config.Limits.MaxBody)
 	body, from := m.proxy.buffers.get(), io.Reader(http.MaxBytesReader(w, r.Body, limit))
-	ahead := m.earlyOf(r, p, body, from)
+	binary := m.triesBinary(r, p)
+	var ahead *early
+	if !binary {
+		ahead = m.earlyOf(r, p, body, from)
+	}
 	if ahead != nil {
 		from = ahead
 		defer ahead.drop()
@@ -35,7 +39,17 @@ func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protoco
 		body.release()
 		return m.proxy.unread(w, r, err, m.config.Name, d.form), d
 	}
-	return m.inferBody(w, r, p, d, body, ahead)
+	if !binary {
+		return m.inferBody(w, r, p, d, body, ahead)
+	}
+	code, own, served, refused := m.inferBinary(w, r, p, d, body)
+	if !served {
+		code, own = m.inferBody(w, r, p, d, body, nil)
+	}
+	if refused {
+		m.refusedBinary(code)
+	}
+	return code, own
 }
 
 // refuseEncoded answers a request whose body is compressed, and returns the status, 0 where it is not.
@@ -94,22 +108,11 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 		}
 		return d.form.writeError(w, http.StatusBadRequest, err.Error()), d
 	}
-	if parsed.Priority != 0 {
-		d = m.demand(p.Name(), terms.Class)
-		if a := accountOf(w); a != nil {
-			a.class = m.classes[terms.Class].Name
-		}
-	}
-	req := &request{
-		protocol: p, parsed: parsed, body: body, incoming: r, demand: d, terms: terms,
-		key: m.laneKey(r, p, parsed), done: make(chan struct{}), ride: m.proxy.spansOf(r).ride(),
-	}
-	m.rideAlone(req)
-	if len(req.key) > freeKey {
-		if err := body.reserve(2*int64(len(req.key)), int64(m.proxy.config.Limits.MaxInflightBytes)); err != nil {
-			body.release()
-			return m.proxy.unread(w, r, err, m.config.Name, d.form), d
-		}
+	req, err := m.newRequest(w, r, p, d, parsed, terms, body)
+	d = req.demand
+	if err != nil {
+		body.release()
+		return m.proxy.unread(w, r, err, m.config.Name, d.form), d
 	}
 	if most := m.config.Batch.MaxSize; parsed.Items > most {
 		switch m.config.Batch.Oversize {
@@ -123,6 +126,25 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 		}
 	}
 	return m.inferOne(w, req), d
+}
+
+// newRequest is a checked request as it is queued, of the class that its body may say. The error is that there is no room for the key of its lane.
+func (m *model) newRequest(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, parsed *protocol.Request, terms Terms, body *buffer) (*request, error) {
+	if parsed.Priority != 0 {
+		d = m.demand(p.Name(), terms.Class)
+		if a := accountOf(w); a != nil {
+			a.class = m.classes[terms.Class].Name
+		}
+	}
+	req := &request{
+		protocol: p, parsed: parsed, body: body, incoming: r, demand: d, terms: terms,
+		key: m.laneKey(r, p, parsed), done: make(chan struct{}), ride: m.proxy.spansOf(r).ride(),
+	}
+	m.rideAlone(req)
+	if len(req.key) > freeKey {
+		return req, body.reserve(2*int64(len(req.key)), int64(m.proxy.config.Limits.MaxInflightBytes))
+	}
+	return req, nil
 }
 
 // parse reads a request in a protocol.

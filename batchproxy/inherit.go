@@ -72,6 +72,7 @@ func (m *model) inherit(from *model) {
 	m.batcher.Inherit(now, from.batcher)
 	m.rate, m.callRate, m.callTime, m.budget = from.rate, from.callRate, from.callTime, from.budget
 	m.wholes = maps.Clone(from.wholes)
+	m.binaries = from.binaries
 	m.solos.inherit(&from.solos)
 	for _, r := range theirs {
 		if own := both(r); own != nil {
@@ -87,6 +88,7 @@ func (m *model) inherit(from *model) {
 func (r *replica) inherit(from *replica, c, before ModelConfig) {
 	r.draining, r.bench, r.refusals, r.unreached, r.slow = from.draining, from.bench, from.refusals, from.unreached, from.slow
 	r.since, r.credit = from.since, from.credit
+	r.extension = extension{known: from.extension.known, again: from.extension.again}
 	if r.limiter != nil && from.limiter != nil {
 		r.limiter.set(from.limiter.limit)
 	}

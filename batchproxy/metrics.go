@@ -45,6 +45,8 @@ type metrics struct {
 	solo          *prometheus.GaugeVec
 	longest       *maxVec
 	network       *prometheus.HistogramVec
+	binary        *prometheus.CounterVec
+	binaryRefused *prometheus.CounterVec
 }
 
 // From a small model's answer out of a full batch to a large one's under load, and 1 ms steps are left to the native
@@ -106,13 +108,15 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Namespace: "flyball", Subsystem: "batchproxy", Name: "access_log_dropped_total",
 			Help: "Lines of the access log that were not written: the disk was full or too slow.",
 		})),
-		healthy:   gauge("upstream_healthy", "Replicas of an upstream, as it stands in the configuration, that can be reached, are not ejected and pass the health checks.", "model", "upstream"),
-		limit:     gauge("concurrency_limit", "Requests that are not batched which the replicas of an upstream may have at once, all together, where the model has a limit.", "model", "upstream"),
-		ejections: counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
-		poisoned:  counter("poisoned_requests_total", "Requests that replicas refused and that a batch was cut in parts for.", "model"),
-		solo:      gauge("solo_lanes", "Tenants whose requests go alone for a while, because replicas refused several of them in batches.", "model"),
-		longest:   register(registerer, &faults, newMaxVec("flyball_batchproxy_request_duration_max_seconds", longestHelp)),
-		network:   histogram("network_duration_seconds", "Time between the proxy and replicas by phase: connect, a new connection without TLS; response, from a request's last byte to the answer's first, less what the answer says the replica took (Server-Timing total, X-Envoy-Upstream-Service-Time), absent where none says it. No time is taken of requests that are passed on as their body comes.", networkBuckets, "model", "phase"),
+		healthy:       gauge("upstream_healthy", "Replicas of an upstream, as it stands in the configuration, that can be reached, are not ejected and pass the health checks.", "model", "upstream"),
+		limit:         gauge("concurrency_limit", "Requests that are not batched which the replicas of an upstream may have at once, all together, where the model has a limit.", "model", "upstream"),
+		ejections:     counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
+		poisoned:      counter("poisoned_requests_total", "Requests that replicas refused and that a batch was cut in parts for.", "model"),
+		solo:          gauge("solo_lanes", "Tenants whose requests go alone for a while, because replicas refused several of them in batches.", "model"),
+		binary:        counter("binary_requests_total", "Requests whose tensors came as JSON and went to a replica in binary.", "model"),
+		binaryRefused: counter("binary_refused_total", "Requests that a replica refused in binary and took as JSON.", "model"),
+		longest:       register(registerer, &faults, newMaxVec("flyball_batchproxy_request_duration_max_seconds", longestHelp)),
+		network:       histogram("network_duration_seconds", "Time between the proxy and replicas by phase: connect, a new connection without TLS; response, from a request's last byte to the answer's first, less what the answer says the replica took (Server-Timing total, X-Envoy-Upstream-Service-Time), absent where none says it. No time is taken of requests that are passed on as their body comes.", networkBuckets, "model", "phase"),
 	}
 	return m, errors.Join(faults...)
 }
@@ -124,7 +128,7 @@ func (m *metrics) forget(model string) {
 		m.arrivals, m.requests, m.duration, m.queueDuration, m.running, m.waiting, m.batchSize, m.batches, m.upstream, m.retries,
 		m.bisects, m.cancelled, m.shed, m.ready,
 		m.intercept, m.slope, m.gain, m.effective, m.depth, m.changes, m.firstToken, m.interToken, m.tokens, m.generations,
-		m.healthy, m.limit, m.ejections, m.poisoned, m.solo, m.longest, m.network,
+		m.healthy, m.limit, m.ejections, m.poisoned, m.solo, m.longest, m.network, m.binary, m.binaryRefused,
 	} {
 		v.DeletePartialMatch(series)
 	}

@@ -50,7 +50,8 @@ type model struct {
 	wholes   map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned  learned
 	solos    soloLanes
-	earlier  earlier
+	earlier  pause // of requests that were sent early
+	binaries binaries
 	coming   *request           // is being queued, by a handler that is willing to send it
 	healthy  []prometheus.Gauge // by upstream
 	limits   []prometheus.Gauge // by upstream; none without a limit
@@ -125,6 +126,8 @@ func newModel(p *Proxy, c ModelConfig) *model {
 		p.metrics.batches.WithLabelValues(c.Name, reason)
 	}
 	p.metrics.poisoned.WithLabelValues(c.Name)
+	p.metrics.binary.WithLabelValues(c.Name)
+	p.metrics.binaryRefused.WithLabelValues(c.Name)
 	p.metrics.solo.WithLabelValues(c.Name)
 	for _, parameter := range Parameters() {
 		p.metrics.changes.WithLabelValues(c.Name, parameter)
@@ -409,6 +412,7 @@ func (m *model) explain() Explanation {
 	defer m.mu.Unlock()
 	x := m.batcher.Explain(showLane)
 	x.Model = m.config.Name
+	x.Binary = m.takesBinary(time.Now(), false)
 	for _, r := range m.picker.replicas {
 		if l := r.limiter; l != nil {
 			x.Limits = append(x.Limits, LimitExplanation{Replica: r.address, Limit: l.now(), Requests: r.seats, Base: l.base, Probing: l.probing})

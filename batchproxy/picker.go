@@ -27,13 +27,14 @@ type replica struct {
 	unreached error     // the last of them
 	idle      chan struct{}
 
-	picked  uint64 // when it was chosen last, by the picker's count
-	slow    peak
-	outlier outlier
-	checks  checks
-	listed  int       // the index of its upstream in the configuration
-	since   time.Time // new, or back after an ejection; zero if it was there from the start
-	credit  float64   // of choices while it starts slowly
+	picked    uint64 // when it was chosen last, by the picker's count
+	slow      peak
+	outlier   outlier
+	checks    checks
+	extension extension
+	listed    int       // the index of its upstream in the configuration
+	since     time.Time // new, or back after an ejection; zero if it was there from the start
+	credit    float64   // of choices while it starts slowly
 }
 
 // ready reports whether the replica can be sent to.

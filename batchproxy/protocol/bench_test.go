@@ -248,3 +248,21 @@ func nested(flat []byte, width, last int) []byte {
 	}
 	return append(out, `]]}`...)
 }
+
+// BenchmarkToBinary has an image of 224x224x3 numbers, a megabyte of JSON, put into binary, and read there.
+func BenchmarkToBinary(b *testing.B) {
+	body := vectors(OIP{}, 1, 3*224*224)[0]
+	var to []byte
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		m, ok := OIP{}.ToBinary(to[:0], Message{Body: body}, 64)
+		if !ok {
+			b.Fatal("not in binary")
+		}
+		if _, err := (OIP{}).Parse(m); err != nil {
+			b.Fatal(err)
+		}
+		to = m.Body
+	}
+}

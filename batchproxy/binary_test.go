@@ -1,0 +1,532 @@
+package batchproxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	prom "github.com/prometheus/common/model"
+)
+
+// tensorServer speaks the Open Inference Protocol with the binary tensor extension, in FP32 and INT64, and answers each input as an output, in
+// JSON unless the request wants it in binary.
+type tensorServer struct {
+	*httptest.Server
+	metadata string // the answer to GET /v2; 404 where it is empty
+	// refuse returns the status with which a request is refused, 0 where it is not.
+	refuse func(inBinary bool, text string) int
+	always bool // it answers in binary whatever is asked
+
+	mu     sync.Mutex
+	asked  int      // for its metadata
+	binary []bool   // of each request
+	rows   []int    // of each request
+	texts  []string // the JSON of each request
+}
+
+const knowsBinary = `{"name":"s","version":"1","extensions":["classification","binary_tensor_data"]}`
+
+func newTensorServer(t testing.TB, metadata string) *tensorServer {
+	s := &tensorServer{metadata: metadata}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *tensorServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/v2" {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.asked++; s.metadata == "" {
+			http.NotFound(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, s.metadata)
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	text, blobs := body, []byte(nil)
+	length := r.Header.Get("Inference-Header-Content-Length")
+	if length != "" {
+		n, err := strconv.Atoi(length)
+		if err != nil || n > len(body) {
+			http.Error(w, `{"error":"no such length"}`, http.StatusBadRequest)
+			return
+		}
+		text, blobs = body[:n], body[n:]
+	}
+	type tensor struct {
+		Name       string         `json:"name"`
+		Shape      []int          `json:"shape"`
+		Datatype   string         `json:"datatype"`
+		Data       []json.Number  `json:"data,omitempty"`
+		Parameters map[string]any `json:"parameters,omitempty"`
+	}
+	var in struct {
+		Inputs     []tensor
+		Parameters struct {
+			Binary bool `json:"binary_data_output"`
+		}
+	}
+	if err := json.Unmarshal(text, &in); err != nil || len(in.Inputs) == 0 {
+		http.Error(w, fmt.Sprintf(`{"error":%q}`, err), http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	s.binary, s.rows, s.texts = append(s.binary, length != ""), append(s.rows, in.Inputs[0].Shape[0]), append(s.texts, string(text))
+	s.mu.Unlock()
+	if s.refuse != nil {
+		if code := s.refuse(length != "", string(text)); code != 0 {
+			w.WriteHeader(code)
+			fmt.Fprintf(w, `{"error":"refused, in binary: %t"}`, length != "")
+			return
+		}
+	}
+	var raw []byte
+	for i := range in.Inputs {
+		x := &in.Inputs[i]
+		elements := 1
+		for _, d := range x.Shape {
+			elements *= d
+		}
+		if size, ok := x.Parameters["binary_data_size"]; ok {
+			each := map[string]int{"FP32": 4, "INT64": 8}[x.Datatype]
+			if size != float64(elements*each) || len(blobs) < elements*each {
+				http.Error(w, `{"error":"another size"}`, http.StatusBadRequest)
+				return
+			}
+			for range elements {
+				if each == 4 {
+					x.Data = append(x.Data, json.Number(strconv.FormatFloat(float64(math.Float32frombits(binary.LittleEndian.Uint32(blobs))), 'g', -1, 32)))
+				} else {
+					x.Data = append(x.Data, json.Number(strconv.FormatInt(int64(binary.LittleEndian.Uint64(blobs)), 10)))
+				}
+				blobs = blobs[each:]
+			}
+			delete(x.Parameters, "binary_data_size")
+		}
+		if len(x.Data) != elements {
+			http.Error(w, `{"error":"another number of elements"}`, http.StatusBadRequest)
+			return
+		}
+		if x.Datatype == "FP32" {
+			for j, n := range x.Data {
+				f, _ := strconv.ParseFloat(string(n), 32)
+				x.Data[j] = json.Number(strconv.FormatFloat(f, 'g', -1, 32))
+			}
+		}
+		if s.always || in.Parameters.Binary {
+			for _, n := range x.Data {
+				f, _ := strconv.ParseFloat(string(n), 32)
+				raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(float32(f)))
+			}
+			x.Data, x.Parameters = nil, map[string]any{"binary_data_size": len(raw)}
+		}
+	}
+	head, _ := json.Marshal(map[string]any{"model_name": "m", "outputs": in.Inputs})
+	if raw != nil {
+		w.Header().Set("Inference-Header-Content-Length", strconv.Itoa(len(head)))
+	}
+	_, _ = w.Write(append(head, raw...))
+}
+
+// forms are what its requests were: b in binary, j in JSON, with the rows of each.
+func (s *tensorServer) forms() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for i, b := range s.binary {
+		out = append(out, map[bool]string{true: "b", false: "j"}[b]+strconv.Itoa(s.rows[i]))
+	}
+	return strings.Join(out, " ")
+}
+
+const inferPath = "/v2/models/m/infer"
+
+// vector is a request of so many rows of binaryFrom numbers, which begin with a number of its own.
+func vector(datatype, first string, rows int, more string) string {
+	data := strings.Repeat(",0", binaryFrom-1)
+	return fmt.Sprintf(`{%s"inputs":[{"name":"x","shape":[%d,%d],"datatype":%q,"data":[%s]}]}`, more, rows, binaryFrom, datatype,
+		strings.TrimSuffix(strings.Repeat(first+data+",", rows), ","))
+}
+
+// asks has the proxy learn what the replicas of its model know, with a request, which goes as JSON.
+func (f *front) asks(inBinary bool) {
+	f.t.Helper()
+	if got := f.post(inferPath, vector("FP32", "0", 1, "")); got.code != 200 {
+		f.t.Errorf("%d %.100s", got.code, got.body)
+	}
+	m := f.models["m"]
+	until(f.t, "all replicas have answered what they know", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return !slices.ContainsFunc(m.picker.replicas, func(r *replica) bool { return r.extension.asking || r.extension.again.IsZero() })
+	})
+	if got := f.explain("m").Binary; got != inBinary {
+		f.t.Errorf("in binary: %t", got)
+	}
+}
+
+func (f *front) explain(model string) Explanation { return f.models[model].explain() }
+
+// TestBinaryTensors: once the replica has said that it knows the extension it is sent in binary what clients send as JSON, alone and in batches, with
+// those of clients that send binary themselves; and clients are answered what the replica answers to JSON.
+func TestBinaryTensors(t *testing.T) {
+	s := newTensorServer(t, knowsBinary)
+	registry := prometheus.NewRegistry()
+	f := start(t, learning(Upstream{URL: s.URL}), Options{Registerer: registry})
+	f.asks(true)
+	direct := *f
+	direct.url = s.URL
+	for _, body := range []string{
+		vector("FP32", "-0.1", 1, ""), vector("FP32", "1e-3", 3, `"id":"7",`), vector("INT64", "9007199254740993", 1, `"parameters":{"a":1},`),
+	} {
+		want(t, f.post(inferPath, body), 200, direct.post(inferPath, body).body)
+	}
+	if got, want := s.forms(), "j1 b1 j1 b3 j3 b1 j1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	text, _, _ := strings.Cut(vector("FP32", "1", 1, ""), `"data"`)
+	text += fmt.Sprintf(`"parameters":{"binary_data_size":%d}}]}`, 4*binaryFrom)
+	raw := make([]byte, 4*binaryFrom)
+	binary.LittleEndian.PutUint32(raw, math.Float32bits(7))
+
+	together := oneModel(Upstream{URL: s.URL})
+	together.Models[0].BinaryTensors, together.Models[0].Batch.MaxSize, together.Models[0].Batch.MaxWait = binaryAlways, 3, prom.Duration(time.Minute)
+	b := start(t, together, Options{})
+	var all sync.WaitGroup
+	for i, first := range []string{"5", "6"} {
+		all.Go(func() {
+			got := b.post(inferPath, vector("FP32", first, 1, ""))
+			if got.code != 200 || !strings.Contains(got.body, `"data":[`+first+`,0,`) {
+				t.Errorf("%d: %d %.200s", i, got.code, got.body)
+			}
+		})
+	}
+	all.Go(func() {
+		got := b.post(inferPath, text+string(raw), "Inference-Header-Content-Length", strconv.Itoa(len(text)))
+		if got.code != 200 || !strings.Contains(got.body, `"data":[7,0,`) {
+			t.Errorf("in binary: %d %.200s", got.code, got.body)
+		}
+	})
+	all.Wait()
+	if got, want := s.forms(), "j1 b1 j1 b3 j3 b1 j1 b3"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if n := testutil.ToFloat64(f.metrics.binary); n != 3 {
+		t.Errorf("%v requests in binary", n)
+	}
+	until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
+}
+
+// TestBinaryTensorsAreNotSent: to replicas of which one does not know them, in rows of few numbers, or where the operator does not want that.
+func TestBinaryTensorsAreNotSent(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		metadata []string // of the replicas
+		set      string
+		want     bool
+		asked    int // at least
+	}{
+		{"known", []string{knowsBinary}, "", true, 1},
+		{"known to all", []string{knowsBinary, knowsBinary}, binaryAuto, true, 2},
+		{"to one of two", []string{knowsBinary, `{"extensions":[]}`}, binaryAuto, false, 2},
+		{"no metadata", []string{""}, binaryAuto, false, 1},
+		{"no JSON", []string{"<html>binary_tensor_data"}, binaryAuto, false, 1},
+		{"another form", []string{`{"extensions":"binary_tensor_data"}`}, binaryAuto, false, 1},
+		{"never", []string{knowsBinary}, binaryNever, false, 0},
+		{"always", []string{""}, binaryAlways, true, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var servers []*tensorServer
+			var upstreams []Upstream
+			for _, metadata := range tt.metadata {
+				s := newTensorServer(t, metadata)
+				servers, upstreams = append(servers, s), append(upstreams, Upstream{URL: s.URL})
+			}
+			cfg := learning(upstreams...)
+			cfg.Models[0].BinaryTensors = tt.set
+			f := start(t, cfg, Options{})
+			if tt.asked > 0 {
+				f.asks(tt.want)
+			}
+			for range 4 {
+				if got := f.post(inferPath, vector("FP32", "3", 1, "")); got.code != 200 || !strings.Contains(got.body, `"data":[3,0,`) {
+					t.Errorf("%d %.100s", got.code, got.body)
+				}
+				few := `{"inputs":[{"name":"x","shape":[64,8],"datatype":"FP32","data":[1` + strings.Repeat(",0", 511) + `]}]}`
+				if got := f.post(inferPath, few); got.code != 200 {
+					t.Errorf("rows of few numbers: %d %.100s", got.code, got.body)
+				}
+			}
+			asked, inBinary := 0, 0
+			for _, s := range servers {
+				s.mu.Lock()
+				asked += s.asked
+				for i, b := range s.binary {
+					if b {
+						inBinary++
+						if strings.Contains(s.texts[i], fmt.Sprintf(`,%d]`, 8)) {
+							t.Errorf("in binary: %s", s.texts[i])
+						}
+					}
+				}
+				s.mu.Unlock()
+			}
+			if asked != tt.asked || tt.want != (inBinary > 0) {
+				t.Errorf("%d in binary, asked %d times", inBinary, asked)
+			}
+		})
+	}
+}
+
+// TestBinaryTensorsRefused: what a replica does not take in binary it is sent as the client wrote it, and after three in a row none goes in binary
+// for a while.
+func TestBinaryTensorsRefused(t *testing.T) {
+	for _, code := range []int{400, 415, 422, 500, 501} {
+		t.Run(strconv.Itoa(code), func(t *testing.T) {
+			s := newTensorServer(t, knowsBinary)
+			s.refuse = func(inBinary bool, _ string) int {
+				if inBinary {
+					return code
+				}
+				return 0
+			}
+			var lines bytes.Buffer
+			f := start(t, learning(Upstream{URL: s.URL}), Options{Logger: slog.New(slog.NewTextHandler(&lines, nil))})
+			f.asks(true)
+			for range 5 {
+				if got := f.post(inferPath, vector("FP32", "3", 1, "")); got.code != 200 || !strings.Contains(got.body, `"data":[3,0,`) {
+					t.Errorf("%d %.100s", got.code, got.body)
+				}
+			}
+			want := "j1 b1 j1 b1 j1 b1 j1 j1 j1"
+			if code >= 500 { // which is sent once more first
+				want = "j1 b1 b1 j1 b1 b1 j1 b1 b1 j1 j1 j1"
+			}
+			if got := s.forms(); got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+			m := f.models["m"]
+			m.mu.Lock()
+			if n := strings.Count(lines.String(), "refused in binary"); n != 1 {
+				t.Errorf("%d lines: %s", n, &lines)
+			}
+			first := time.Until(m.binaries.until)
+			m.binaries.until, m.picker.replicas[0].extension.again = time.Time{}, time.Time{} // that while is over
+			m.mu.Unlock()
+			f.asks(true)
+			for range 3 {
+				f.post(inferPath, vector("FP32", "3", 1, ""))
+			}
+			m.mu.Lock()
+			if second := time.Until(m.binaries.until); first < shortestBinaryRest/2 || second < first*3/2 {
+				t.Errorf("%v, then %v without", first, second)
+			}
+			m.mu.Unlock()
+			if n := testutil.ToFloat64(f.metrics.binaryRefused); n != 6 {
+				t.Errorf("%v counted", n)
+			}
+			until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
+		})
+	}
+}
+
+// TestBinaryTensorsOfWrongRequests: a request that is wrong either way is answered as the client wrote it, and nothing else is made of it; neither is of
+// one that failed once.
+func TestBinaryTensorsOfWrongRequests(t *testing.T) {
+	s := newTensorServer(t, knowsBinary)
+	s.refuse = func(inBinary bool, text string) int {
+		switch {
+		case strings.Contains(text, "wrong"):
+			return 400
+		case strings.Contains(text, "flaky") && inBinary:
+			return 500
+		}
+		return 0
+	}
+	f := start(t, learning(Upstream{URL: s.URL}), Options{})
+	f.asks(true)
+	for range 2 * binaryRefusals {
+		want(t, f.post(inferPath, vector("FP32", "3", 1, `"id":"wrong",`)), 400, `{"error":"refused, in binary: false"}`)
+	}
+	for range 2 * binaryRefusals {
+		for _, id := range []string{"flaky", "right"} {
+			if got := f.post(inferPath, vector("FP32", "3", 1, `"id":"`+id+`",`)); got.code != 200 {
+				t.Errorf("%s: %d %.100s", id, got.code, got.body)
+			}
+		}
+	}
+	if !f.explain("m").Binary {
+		t.Error("not in binary any more")
+	}
+	for _, code := range []int{401, 404, 413, 429, 503} {
+		before := len(s.forms())
+		s.refuse = func(bool, string) int { return code }
+		if got := f.post(inferPath, vector("FP32", "3", 1, "")); got.code != code {
+			t.Errorf("%d, want %d", got.code, code)
+		}
+		if got := s.forms()[before:]; strings.Contains(got, "j") {
+			t.Errorf("%d: %s", code, got)
+		}
+	}
+}
+
+// TestBinaryAnswers: a client that sends JSON is answered in JSON, unless it wants binary.
+func TestBinaryAnswers(t *testing.T) {
+	s := newTensorServer(t, knowsBinary)
+	f := start(t, learning(Upstream{URL: s.URL}), Options{})
+	f.asks(true)
+	got := f.post(inferPath, vector("FP32", "3", 1, `"parameters":{"binary_data_output":true},`))
+	if got.code != 200 || got.header.Get("Inference-Header-Content-Length") == "" || len(got.body) < 4*binaryFrom {
+		t.Errorf("%d %v %.200q", got.code, got.header, got.body)
+	}
+	if got, want := s.forms(), "j1 b1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	s.always = true
+	f.post(inferPath, vector("FP32", "3", 1, ""))
+	if got, want := s.forms(), "j1 b1 b1 j1"; got != want { // so that it is no worse than without
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestBinaryTensorsWhereTheyCannotBe: requests that have none, or more rows than a batch, go as they are; and where all are so, none is tried for a while.
+func TestBinaryTensorsWhereTheyCannotBe(t *testing.T) {
+	s := newTensorServer(t, knowsBinary)
+	cfg := learning(Upstream{URL: s.URL})
+	cfg.Models[0].Batch.MaxSize = 4
+	f := start(t, cfg, Options{})
+	f.asks(true)
+	if got := f.post(inferPath, vector("FP32", "3", 6, "")); got.code != 200 || strings.Count(got.body, "3,0,") != 6 {
+		t.Errorf("%d %.200s", got.code, got.body)
+	}
+	if got := s.forms(); strings.Contains(got, "b") || !strings.HasPrefix(got, "j1 j") {
+		t.Error(got)
+	}
+	m := f.models["m"]
+	misses := func() pause {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.binaries.misses
+	}
+	if got := misses(); got != (pause{}) {
+		t.Errorf("%+v", got)
+	}
+	wrong := vector("FP32", "1e39", 1, "")
+	for range 4 {
+		f.post(inferPath, wrong)
+	}
+	if got := misses(); got != (pause{missed: 2, rest: 1}) {
+		t.Errorf("%+v", got)
+	}
+	for range 4 {
+		f.post(inferPath, vector("FP32", "3", 1, ""))
+	}
+	if got := misses(); got.rest > 0 || got.missed > 0 {
+		t.Errorf("%+v", got)
+	}
+	if got := f.post(inferPath, strings.Replace(vector("FP32", "3", 1, ""), "[3,", "[3,,", 1)); got.code != 400 || !strings.Contains(got.body, "not JSON") {
+		t.Errorf("%d %.200s", got.code, got.body)
+	}
+}
+
+// TestBinaryTensorsOfThoseThatGo: a client that goes is no refusal, and its bytes are given back; what is queued with a priority of its body counts
+// by that.
+func TestBinaryTensorsOfThoseThatGo(t *testing.T) {
+	s := newTensorServer(t, knowsBinary)
+	entered, open := make(chan bool, 10), make(chan struct{})
+	f := start(t, learning(Upstream{URL: s.URL}), Options{})
+	f.asks(true)
+	s.refuse = func(bool, string) int {
+		entered <- true
+		<-open
+		return 0
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan reply, 1)
+	go func() {
+		gone <- f.send(ctx, http.MethodPost, inferPath, vector("FP32", "3", 1, `"parameters":{"priority":1},`))
+	}()
+	<-entered
+	if n := testutil.ToFloat64(f.metrics.running.WithLabelValues("m", "oip", "critical")); n != 1 {
+		t.Errorf("%v running", n)
+	}
+	cancel()
+	<-gone
+	close(open)
+	until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
+	if got, want := s.forms(), "j1 b1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestBinaryTensorsWithReplicas: a replica that cannot be reached does not matter, one that is new is asked, and a new configuration goes on with what
+// is known.
+func TestBinaryTensorsWithReplicas(t *testing.T) {
+	s := newTensorServer(t, knowsBinary)
+	cfg := learning(Upstream{URL: s.URL}, Upstream{URL: "http://" + refusing(t)})
+	f := start(t, cfg, Options{})
+	m := f.models["m"]
+	m.mu.Lock()
+	dead := m.picker.replicas[1]
+	dead.checks.failed = true
+	m.mu.Unlock()
+	f.post(inferPath, vector("FP32", "3", 1, ""))
+	until(t, "known", func() bool { return f.explain("m").Binary })
+	m.mu.Lock()
+	dead.checks.failed = false
+	m.mu.Unlock()
+	if f.explain("m").Binary {
+		t.Error("in binary, though a replica may not know it")
+	}
+	f.post(inferPath, vector("FP32", "3", 1, ""))
+	until(t, "asked, and to be asked again soon", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		again := time.Until(dead.extension.again)
+		return !dead.extension.asking && again > 0 && again <= binaryAskSoon
+	})
+	next, err := New(oneModel(Upstream{URL: s.URL}), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.models["m"].inherit(m)
+	if !next.models["m"].explain().Binary {
+		t.Error("not inherited")
+	}
+}
+
+// TestBinaryTensorsWithoutRoom: where the bodies held have no room for a request twice, it goes as it is.
+func TestBinaryTensorsWithoutRoom(t *testing.T) {
+	s := newTensorServer(t, knowsBinary)
+	f := start(t, learning(Upstream{URL: s.URL}), Options{})
+	f.asks(true)
+	body := vector("FP32", "3", 1, "")
+	f.config.Limits.MaxInflightBytes = 1200
+	if got := f.post(inferPath, body); got.code != 200 {
+		t.Errorf("%d %.100s", got.code, got.body)
+	}
+	if got, want := s.forms(), "j1 j1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
+}
