@@ -15,7 +15,7 @@ import (
 )
 
 // Many a server takes longer to read the numbers of a tensor from JSON than its model takes for them: an image has a megabyte of
-// digits. The proxy reads them some ten times as fast. So where all replicas say that they know the Open Inference Protocol's
+// digits. The proxy reads them some five times as fast. So where replicas say that they know the Open Inference Protocol's
 // binary tensor extension, they are sent in binary what clients send as JSON. A client sees nothing of it: its answer is in JSON as ever, and what a
 // replica refuses in binary is sent to it as the client wrote it.
 
@@ -32,6 +32,8 @@ const (
 	binaryFrom = 256
 	// binaryExtension is its name in a server's metadata.
 	binaryExtension = "binary_tensor_data"
+	// binaryAskTime is how long a replica may take to say whether it does: those that do one thing at a time have other requests.
+	binaryAskTime = 10 * time.Second
 	// binaryAskAgain is when a replica that does not know it is asked again: it may be another program by then.
 	binaryAskAgain = 10 * time.Minute
 	// binaryAskSoon is the same for one that gave no answer.
@@ -47,7 +49,8 @@ const (
 
 // extension is whether a replica knows the binary tensor extension. The model's mutex guards it.
 type extension struct {
-	known  bool
+	known  bool // it says so
+	denied bool // it says that it does not
 	asking bool
 	again  time.Time // when it is to be asked
 }
@@ -91,8 +94,9 @@ func (m *model) triesBinary(r *http.Request, p protocol.Protocol) bool {
 	return m.takesBinary(now, true) && m.binaries.misses.over()
 }
 
-// takesBinary reports whether all replicas that there are take tensors in binary. Where they may be asked, those are of which that is not known. For
-// the holder of the mutex.
+// takesBinary reports whether replicas take tensors in binary: one that is well says so, and none that is says no. One that has not said
+// yet is taken to be as the others are: it is new, or busy. Where they may be asked, those are of which it is not known. For the holder
+// of the mutex.
 func (m *model) takesBinary(now time.Time, ask bool) bool {
 	if now.Before(m.binaries.until) || m.config.BinaryTensors == binaryNever {
 		return false
@@ -100,17 +104,13 @@ func (m *model) takesBinary(now time.Time, ask bool) bool {
 	if m.config.BinaryTensors == binaryAlways {
 		return true
 	}
-	some, all := false, true
+	known, denied := false, false
 	for _, r := range m.picker.replicas {
 		if !r.healthy(now) {
 			continue // and may be gone for good
 		}
-		some = true
-		if r.extension.known {
-			continue
-		}
-		all = false
-		if ask && !r.extension.asking && !m.closed && !now.Before(r.extension.again) {
+		known, denied = known || r.extension.known, denied || r.extension.denied
+		if ask && !r.extension.known && !r.extension.asking && !m.closed && !now.Before(r.extension.again) {
 			r.extension.asking = true
 			m.wg.Go(func() {
 				known, err := m.askExtensions(r)
@@ -118,12 +118,12 @@ func (m *model) takesBinary(now time.Time, ask bool) bool {
 			})
 		}
 	}
-	return some && all
+	return known && !denied
 }
 
 // askExtensions asks a replica whether it knows the binary tensor extension, by its metadata. The error is why it gave no answer.
 func (m *model) askExtensions(r *replica) (known bool, err error) {
-	ctx, cancel := context.WithTimeout(m.proxy.base, time.Duration(m.config.Health.Timeout))
+	ctx, cancel := context.WithTimeout(m.proxy.base, binaryAskTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url.String()+"/v2", nil)
 	if err != nil {
@@ -152,12 +152,16 @@ func (m *model) askExtensions(r *replica) (known bool, err error) {
 func (m *model) knows(r *replica, known bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	wait := binaryAskAgain
+	now := time.Now()
+	before := m.takesBinary(now, false)
+	x := &r.extension
+	x.asking = false
 	if err != nil {
-		wait = binaryAskSoon
+		x.again = now.Add(binaryAskSoon)
+		return
 	}
-	r.extension = extension{known: known, again: time.Now().Add(wait)}
-	if known && m.takesBinary(time.Now(), false) {
+	x.known, x.denied, x.again = known, !known, now.Add(binaryAskAgain)
+	if !before && m.takesBinary(now, false) {
 		m.proxy.logger.Info("replicas take tensors in binary: they are sent so what clients send as JSON", "model", m.config.Name)
 	}
 }
@@ -244,15 +248,19 @@ func (m *model) refusedBinary(code int) {
 		return // it was wrong either way
 	}
 	m.proxy.metrics.binaryRefused.WithLabelValues(m.config.Name).Inc()
+	now := time.Now()
+	if now.Before(m.binaries.until) { // it was under way when that was decided
+		return
+	}
 	if m.binaries.row++; m.binaries.row < binaryRefusals {
 		return
 	}
 	rest := min(shortestBinaryRest<<min(m.binaries.rests, 10), longestBinaryRest)
 	m.binaries.row = 0
 	m.binaries.rests++
-	m.binaries.until = time.Now().Add(rest)
+	m.binaries.until = now.Add(rest)
 	for _, r := range m.picker.replicas { // one of which may be another program now
-		r.extension.known, r.extension.again = false, m.binaries.until
+		r.extension.known, r.extension.denied, r.extension.again = false, false, m.binaries.until
 	}
 	m.proxy.logger.Warn("replicas refused in binary what they took as JSON: requests go as JSON for a while", "model", m.config.Name, "for", rest)
 }

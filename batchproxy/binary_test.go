@@ -9,12 +9,14 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -330,6 +332,12 @@ func TestBinaryTensorsRefused(t *testing.T) {
 			if n := strings.Count(lines.String(), "refused in binary"); n != 1 {
 				t.Errorf("%d lines: %s", n, &lines)
 			}
+			m.mu.Unlock()
+			m.refusedBinary(200) // of one that was under way
+			m.mu.Lock()
+			if m.binaries.row > 0 {
+				t.Error("a refusal counts after the decision")
+			}
 			first := time.Until(m.binaries.until)
 			m.binaries.until, m.picker.replicas[0].extension.again = time.Time{}, time.Time{} // that while is over
 			m.mu.Unlock()
@@ -342,7 +350,7 @@ func TestBinaryTensorsRefused(t *testing.T) {
 				t.Errorf("%v, then %v without", first, second)
 			}
 			m.mu.Unlock()
-			if n := testutil.ToFloat64(f.metrics.binaryRefused); n != 6 {
+			if n := testutil.ToFloat64(f.metrics.binaryRefused); n != 7 {
 				t.Errorf("%v counted", n)
 			}
 			until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
@@ -492,12 +500,13 @@ func TestBinaryTensorsWithReplicas(t *testing.T) {
 	m.mu.Unlock()
 	f.post(inferPath, vector("FP32", "3", 1, ""))
 	until(t, "known", func() bool { return f.explain("m").Binary })
-	m.mu.Lock()
-	dead.checks.failed = false
-	m.mu.Unlock()
-	if f.explain("m").Binary {
-		t.Error("in binary, though a replica may not know it")
+	m.knows(dead, false, nil)
+	if !f.explain("m").Binary {
+		t.Error("not in binary, as one that cannot be reached says no")
 	}
+	m.mu.Lock()
+	dead.checks.failed, dead.extension = false, extension{}
+	m.mu.Unlock()
 	f.post(inferPath, vector("FP32", "3", 1, ""))
 	until(t, "asked, and to be asked again soon", func() bool {
 		m.mu.Lock()
@@ -505,6 +514,21 @@ func TestBinaryTensorsWithReplicas(t *testing.T) {
 		again := time.Until(dead.extension.again)
 		return !dead.extension.asking && again > 0 && again <= binaryAskSoon
 	})
+	for _, say := range []bool{false, true} { // one that has not said is as the others are
+		if !f.explain("m").Binary {
+			t.Error("not in binary")
+		}
+		m.mu.Lock()
+		dead.bench = time.Time{}
+		m.mu.Unlock()
+		m.knows(dead, say, nil)
+		if got := f.explain("m").Binary; got != say {
+			t.Errorf("in binary: %t where one says %t", got, say)
+		}
+		m.mu.Lock()
+		dead.extension = extension{again: time.Now().Add(time.Hour)}
+		m.mu.Unlock()
+	}
 	next, err := New(oneModel(Upstream{URL: s.URL}), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -529,4 +553,82 @@ func TestBinaryTensorsWithoutRoom(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 	until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
+}
+
+// testBinaryStorm has many clients send tagged rows as JSON while some of them go and replicas refuse some in binary, break off or fail, so that requests
+// ride in binary and as JSON at the same time. Whoever stays gets exactly its own rows, to the last bit, or the word that the replicas failed.
+func testBinaryStorm(t *testing.T) {
+	var trouble atomic.Uint64
+	var upstreams []Upstream
+	for range 2 {
+		s := newTensorServer(t, knowsBinary)
+		s.refuse = func(inBinary bool, _ string) int {
+			switch n := trouble.Add(1); {
+			case n%37 == 0:
+				panic(http.ErrAbortHandler)
+			case n%41 == 0:
+				return 500
+			case n%11 == 0 && inBinary:
+				return 400
+			}
+			return 0
+		}
+		upstreams = append(upstreams, Upstream{URL: s.URL})
+	}
+	cfg := oneModel(upstreams...)
+	cfg.Models[0].BinaryTensors, cfg.Models[0].Inflight = binaryAlways, 2
+	cfg.Models[0].Batch = BatchConfig{MaxSize: 6, MaxWait: prom.Duration(time.Millisecond)}
+	f := start(t, cfg, Options{})
+	const clients, each = 12, 40
+	var right, failed, gone atomic.Int32
+	var all sync.WaitGroup
+	for client := range clients {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(client), 3))
+			for i := range each {
+				rows := 1 + random.IntN(3)
+				tags, data := make([]json.Number, rows), make([]string, rows)
+				for j := range rows {
+					tags[j] = json.Number(strconv.FormatInt(1<<60+int64(client)<<32+int64(i)<<8+int64(j), 10))
+					data[j] = string(tags[j]) + strings.Repeat(",1", binaryFrom-1)
+				}
+				ctx, stop := context.WithCancel(t.Context())
+				if random.IntN(8) == 0 {
+					ctx, stop = context.WithTimeout(ctx, time.Duration(random.IntN(3000))*time.Microsecond)
+				}
+				got := f.send(ctx, http.MethodPost, inferPath, fmt.Sprintf(`{"inputs":[{"name":"x","shape":[%d,%d],"datatype":"INT64","data":[%s]}]}`,
+					rows, binaryFrom, strings.Join(data, ",")))
+				left := ctx.Err() != nil
+				stop()
+				var out struct {
+					Outputs []struct{ Data []json.Number }
+				}
+				switch {
+				case got.err != nil && left:
+					gone.Add(1)
+				case got.code == http.StatusBadGateway:
+					failed.Add(1)
+				case got.code != http.StatusOK || json.Unmarshal([]byte(got.body), &out) != nil || len(out.Outputs) != 1 || len(out.Outputs[0].Data) != rows*binaryFrom:
+					t.Errorf("%d %.200s %v", got.code, got.body, got.err)
+				default:
+					right.Add(1)
+					for j, tag := range tags {
+						if own := out.Outputs[0].Data[j*binaryFrom]; own != tag {
+							t.Errorf("row %d is %s, sent %s", j, own, tag)
+						}
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	until(t, "all is over, and all bytes are given back", func() bool {
+		s := f.Models()[0]
+		return s.Queued+s.Running == 0 && f.buffers.held.Load() == 0
+	})
+	inBinary, refused := testutil.ToFloat64(f.metrics.binary), testutil.ToFloat64(f.metrics.binaryRefused)
+	if right.Load() < clients*each/2 || gone.Load() == 0 || inBinary < 10 || refused == 0 {
+		t.Errorf("%d right, %d failed, %d gone, %v in binary, %v refused: the storm was none", right.Load(), failed.Load(), gone.Load(), inBinary, refused)
+	}
+	t.Logf("%d right, %d failed, %d gone, %v in binary, %v refused", right.Load(), failed.Load(), gone.Load(), inBinary, refused)
 }

@@ -74,7 +74,7 @@ type ModelConfig struct {
 	// finish, for servers that do not take it well when connections are closed. Empty is abort.
 	Cancel string `yaml:"cancel"`
 	// BinaryTensors is whether tensors that clients of the Open Inference Protocol send as JSON go to replicas in binary, which they read many times
-	// as fast: auto, where all of them say in their metadata, GET /v2, that they know the extension binary_tensor_data, always or
+	// as fast: auto, where they say in their metadata, GET /v2, that they know the extension binary_tensor_data, and none says no, always or
 	// never. Clients are answered in JSON either way. Empty is auto.
 	BinaryTensors string `yaml:"binary_tensors"`
 	// Timeout is how long an upstream may take for a batch, and how long a request may wait to be sent.

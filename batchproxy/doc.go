@@ -17,7 +17,7 @@
 // say where their replicas are, for as long as Run runs: those of lists.go for names and files. One that leaves the list gets no more requests, and those that it has are finished.
 //
 // How a request goes through it, in the order of the files: route.go finds the model; infer.go reads the body and has
-// package protocol check it, in the request's own goroutine, but for what unread.go knows to ride alone; oversize.go sends one with more rows than a batch in chunks, and
+// package protocol check it, in the request's own goroutine, but for what unread.go knows to ride alone; binary.go puts its tensors in binary, where replicas know that; oversize.go sends one with more rows than a batch in chunks, and
 // joins their answers; openai.go finds the model in the body where the path does not name it; terms.go reads the client's priority, tenant and deadline; headers.go and the protocol make the lane's key from all
 // that the requests of a batch must have in common; model.go queues it; batcher.go, a pure state machine, says which
 // requests leave together and when, by what it has learned, in the order of order.go, and admission.go which are not taken; picker.go chooses the replica, of those that health.go and outlier.go leave; batch.go sends, by wire.go, splits and deals with failures;
@@ -146,6 +146,14 @@
 // traces batch has a link to it, and upstream is a copy with a link to the call. A replica is always told whether to record, so that it
 // does not begin traces of its own. What is not batched has upstream alone, and queue where the model has a limit; calls to language models
 // have the attributes gen_ai.* with the tokens. Spans have no body, query or header of a client's but its User-Agent.
+//
+// # JSON to clients, binary to replicas
+//
+// A tensor's numbers cost a server more to read from JSON than to compute with, where the model is small. Where replicas have the binary tensor
+// extension in their metadata, and none that is well has it not, they get in binary what clients send as JSON (binary.go): the request becomes one
+// of that form before it is queued, shares batches with those of clients that send binary, and is answered in JSON. Numbers become float64,
+// correctly rounded, and then their datatype, as in servers. What cannot be so, or has a fault, stays as it is, and so does what a replica refuses: it is
+// sent once more, as its client wrote it.
 //
 // # When things go wrong
 //

@@ -36,6 +36,7 @@ func TestFaults(t *testing.T) {
 		{"everybody's batches shrinking for one large request", testLargeCulpritShrinksNobody},
 		{"integers above 2^53 changed", testNumbersStayAsTheyAre},
 		{"integers above 2^53 changed in tensors", testOIPBatch},
+		{"numbers changed on their way from JSON to binary", TestBinaryTensors},
 		{"batches above the maximum", testNeverMoreThanMaxSize},
 		{"cancelled work still run", testClientGone},
 		{"mates cancelled with a client that goes", testClientGoesAsItsBatchLeaves},
@@ -47,6 +48,7 @@ func TestFaults(t *testing.T) {
 
 		// Of who gets what.
 		{"answers crossing between clients under cancels, bisects, replica loss and reloads", testStorm},
+		{"answers crossing between clients whose tensors go in binary", testBinaryStorm},
 		{"splice injection", testSpliceInjection},
 		{"duplicate keys", testDuplicateKeys},
 

@@ -88,7 +88,8 @@ func (m *model) inherit(from *model) {
 func (r *replica) inherit(from *replica, c, before ModelConfig) {
 	r.draining, r.bench, r.refusals, r.unreached, r.slow = from.draining, from.bench, from.refusals, from.unreached, from.slow
 	r.since, r.credit = from.since, from.credit
-	r.extension = extension{known: from.extension.known, again: from.extension.again}
+	r.extension = from.extension
+	r.extension.asking = false // by a proxy that ends
 	if r.limiter != nil && from.limiter != nil {
 		r.limiter.set(from.limiter.limit)
 	}

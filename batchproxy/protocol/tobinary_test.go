@@ -120,8 +120,9 @@ func TestToBinaryStaysAsItIs(t *testing.T) {
 		"too many":                   tensor(`"shape":[1,2],"datatype":"FP32","data":[1,2,3]`),
 		"room for gigabytes":         tensor(`"shape":[1,2147483647],"datatype":"FP64","data":[1,2,3]`),
 		"nested otherwise":           tensor(`"shape":[2,2],"datatype":"FP32","data":[[1,2,3],[4]]`),
+		"too few nested":             tensor(`"shape":[2,2],"datatype":"FP32","data":[[10000,20000]]`),
 		"nested in part":             tensor(`"shape":[2,2],"datatype":"FP32","data":[[1,2],3,4]`),
-		"not nested enough":          tensor(`"shape":[1,2,1],"datatype":"FP32","data":[[1,2]]`),
+		"not nested enough":          tensor(`"shape":[1,2,1],"datatype":"FP32","data":[[10000,20000]]`),
 		"a comma too many":           tensor(`"shape":[1,2],"datatype":"FP32","data":[1,2,]`),
 		"no comma":                   tensor(`"shape":[1,2],"datatype":"FP32","data":[1 2]`),
 		"a zero too many":            tensor(`"shape":[1,2],"datatype":"FP32","data":[01,2]`),
@@ -142,9 +143,7 @@ func TestToBinaryStaysAsItIs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if m, ok := (OIP{}).ToBinary(nil, Message{Body: []byte(body)}, 2); ok {
-				if _, err := (OIP{}).Parse(m); err == nil {
-					t.Errorf("%q", m.Body)
-				}
+				t.Errorf("%q", m.Body)
 			}
 		})
 	}
