@@ -162,7 +162,7 @@ func (m *model) knows(r *replica, known bool, err error) {
 	}
 	x.known, x.denied, x.again = known, !known, now.Add(binaryAskAgain)
 	if !before && m.takesBinary(now, false) {
-		m.proxy.logger.Info("replicas take tensors in binary: they are sent so what clients send as JSON", "model", m.config.Name)
+		m.proxy.logger.Info("replicas take tensors in binary: what clients send as JSON goes so", "model", m.config.Name)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -21,17 +22,19 @@ const (
 	timeout5     = "flyball timeout 5ms"
 	greedy       = "flyball greedy"
 	adaptive     = "flyball adaptive"
+	adaptiveJSON = "flyball adaptive, JSON"
 )
 
 // contenderNames are all of them, in the order of the rows and of a round.
 func contenderNames() []string {
-	return []string{direct, nginx, haproxy, reverseProxy, passThrough, timeout2, timeout5, greedy, adaptive}
+	return []string{direct, nginx, haproxy, reverseProxy, passThrough, timeout2, timeout5, greedy, adaptive, adaptiveJSON}
 }
 
 // contender is a way from the clients to a model server.
 type contender struct {
 	name    string
 	batches bool // it merges requests
+	tensors bool // it differs from others with tensors of many numbers alone
 	// start starts it before an upstream; ready when it returns.
 	start func(ctx context.Context, c *children, upstream string) (running, error)
 }
@@ -49,15 +52,17 @@ type batching struct {
 	with string // by its mode
 	// without is the same for a flyball that has no modes: its timer is what it always did, and one that has no time is greedy.
 	without string
+	tensors string // what stands for binary_tensors; the default where it is empty
 }
 
 func batchings() []batching {
 	return []batching{
-		{passThrough, "{mode: off, max_size: 1}", "{max_size: 1, max_wait: 0s}"},
-		{timeout2, "{mode: timeout, max_wait: 2ms}", "{max_wait: 2ms}"},
-		{timeout5, "{mode: timeout, max_wait: 5ms}", "{max_wait: 5ms}"},
-		{greedy, "{mode: greedy}", "{max_wait: 0s}"},
-		{adaptive, "{mode: adaptive}", ""},
+		{passThrough, "{mode: off, max_size: 1}", "{max_size: 1, max_wait: 0s}", ""},
+		{timeout2, "{mode: timeout, max_wait: 2ms}", "{max_wait: 2ms}", ""},
+		{timeout5, "{mode: timeout, max_wait: 5ms}", "{max_wait: 5ms}", ""},
+		{greedy, "{mode: greedy}", "{max_wait: 0s}", ""},
+		{adaptive, "{mode: adaptive}", "", ""},
+		{adaptiveJSON, "{mode: adaptive}", "", "never"}, // as to a server that reads JSON alone
 	}
 }
 
@@ -87,7 +92,7 @@ func (p programs) component(name string) string {
 func (p programs) find(ctx context.Context, c *children, names []string) (found []contender, notes []string, err error) {
 	add := func(name string, batches bool, start func(context.Context, *children, string) (running, error)) {
 		if slices.Contains(names, name) {
-			found = append(found, contender{name, batches, start})
+			found = append(found, contender{name: name, batches: batches, tensors: name == adaptiveJSON, start: start})
 		}
 	}
 	add(direct, false, func(_ context.Context, _ *children, upstream string) (running, error) {
@@ -136,26 +141,26 @@ func (p programs) find(ctx context.Context, c *children, names []string) (found 
 			continue
 		}
 		batch := b.with
-		refused, err := p.refuses(ctx, c, batch)
+		refused, err := p.refuses(ctx, c, batch, b.tensors)
 		if err != nil {
 			return nil, nil, err
 		}
 		if refused {
 			if batch = b.without; batch == "" {
-				notes = append(notes, b.name+" is left out: this flyball refuses batch: "+b.with)
+				notes = append(notes, b.name+" is left out: this flyball refuses batch: "+b.with+", binary_tensors: "+cmp.Or(b.tensors, "auto"))
 				continue
 			}
 		}
 		add(b.name, b.name != passThrough, func(ctx context.Context, c *children, upstream string) (running, error) {
-			return p.startFlyball(ctx, c, b.name, batch, upstream)
+			return p.startFlyball(ctx, c, b.name, flyballConfig(batch, b.tensors, upstream))
 		})
 	}
 	return found, notes, nil
 }
 
-// refuses reports whether flyball knows no `mode`, or not this one.
-func (p programs) refuses(ctx context.Context, c *children, batch string) (bool, error) {
-	path, err := c.writeFile("check.yml", flyballConfig(batch, "http://127.0.0.1:1"))
+// refuses reports whether flyball knows no `mode`, or not this one, or no `binary_tensors`.
+func (p programs) refuses(ctx context.Context, c *children, batch, tensors string) (bool, error) {
+	path, err := c.writeFile("check.yml", flyballConfig(batch, tensors, "http://127.0.0.1:1"))
 	if err != nil {
 		return false, err
 	}
@@ -163,7 +168,7 @@ func (p programs) refuses(ctx context.Context, c *children, batch string) (bool,
 	if err == nil {
 		return false, nil
 	}
-	if ctx.Err() == nil && strings.Contains(string(out), "mode") {
+	if ctx.Err() == nil && (strings.Contains(string(out), "mode") || strings.Contains(string(out), "binary_tensors")) {
 		return true, nil
 	}
 	return false, fmt.Errorf("flyball check config: %w\n%s", err, out)
@@ -172,12 +177,16 @@ func (p programs) refuses(ctx context.Context, c *children, batch string) (bool,
 // model is the one that is asked in all scenes.
 const model = "digits"
 
-func flyballConfig(batch, upstream string) string {
-	return fmt.Sprintf("batchproxy:\n  models:\n  - name: %s\n    upstreams: [{url: %q}]\n    batch: %s\n", model, upstream, batch)
+func flyballConfig(batch, tensors, upstream string) string {
+	config := fmt.Sprintf("batchproxy:\n  models:\n  - name: %s\n    upstreams: [{url: %q}]\n    batch: %s\n", model, upstream, batch)
+	if tensors != "" {
+		config += "    binary_tensors: " + tensors + "\n"
+	}
+	return config
 }
 
-func (p programs) startFlyball(ctx context.Context, c *children, name, batch, upstream string) (running, error) {
-	config, err := c.writeFile(name+".yml", flyballConfig(batch, upstream))
+func (p programs) startFlyball(ctx context.Context, c *children, name, text string) (running, error) {
+	config, err := c.writeFile(name+".yml", text)
 	if err != nil {
 		return running{}, err
 	}

@@ -127,7 +127,8 @@ func (b *bench) before(ctx context.Context, upstream string, wanted func(contend
 	return all, nil
 }
 
-func everyContender(contender) bool { return true }
+// everyContender is all that differ from each other whatever a request has.
+func everyContender(c contender) bool { return !c.tensors }
 
 // device starts the model server with the emulated accelerator, and returns its URL.
 func (b *bench) device(ctx context.Context) (string, error) {
@@ -337,7 +338,7 @@ func (b *bench) overloaded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := b.before(ctx, upstream, func(c contender) bool { return c.batches })
+	all, err := b.before(ctx, upstream, func(c contender) bool { return c.batches && !c.tensors })
 	if err != nil {
 		return err
 	}
