@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -113,7 +114,7 @@ func (m *model) takesBinary(now time.Time, ask bool) bool {
 		if ask && !r.extension.known && !r.extension.asking && !m.closed && !now.Before(r.extension.again) {
 			r.extension.asking = true
 			m.wg.Go(func() {
-				known, err := m.askExtensions(r)
+				known, err := askBinary(m.proxy.base, m.proxy.transport, r.url, http.Header{"User-Agent": {"flyball"}})
 				m.knows(r, known, err)
 			})
 		}
@@ -121,16 +122,16 @@ func (m *model) takesBinary(now time.Time, ask bool) bool {
 	return known && !denied
 }
 
-// askExtensions asks a replica whether it knows the binary tensor extension, by its metadata. The error is why it gave no answer.
-func (m *model) askExtensions(r *replica) (known bool, err error) {
-	ctx, cancel := context.WithTimeout(m.proxy.base, binaryAskTime)
+// askBinary asks a server whether it knows the binary tensor extension, by its metadata. The error is why it gave no answer.
+func askBinary(ctx context.Context, transport http.RoundTripper, at *url.URL, header http.Header) (known bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, binaryAskTime)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url.String()+"/v2", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String()+"/v2", nil)
 	if err != nil {
 		return false, err
 	}
-	req.Header.Set("User-Agent", "flyball")
-	resp, err := m.proxy.transport.RoundTrip(req)
+	req.Header = header
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return false, err
 	}

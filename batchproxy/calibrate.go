@@ -27,6 +27,8 @@ type CalibrateOptions struct {
 	// OpenDimension is what a dimension is taken for that the model leaves open, other than that of the rows, where the request is
 	// made up: 1 or more.
 	OpenDimension int
+	// BinaryTensors is as in [ModelConfig]: the server is sent what the proxy would send it.
+	BinaryTensors string
 	Sizes         []int       // of the batches in rows, ascending
 	Header        http.Header // sent with each; may be nil
 	// Rounds is how often each size is measured, 3 or more. Within MaxDuration, that is: it ends the rounds.
@@ -63,7 +65,9 @@ type Calibration struct {
 	Model    string `json:"model"`
 	Protocol string `json:"protocol"`
 	// Inputs are those of the request that was made up, with the shapes that were sent; empty where one was given.
-	Inputs []string           `json:"made_up_inputs,omitempty"`
+	Inputs []string `json:"made_up_inputs,omitempty"`
+	// Binary says that the tensors went in binary, as the proxy would send them.
+	Binary bool               `json:"binary_tensors"`
 	Sizes  []CalibrationPoint `json:"sizes"`
 	// The fitted time of a batch of n rows is Intercept + Slope*n seconds; Error is the mean of how far off that is, as
 	// a part of what was measured.
@@ -111,7 +115,8 @@ type calibrator struct {
 	protocol protocol.Protocol
 	url      string
 	sample   *protocol.Request
-	madeUp   []string    // of what, if it was
+	madeUp   []string // of what, if it was
+	binary   bool
 	took     [][]float64 // by size, seconds
 }
 
@@ -129,7 +134,7 @@ func Calibrate(ctx context.Context, opts CalibrateOptions) (*Calibration, error)
 		return nil, err
 	}
 	began := time.Now()
-	out := &Calibration{Model: opts.Model, Protocol: opts.Protocol, Inputs: c.madeUp}
+	out := &Calibration{Model: opts.Model, Protocol: opts.Protocol, Inputs: c.madeUp, Binary: c.binary}
 	for i, size := range c.opts.Sizes {
 		if err := c.warm(ctx, size); err != nil {
 			refused, ok := errors.AsType[*refusedSize](err)
@@ -188,6 +193,9 @@ func (c *calibrator) prepare(ctx context.Context) error {
 	if c.sample, err = c.protocol.Parse(body); err != nil {
 		return fmt.Errorf("request: %w", err)
 	}
+	if err := c.toBinary(ctx, at, body); err != nil {
+		return err
+	}
 	var sizes []int
 	for _, size := range opts.Sizes {
 		if size < 1 {
@@ -202,6 +210,32 @@ func (c *calibrator) prepare(ctx context.Context) error {
 		return fmt.Errorf("sizes: a slope takes two or more, and with %d rows in the request there is %d: give larger ones", c.sample.Items, len(sizes))
 	}
 	c.opts.Sizes = sizes
+	return nil
+}
+
+// toBinary has the sample's tensors in binary where the proxy would send them so.
+func (c *calibrator) toBinary(ctx context.Context, at *url.URL, body protocol.Message) error {
+	if c.opts.Protocol != "oip" || c.opts.BinaryTensors == binaryNever {
+		return nil
+	}
+	inBinary, ok := protocol.OIP{}.ToBinary(nil, body, binaryFrom)
+	if !ok {
+		return nil
+	}
+	if c.opts.BinaryTensors != binaryAlways {
+		header := http.Header{}
+		if c.opts.Header != nil {
+			header = c.opts.Header.Clone()
+		}
+		if known, err := askBinary(ctx, c.opts.Transport, at, header); err != nil || !known {
+			return ctx.Err() // what else keeps a server from answering, the measurement finds
+		}
+	}
+	sample, err := c.protocol.Parse(inBinary)
+	if err != nil {
+		return fmt.Errorf("request: %w", err)
+	}
+	c.sample, c.binary = sample, true
 	return nil
 }
 
@@ -310,7 +344,11 @@ func quantile(values []float64, part int) float64 {
 // WriteText writes the curve as a table and a plot, and the advice.
 func (c *Calibration) WriteText(w io.Writer) error {
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s (%s)\n\n", c.Model, c.Protocol)
+	form := ""
+	if c.Binary {
+		form = ", tensors in binary"
+	}
+	fmt.Fprintf(&text, "%s (%s%s)\n\n", c.Model, c.Protocol, form)
 	fmt.Fprintf(&text, "%6s %8s %12s %12s %12s %7s\n", "rows", "batches", "median", "fitted", "rows/s", "gain")
 	most := 1.0
 	for _, p := range c.Sizes {

@@ -192,3 +192,30 @@ A replica does 800.0 rows/s in batches of 8; for a signal in rows/s, target_per_
 		t.Error(diff)
 	}
 }
+
+// TestCalibrateInBinary: a server is sent tensors as the proxy would send them.
+func TestCalibrateInBinary(t *testing.T) {
+	for _, tt := range []struct {
+		metadata, set string
+		want          bool
+	}{
+		{knowsBinary, "", true}, {knowsBinary, binaryAuto, true}, {knowsBinary, binaryNever, false}, {"", binaryAuto, false}, {"", binaryAlways, true},
+	} {
+		s := newTensorServer(t, tt.metadata)
+		opts := DefaultCalibrateOptions()
+		opts.URL, opts.Model, opts.Request, opts.BinaryTensors = s.URL, "m", []byte(vector("FP32", "0.5", 1, "")), tt.set
+		opts.Sizes, opts.Rounds = []int{1, 2}, fewestRounds
+		found, err := Calibrate(t.Context(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		form := map[bool]string{true: "b", false: "j"}
+		if got := s.forms(); found.Binary != tt.want || strings.Contains(got, form[!tt.want]) || !strings.Contains(got, form[tt.want]) {
+			t.Errorf("%+v: %t, %s", tt, found.Binary, got)
+		}
+		var text strings.Builder
+		if err := found.WriteText(&text); err != nil || strings.Contains(text.String(), "in binary") != tt.want {
+			t.Errorf("%v %s", err, &text)
+		}
+	}
+}

@@ -35,6 +35,7 @@ func calibrateCommand(app *kingpin.Application, stdout, stderr io.Writer) comman
 	c.Flag("protocol", "v1, oip (Open Inference Protocol v2) or openai (embeddings).").Default(o.measure.Protocol).EnumVar(&o.measure.Protocol, "v1", "oip", "openai")
 	c.Flag("request", "File with the body of one request, in JSON, whose rows the batches repeat; - for standard input. Without it one is made up: by what the server says of the model's inputs (oip), or of a text (openai); v1 has no way to ask.").StringVar(&o.request)
 	c.Flag("open-dimension", "What a dimension that the model leaves open is taken for, other than that of the rows, in a request that is made up.").Default(strconv.Itoa(o.measure.OpenDimension)).IntVar(&o.measure.OpenDimension)
+	c.Flag("binary-tensors", "Whether tensors go in binary (oip), as the proxy's binary_tensors: auto, where the server says that it knows that, always or never.").Default("auto").EnumVar(&o.measure.BinaryTensors, "auto", "always", "never")
 	c.Flag("sizes", "Rows in the batches, with commas.").Default(strings.Join(sizes, ",")).StringVar(&o.sizes)
 	c.Flag("max-duration", "Of the measurement; each size is measured three times whatever it is.").Default(o.measure.MaxDuration.String()).DurationVar(&o.measure.MaxDuration)
 	c.Flag("timeout", "Of one batch.").Default(o.measure.Timeout.String()).DurationVar(&o.measure.Timeout)
