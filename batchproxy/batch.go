@@ -28,6 +28,7 @@ type request struct {
 	demand   *demand
 	terms    Terms
 	unread   bool            // its body was not checked: it rides alone, with as many rows as a glance shows, or one
+	binary   bool            // its tensors came as JSON: what a replica says of it may be about that
 	chunk    bool            // of a request with more rows than a batch has; body is all of that one's
 	early    *early          // of one that was sent while it came; nil else
 	over     chan<- *request // is sent the request when it has its answer, if set; never blocks

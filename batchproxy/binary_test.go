@@ -333,24 +333,27 @@ func TestBinaryTensorsRefused(t *testing.T) {
 				t.Errorf("%d lines: %s", n, &lines)
 			}
 			m.mu.Unlock()
-			m.refusedBinary(200) // of one that was under way
-			m.mu.Lock()
-			if m.binaries.row > 0 {
-				t.Error("a refusal counts after the decision")
+			x := &m.picker.replicas[0].extension
+			for range 2 * binaryRefusals { // of those that were under way
+				m.refusedBinary(&request{batch: &batch{replica: m.picker.replicas[0]}}, 200)
 			}
-			first := time.Until(m.binaries.until)
-			m.binaries.until, m.picker.replicas[0].extension.again = time.Time{}, time.Time{} // that while is over
+			m.mu.Lock()
+			if x.refused > 0 || x.rests != 1 {
+				t.Errorf("refusals count after the decision: %+v", x)
+			}
+			first := time.Until(x.again)
+			x.again = time.Now() // that while is over
 			m.mu.Unlock()
 			f.asks(true)
 			for range 3 {
 				f.post(inferPath, vector("FP32", "3", 1, ""))
 			}
 			m.mu.Lock()
-			if second := time.Until(m.binaries.until); first < shortestBinaryRest/2 || second < first*3/2 {
+			if second := time.Until(x.again); first < shortestBinaryRest/2 || second < first*3/2 {
 				t.Errorf("%v, then %v without", first, second)
 			}
 			m.mu.Unlock()
-			if n := testutil.ToFloat64(f.metrics.binaryRefused); n != 7 {
+			if n := testutil.ToFloat64(f.metrics.binaryRefused); n != 12 {
 				t.Errorf("%v counted", n)
 			}
 			until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
@@ -386,7 +389,7 @@ func TestBinaryTensorsOfWrongRequests(t *testing.T) {
 	if !f.explain("m").Binary {
 		t.Error("not in binary any more")
 	}
-	for _, code := range []int{401, 404, 413, 429, 503} {
+	for _, code := range []int{401, 404, 429, 503} {
 		before := len(s.forms())
 		s.refuse = func(bool, string) int { return code }
 		if got := f.post(inferPath, vector("FP32", "3", 1, "")); got.code != code {
@@ -434,20 +437,26 @@ func TestBinaryTensorsWhereTheyCannotBe(t *testing.T) {
 	misses := func() pause {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.binaries.misses
+		return m.noBinary
 	}
 	if got := misses(); got != (pause{}) {
 		t.Errorf("%+v", got)
 	}
-	wrong := vector("FP32", "1e39", 1, "")
+	large := strings.Repeat(" ", earlyFrom)
 	for range 4 {
-		f.post(inferPath, wrong)
+		f.post(inferPath, vector("FP32", "1e39", 1, ""))
+	}
+	if got := misses(); got != (pause{}) {
+		t.Errorf("of small ones: %+v", got)
+	}
+	for range 4 {
+		f.post(inferPath, vector("FP32", "1e39", 1, "")+large)
 	}
 	if got := misses(); got != (pause{missed: 2, rest: 1}) {
 		t.Errorf("%+v", got)
 	}
 	for range 4 {
-		f.post(inferPath, vector("FP32", "3", 1, ""))
+		f.post(inferPath, vector("FP32", "3", 1, "")+large)
 	}
 	if got := misses(); got.rest > 0 || got.missed > 0 {
 		t.Errorf("%+v", got)
@@ -631,4 +640,95 @@ func testBinaryStorm(t *testing.T) {
 		t.Errorf("%d right, %d failed, %d gone, %v in binary, %v refused: the storm was none", right.Load(), failed.Load(), gone.Load(), inBinary, refused)
 	}
 	t.Logf("%d right, %d failed, %d gone, %v in binary, %v refused", right.Load(), failed.Load(), gone.Load(), inBinary, refused)
+}
+
+// TestBinaryTensorsCostNobodyElse: what is refused in binary costs other clients, tenants and replicas nothing, and its own client neither a header nor time.
+func TestBinaryTensorsCostNobodyElse(t *testing.T) {
+	s := newTensorServer(t, knowsBinary)
+	f := start(t, learning(Upstream{URL: s.URL}), Options{})
+	f.asks(true)
+	m := f.models["m"]
+	for _, header := range [][]string{ // the replica is to have them, or they are of the body as it is
+		{"Connection", "Inference-Header-Content-Length"}, {"Connection", "Content-Type"}, {"Content-Digest", "sha-256=:x:"}, {"Digest", "x"}, {"Content-MD5", "x"},
+	} {
+		before := len(s.forms())
+		if got := f.post(inferPath, vector("FP32", "3", 1, ""), header...); got.code != 200 || s.forms()[before:] != " j1" {
+			t.Errorf("%v: %d %s", header, got.code, s.forms()[before:])
+		}
+	}
+	t.Run("a limit", func(t *testing.T) { // of bytes, which numbers in JSON keep and in binary do not
+		before := len(s.forms())
+		s.refuse = func(inBinary bool, _ string) int { return map[bool]int{true: 413}[inBinary] }
+		if got := f.post(inferPath, vector("INT64", "3", 1, "")); got.code != 200 || s.forms()[before:] != " b1 j1" {
+			t.Errorf("%d %s", got.code, s.forms()[before:])
+		}
+	})
+	t.Run("tenants", func(t *testing.T) {
+		s.refuse = func(inBinary bool, _ string) int { return map[bool]int{true: 400}[inBinary] }
+		together := oneModel(Upstream{URL: s.URL})
+		together.Models[0].BinaryTensors, together.Models[0].Batch.MaxSize, together.Models[0].Batch.MaxWait = binaryAlways, 4, prom.Duration(time.Minute)
+		b := start(t, together, Options{})
+		body := vector("FP32", "3", 1, "")
+		// Sent once more as JSON they fill a batch again.
+		for i, got := range b.postAll(inferPath, body, body, body, body) {
+			if got.code != 200 {
+				t.Errorf("%d: %d %.100s", i, got.code, got.body)
+			}
+		}
+		if n := testutil.ToFloat64(b.metrics.poisoned); n > 0 {
+			t.Errorf("%v count as poisoned", n)
+		}
+	})
+	t.Run("the budget", func(t *testing.T) {
+		s.refuse = func(bool, string) int { return 500 }
+		m.mu.Lock()
+		m.budget.tokens = 0
+		m.picker.replicas[0].extension = extension{known: true}
+		m.mu.Unlock()
+		before := len(s.forms())
+		if got := f.post(inferPath, vector("FP32", "3", 1, "")); got.code != 502 || strings.Contains(s.forms()[before:], "j") {
+			t.Errorf("%d %s", got.code, s.forms()[before:])
+		}
+	})
+	t.Run("the deadline", func(t *testing.T) {
+		var first atomic.Bool
+		s.refuse = func(inBinary bool, _ string) int {
+			if !first.Swap(true) {
+				time.Sleep(150 * time.Millisecond) // a replica that is slow, not a wait for something
+			}
+			return map[bool]int{true: 400}[inBinary]
+		}
+		began := time.Now()
+		got := f.post(inferPath, vector("FP32", "3", 1, ""), "X-Flyball-Deadline-Ms", "100")
+		if got.code != 504 {
+			t.Errorf("%d %.100s after %v", got.code, got.body, time.Since(began))
+		}
+	})
+	until(t, "all bytes are given back", func() bool { return f.buffers.held.Load() == 0 })
+}
+
+// TestBinaryTensorsRefusedByOne: a replica that refuses what others take is found out, however often they take it.
+func TestBinaryTensorsRefusedByOne(t *testing.T) {
+	liar := newTensorServer(t, knowsBinary)
+	liar.refuse = func(inBinary bool, _ string) int { return map[bool]int{true: 400}[inBinary] }
+	f := start(t, learning(Upstream{URL: newTensorServer(t, knowsBinary).URL}, Upstream{URL: liar.URL}), Options{})
+	f.asks(true)
+	for range 40 {
+		if got := f.post(inferPath, vector("FP32", "3", 1, "")); got.code != 200 {
+			t.Errorf("%d %.100s", got.code, got.body)
+		}
+	}
+	if n := strings.Count(liar.forms(), "b"); n != binaryRefusals || f.explain("m").Binary {
+		t.Errorf("%d in binary: %s", n, liar.forms())
+	}
+	m := f.models["m"]
+	m.mu.Lock()
+	m.picker.replicas[1].draining = true
+	m.mu.Unlock()
+	if !f.explain("m").Binary {
+		t.Error("not in binary, for one that is draining")
+	}
+	m.mu.Lock()
+	m.picker.replicas[1].draining = false
+	m.mu.Unlock()
 }

@@ -218,7 +218,11 @@ func (c *calibrator) toBinary(ctx context.Context, at *url.URL, body protocol.Me
 	if c.opts.Protocol != "oip" || c.opts.BinaryTensors == binaryNever {
 		return nil
 	}
-	inBinary, ok := protocol.OIP{}.ToBinary(nil, body, binaryFrom)
+	conversion, ok := protocol.OIP{}.ToBinary(body, binaryFrom)
+	if !ok {
+		return nil
+	}
+	inBinary, ok := conversion.Append(nil)
 	if !ok {
 		return nil
 	}

@@ -153,7 +153,7 @@
 // extension in their metadata, and none that is well has it not, they get in binary what clients send as JSON (binary.go): the request becomes one
 // of that form before it is queued, shares batches with those of clients that send binary, and is answered in JSON. Numbers become float64,
 // correctly rounded, and then their datatype, as in servers. What cannot be so, or has a fault, stays as it is, and so does what a replica refuses: it is
-// sent once more, as its client wrote it.
+// sent once more, as its client wrote it, from the budget of what is sent again where the replica failed, and counts twice in the series of batches and waits.
 //
 // # When things go wrong
 //

@@ -39,15 +39,16 @@ func (m *model) infer(w http.ResponseWriter, r *http.Request, p protocol.Protoco
 		body.release()
 		return m.proxy.unread(w, r, err, m.config.Name, d.form), d
 	}
+	came := time.Now() // all of it
 	if !binary {
-		return m.inferBody(w, r, p, d, body, ahead)
+		return m.inferBody(w, r, p, d, body, ahead, came)
 	}
-	code, own, served, refused := m.inferBinary(w, r, p, d, body)
+	code, own, served, refused := m.inferBinary(w, r, p, d, body, came)
 	if !served {
-		code, own = m.inferBody(w, r, p, d, body, nil)
+		code, own = m.inferBody(w, r, p, d, body, nil, came)
 	}
-	if refused {
-		m.refusedBinary(code)
+	if refused != nil {
+		m.refusedBinary(refused, code)
 	}
 	return code, own
 }
@@ -83,11 +84,11 @@ func (p *Proxy) read(w http.ResponseWriter, r *http.Request) (*buffer, error) {
 const freeKey = 64 << 10
 
 // inferBody is infer for a request whose body was read, and may have been sent while it came. The body is released.
-func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer, ahead *early) (int, *demand) {
+func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer, ahead *early, came time.Time) (int, *demand) {
 	var parsed *protocol.Request
 	err := protocol.ErrAlone
 	if m.config.batches(p) {
-		if code, served := m.inferUnread(w, r, p, d, body, ahead); served {
+		if code, served := m.inferUnread(w, r, p, d, body, ahead, came); served {
 			return code, d
 		}
 		ahead.drop()
@@ -95,7 +96,7 @@ func (m *model) inferBody(w http.ResponseWriter, r *http.Request, p protocol.Pro
 	}
 	var terms Terms
 	if err == nil {
-		terms, err = m.termsOf(time.Now(), r, parsed)
+		terms, err = m.termsOf(came, r, parsed)
 	}
 	if errors.Is(err, protocol.ErrAlone) {
 		defer body.release()

@@ -72,7 +72,7 @@ func (m *model) inherit(from *model) {
 	m.batcher.Inherit(now, from.batcher)
 	m.rate, m.callRate, m.callTime, m.budget = from.rate, from.callRate, from.callTime, from.budget
 	m.wholes = maps.Clone(from.wholes)
-	m.binaries = from.binaries
+	m.noBinary = from.noBinary
 	m.solos.inherit(&from.solos)
 	for _, r := range theirs {
 		if own := both(r); own != nil {

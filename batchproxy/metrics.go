@@ -113,7 +113,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		ejections:     counter("ejections_total", "Replicas that were taken out for a time because they did worse than the others.", "model", "reason"),
 		poisoned:      counter("poisoned_requests_total", "Requests that replicas refused and that a batch was cut in parts for.", "model"),
 		solo:          gauge("solo_lanes", "Tenants whose requests go alone for a while, because replicas refused several of them in batches.", "model"),
-		binary:        counter("binary_requests_total", "Requests whose tensors came as JSON and went to a replica in binary.", "model"),
+		binary:        counter("binary_requests_total", "Requests whose tensors came as JSON and were put into binary.", "model"),
 		binaryRefused: counter("binary_refused_total", "Requests that a replica refused in binary and took as JSON.", "model"),
 		longest:       register(registerer, &faults, newMaxVec("flyball_batchproxy_request_duration_max_seconds", longestHelp)),
 		network:       histogram("network_duration_seconds", "Time between the proxy and replicas by phase: connect, a new connection without TLS; response, from a request's last byte to the answer's first, less what the answer says the replica took (Server-Timing total, X-Envoy-Upstream-Service-Time), absent where none says it. No time is taken of requests that are passed on as their body comes.", networkBuckets, "model", "phase"),

@@ -50,8 +50,8 @@ type model struct {
 	wholes   map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned  learned
 	solos    soloLanes
-	earlier  pause // of requests that were sent early
-	binaries binaries
+	earlier  pause              // of requests that were sent early
+	noBinary pause              // of large requests that could not be in binary
 	coming   *request           // is being queued, by a handler that is willing to send it
 	healthy  []prometheus.Gauge // by upstream
 	limits   []prometheus.Gauge // by upstream; none without a limit

@@ -63,7 +63,7 @@ func (p *Proxy) serveByBody(w http.ResponseWriter, r *http.Request, to route, st
 		}
 		p.spansOf(r).name(name)
 		m.serve(w, r, to.label, start, true, func(d *demand, _ bool) (int, *demand) {
-			return m.inferBody(w, r, to.protocol, d, body, nil)
+			return m.inferBody(w, r, to.protocol, d, body, nil, time.Now())
 		})
 		return
 	}

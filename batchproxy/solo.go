@@ -159,6 +159,9 @@ func (m *model) rideAlone(r *request) {
 
 // poisonedBy takes note of a request that failed alone, and that its batch was cut for.
 func (m *model) poisonedBy(r *request) {
+	if r.binary { // it is sent once more, as JSON
+		return
+	}
 	m.proxy.metrics.poisoned.WithLabelValues(m.config.Name).Inc()
 	who, ok := m.poisonerOf(r.incoming)
 	if !ok {

@@ -45,7 +45,7 @@ func (m *model) inflight() int {
 
 // inferUnread serves a large request that rides alone without reading it, if this is one: a glance has to do. It returns false where
 // it has to be read after all; the body is then still the caller's, and is released else.
-func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer, ahead *early) (code int, served bool) {
+func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.Protocol, d *demand, body *buffer, ahead *early, came time.Time) (code int, served bool) {
 	if len(body.b) < unreadFrom {
 		return 0, false
 	}
@@ -61,7 +61,7 @@ func (m *model) inferUnread(w http.ResponseWriter, r *http.Request, p protocol.P
 	if errors.Is(err, protocol.ErrAlone) || glanced.Priority != 0 || glanced.Items > most && m.config.Batch.Oversize != oversizeSolo {
 		return 0, false // what is sent once at most, by its class, in parts or not at all
 	}
-	terms, err := m.termsOf(time.Now(), r, glanced)
+	terms, err := m.termsOf(came, r, glanced)
 	if err != nil {
 		return 0, false // where it is put into words
 	}

@@ -256,7 +256,11 @@ func BenchmarkToBinary(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
-		m, ok := OIP{}.ToBinary(to[:0], Message{Body: body}, 64)
+		c, ok := OIP{}.ToBinary(Message{Body: body}, 64)
+		if !ok {
+			b.Fatal("not in binary")
+		}
+		m, ok := c.Append(to[:0])
 		if !ok {
 			b.Fatal("not in binary")
 		}

@@ -10,16 +10,23 @@ import (
 // A server that reads a tensor's numbers from JSON takes some ten times as long for that as it takes to read them here, and as the network takes
 // for the bytes. So where it knows the binary tensor extension it is sent them as bytes.
 
-// ToBinary appends to dst the same Open Inference request with its tensors in binary: those of numbers with so many elements a row, or more.
-// The numbers are as a server has them that reads JSON's into float64 and converts these. It reports false, and dst as it was, where there is no such tensor, and where
-// JSON is anything but usual: a member twice, a number that its datatype has no room for, a tensor of another shape. Who takes what is
-// returned for the request has it parsed: members other than the tensors' data are copied, and checked no more than to find their end.
-func (OIP) ToBinary(dst []byte, m Message, least int) (Message, bool) {
+// Conversion is an Open Inference request in JSON that is to have its tensors in binary.
+type Conversion struct {
+	body    []byte
+	least   int
+	head    []byte // the JSON of what it becomes
+	tensors []converted
+	size    int // of their bytes
+}
+
+// ToBinary looks for the tensors of a request in JSON that can be in binary: those of numbers with so many elements a row, or more. It reports false
+// where there is none, and where JSON is anything but usual, such as a member twice. The numbers it does not look at.
+func (OIP) ToBinary(m Message, least int) (*Conversion, bool) {
 	if m.Header != 0 {
-		return Message{}, false
+		return nil, false
 	}
 	b := m.Body
-	c := conversion{body: b, least: least, head: make([]byte, 0, 512)}
+	c := &Conversion{body: b, least: least, head: make([]byte, 0, 512)}
 	o := walkObject(b, space(b, 0), MaxDepth)
 	o.look.care = strict
 	for separator := byte('{'); o.nextName(); separator = ',' {
@@ -27,7 +34,7 @@ func (OIP) ToBinary(dst []byte, m Message, least int) (Message, bool) {
 		if is(o.name, "inputs") && b[o.start] == '[' {
 			c.head = append(c.head, b[o.nameStart:o.start]...)
 			if o.end = c.inputs(o.start, o.depth); o.end == 0 {
-				return Message{}, false
+				return nil, false
 			}
 			continue
 		}
@@ -37,27 +44,28 @@ func (OIP) ToBinary(dst []byte, m Message, least int) (Message, bool) {
 		c.head = append(c.head, b[o.nameStart:o.end]...)
 	}
 	if o.ended() != nil || len(c.tensors) == 0 {
-		return Message{}, false
+		return nil, false
 	}
 	c.head = append(c.head, '}')
+	return c, true
+}
+
+// Size is how many bytes the request has in binary: up to four times as many as in JSON, where numbers are short.
+func (c *Conversion) Size() int { return len(c.head) + c.size }
+
+// Append appends the request in binary to dst. A number is as a server has it that reads JSON's into float64 and converts that. It reports
+// false where its datatype has no room for one, and where a tensor is not of its shape, or no valid JSON. Who takes what is returned for the request has it parsed:
+// members other than the tensors' data are copied, and checked no more than to find their end.
+func (c *Conversion) Append(dst []byte) (Message, bool) {
 	start := len(dst)
-	out := append(slices.Grow(dst, len(c.head)+c.size), c.head...)
+	out := append(slices.Grow(dst, c.Size()), c.head...)
 	for _, t := range c.tensors {
 		var end int
-		if out, end = appendElements(out, b, t.data.start, t.shape, t.form); end != t.data.end {
+		if out, end = appendElements(out, c.body, t.data.start, t.shape, t.form); end != t.data.end {
 			return Message{}, false
 		}
 	}
 	return Message{Body: out[start:], Header: len(c.head)}, true
-}
-
-// conversion is a request on its way to binary.
-type conversion struct {
-	body    []byte
-	least   int
-	head    []byte // the JSON of what it becomes
-	tensors []converted
-	size    int // of their bytes
 }
 
 // converted is a tensor that is to be in binary.
@@ -68,7 +76,7 @@ type converted struct {
 }
 
 // inputs appends the tensors of the array that starts at i to the head, and returns where it ends; 0 where they are to stay as they are.
-func (c *conversion) inputs(i, depth int) (after int) {
+func (c *Conversion) inputs(i, depth int) (after int) {
 	a := walkArray(c.body, i, depth)
 	for separator := byte('['); a.nextStart(); separator = ',' {
 		c.head = append(c.head, separator)
@@ -87,7 +95,7 @@ func (c *conversion) inputs(i, depth int) (after int) {
 }
 
 // tensor appends the tensor that starts at i to the head, and returns where it ends; 0 where the request is to stay as it is.
-func (c *conversion) tensor(i, depth int) (after int) {
+func (c *Conversion) tensor(i, depth int) (after int) {
 	b, t := c.body, converted{}
 	before := len(c.head)
 	var datatype, params []byte
@@ -114,6 +122,8 @@ func (c *conversion) tensor(i, depth int) (after int) {
 				return 0
 			}
 			continue
+		case is(o.name, "parameters") && value[0] == 'n': // null is none
+			continue
 		}
 		c.head = append(append(c.head, separator), b[o.nameStart:o.end]...)
 		separator = ','
@@ -124,7 +134,7 @@ func (c *conversion) tensor(i, depth int) (after int) {
 	if datatype != nil {
 		t.form = forms[unquote(datatype)]
 	}
-	if t.data.start == 0 || t.form == 0 || len(t.shape) < 2 || product(t.shape[1:]) < c.least || len(c.head) == before ||
+	if t.data.start == 0 || t.form == 0 || len(t.shape) < 2 || product(t.shape[1:]) < c.least ||
 		product(t.shape) > (t.data.end-t.data.start)/2 { // it has fewer, and room for as many as it says is none to be made
 		c.head = append(c.head[:before], b[i:o.after]...)
 		return o.after
@@ -234,6 +244,8 @@ func appendNumbers(dst, b []byte, i, n int, f form) ([]byte, int) {
 		}
 		short := whole+fraction < len(powers) && b[i] != 'e' && b[i] != 'E'
 		switch {
+		case short && f&floating != 0 && negative && digits == 0 && fraction == 0:
+			return dst, 0 // -0: some servers have it as a whole number, which is 0, and others as -0.0
 		case short && f&floating != 0:
 			// Both parts are exact, and so their quotient is the nearest there is: W. D. Clinger, How to Read Floating Point Numbers
 			// Accurately, PLDI 1990.
