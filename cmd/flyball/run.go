@@ -143,7 +143,11 @@ func (o *runOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer a.close()
-	if !o.has(roleRules) && !o.has(roleBatchproxy) {
+	switch {
+	case o.has(roleRules): // the embedded Prometheus holds enough
+	case o.has(roleBatchproxy):
+		defer roomy()()
+	default:
 		frugal()
 	}
 	o.log.Info("starting", "version", version.Version, "roles", strings.Join(o.roles, ","), "config", o.configFile,
