@@ -20,8 +20,9 @@ const (
 	TimedOut Refusal = "timeout"
 )
 
-// lateFactor is what the time of a request's own batch is multiplied with where it is asked whether it will be late: one
-// that is admitted and late costs a place in a batch, one that is refused costs a client's next attempt.
+// lateFactor is what the time that a request waits and that its batch takes is multiplied with where it is asked whether it will be
+// late: one that is admitted and late costs a place in a batch, one that is refused costs a client's next attempt. In overload the
+// queue is as long as is just in time for the last, so that each has little to spare.
 const lateFactor = 1.1
 
 // Replicas tells how many batches the replicas that are ready take at once, and how many of these they have; where LearnDepth finds out how
@@ -40,13 +41,10 @@ func (b *Batcher[R]) others() int {
 	return b.batches / b.slots
 }
 
-// takes is how long a batch of so many rows is with its replica, in seconds: longer where that has others at the same time.
+// takes is how long a batch of so many rows is with its replica, in seconds: longer where that has others when it is sent, which are
+// one less than it may have at once where it has those already.
 func (b *Batcher[R]) takes(rows int) float64 {
-	alone := b.service.at(rows)
-	if n := b.others(); n > 0 && b.Depth() > 1 {
-		return alone * b.depth.crowded(n)
-	}
-	return alone
+	return b.service.at(rows) * b.depth.crowded(min(b.others(), b.Depth()-1))
 }
 
 // admit says whether a request is to be taken, or why not.
@@ -74,7 +72,7 @@ func (b *Batcher[R]) late(now time.Time, e *Entry[R], wait float64, rows int) Re
 	if !e.Deadline.IsZero() && now.Add(seconds(b.unit())).After(e.Deadline) {
 		return PastDeadline
 	}
-	if now.Add(seconds(wait + lateFactor*b.takes(max(rows, e.Items)))).After(b.latest(e)) {
+	if now.Add(seconds(lateFactor * (wait + b.takes(max(rows, e.Items))))).After(b.latest(e)) {
 		return PredictedLate
 	}
 	return ""

@@ -92,7 +92,7 @@ type batch struct {
 	span    trace.Span // of a trace of its own; nil where it is none
 
 	crowded  bool // how long it takes says nothing of S(n): the replica had others when it was sent, or its rows are not known
-	beside   bool // the replica had others, as it does well with several at once
+	others   int  // that the replica had when it was sent, as it does well with several at once
 	answered bool // by the replica, which is free: the answer is being handed out
 	heard    bool // there was an answer to it or to a part of it, whatever it says
 

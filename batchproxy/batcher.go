@@ -255,10 +255,10 @@ func (b *Batcher[R]) Answered(now time.Time, name []byte, rows int, took time.Du
 	}
 }
 
-// Crowded tells of a batch of so many rows that a replica answered while it had others: how long it took.
-func (b *Batcher[R]) Crowded(rows int, took time.Duration) {
+// Crowded tells of a batch of so many rows that was sent to a replica which had so many others: how long it took.
+func (b *Batcher[R]) Crowded(others, rows int, took time.Duration) {
 	if b.service.known && !b.off && !b.contest.running && !b.trying {
-		b.depth.crowd(took.Seconds() / max(b.service.at(rows), 1e-6))
+		b.depth.crowd(others, took.Seconds()/max(b.service.at(rows), 1e-6))
 	}
 }
 

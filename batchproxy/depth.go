@@ -6,7 +6,7 @@ import "time"
 // second only waits there, and requests that come in the meantime cannot join it. A server with several instances of the model, or
 // workers, does several at once; and where the way to it is long, a second one fills the gap. Neither can be asked for, so it is tried:
 // while the queue holds full batches, one more at once for some batches, and kept where that makes at least 5 % more rows a second.
-// Where more than one is kept, one less is tried as well, seldom, and is kept where it makes as many.
+// Where more than one is kept, one less is tried as well, seldom, and is kept where it makes as many, to within 2 %.
 //
 // A replica has more than one only while the queue holds another full batch: where it does not, nothing is lost by waiting for those
 // who would join. The zero value learns nothing: it is one batch at once.
@@ -15,7 +15,8 @@ type depth struct {
 	kept   int     // batches at once
 	trying int     // what is tried instead; 0 where nothing is
 	gain   float64 // rows a second as part of those with one batch at once
-	share  float64 // mean of how many times as long a batch takes that is one of several; 0 where none was
+	shared bool    // a batch was that was one of several
+	other  float64 // with shared: by how much of its time alone each of the others makes a batch longer, a mean: 1 where they take turns
 
 	warm    int       // answers that are still of what was before
 	began   time.Time // the stretch that is measured
@@ -26,7 +27,9 @@ type depth struct {
 
 	since, due int // batches since the last trial, and after how many the next is
 	down       bool
-	failed     int // trials one after the other that changed nothing
+	failed     int     // trials one after the other that changed nothing
+	gained     float64 // sum of what trials of one more, one after the other, have gained, as part of the rows a second
+	gains      int     // how many these are
 }
 
 const (
@@ -40,6 +43,13 @@ const (
 	// and after the first that made none, it is depthSoon: a gain of 10 % is missed by one trial in ten or so.
 	depthSeldom     = 1000
 	depthSeldomMost = 16000
+	// worthAnother is the gain of one more from which on another trial follows soon, where it is not enough: the next may show that it is. What
+	// counts is their mean, of mostTrials at most.
+	worthAnother = 0.02
+	mostTrials   = 4
+	// asMany is what one less at once may lose and be kept. It is less than what one more has to gain: a number that pays by a little more than that
+	// would else be given up by every other measurement.
+	asMany = 0.02
 	// depthPatience is how many times as long as before a trial may take until it is given up: there was less to do. The next is after depthSoon.
 	depthPatience = 3
 	depthSoon     = 4 * stretch
@@ -55,27 +65,28 @@ func (d *depth) now() int {
 	return max(d.kept, 1)
 }
 
-// shareWeight is the weight of a measurement in depth.share.
-const shareWeight = 0.1
+// otherWeight is the weight of a measurement in depth.other.
+const otherWeight = 0.1
 
-// crowd takes how many times as long as by itself a batch took that was one of several at once.
-func (d *depth) crowd(times float64) {
-	switch times = min(max(times, 1), 2*mostDepth); {
+// crowd takes how many times as long as by itself a batch took whose replica had so many others.
+func (d *depth) crowd(others int, times float64) {
+	each := (min(max(times, 1), 2*mostDepth) - 1) / float64(max(others, 1))
+	switch {
 	case !d.on:
-	case d.share == 0:
-		d.share = times
+	case !d.shared:
+		d.shared, d.other = true, each
 	default:
-		d.share += shareWeight * (times - d.share)
+		d.other += otherWeight * (each - d.other)
 	}
 }
 
 // crowded is how many times as long as by itself a batch takes whose replica has so many others: as measured, or before that as with a
 // device that takes them one after the other.
 func (d *depth) crowded(others int) float64 {
-	if d.share == 0 {
+	if !d.shared {
 		return float64(others + 1)
 	}
-	return d.share
+	return 1 + d.other*float64(others)
 }
 
 // answered takes a batch of so many rows, of one of so many replicas. Full says that the queue holds a full batch meanwhile. It reports
@@ -122,16 +133,26 @@ func (d *depth) answered(now time.Time, rows, replicas int, full bool) (changed 
 		d.restart(now, 0)
 		return false
 	}
-	better := rate >= d.rate*(1+atLeast)
-	if d.trying < d.kept { // one more has to earn its place
-		better = rate*(1+atLeast) >= d.rate
-	}
+	gain := rate/d.rate - 1
+	better, again := gain >= -asMany, false
 	more := d.trying > d.kept
+	if more { // it has to earn its place
+		d.gained += gain
+		d.gains++
+		gain = d.gained / float64(d.gains)
+		better = gain >= atLeast
+		again = !better && gain >= worthAnother && d.gains < mostTrials
+	}
 	if better {
-		d.gain = max(d.gain*rate/d.rate, 1)
+		d.gain = max(d.gain*(1+gain), 1)
 		if d.kept = d.trying; d.kept == 1 {
 			d.gain = 1
 		}
+	}
+	if again {
+		d.trying, d.since, d.due = 0, 0, depthSoon
+		d.restart(now, d.kept+1)
+		return false
 	}
 	d.over(now, better)
 	if better && more {
@@ -157,7 +178,7 @@ func (d *depth) try(now time.Time, enough int) {
 
 // over ends a trial.
 func (d *depth) over(now time.Time, changed bool) {
-	d.trying, d.since = 0, 0
+	d.trying, d.since, d.gained, d.gains = 0, 0, 0, 0
 	switch {
 	case changed:
 		d.failed, d.due, d.down = 0, depthSoon, false

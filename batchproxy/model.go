@@ -305,8 +305,10 @@ func (m *model) start(b *batch, to *replica) {
 		}
 	}
 	b.rows = itemsOf(b.members)
-	b.beside = m.config.Inflight == Auto && m.picker.inflight < math.MaxInt && to.working() > 0
-	b.crowded = m.picker.inflight == math.MaxInt || b.beside || b.members[0].unread
+	if m.config.Inflight == Auto && m.picker.inflight < math.MaxInt {
+		b.others = to.working()
+	}
+	b.crowded = m.picker.inflight == math.MaxInt || b.others > 0 || b.members[0].unread
 	to.batches++
 	to.rows += b.rows
 	m.running += len(b.members)
@@ -338,8 +340,8 @@ func (m *model) answered(b *batch, members []*request, took time.Duration, whole
 	defer m.mu.Unlock()
 	now := time.Now()
 	if b.crowded {
-		if whole && took > 0 && b.beside {
-			m.batcher.Crowded(b.rows, took)
+		if whole && took > 0 && b.others > 0 {
+			m.batcher.Crowded(b.others, b.rows, took)
 		}
 		took = 0
 	}

@@ -96,10 +96,12 @@ func TestAdmission(t *testing.T) {
 		forgets bool // nothing is known of the replicas
 	}{
 		{name: "neither SLO nor deadline", ahead: 90, slots: 1, busy: 1},
-		// 16 + 5·16 + 1.1·8.25 ms
+		// 1.1·(16 + 5·16 + 16) ms
 		{name: "late", slo: 100, ahead: 160, slots: 1, busy: 1, want: PredictedLate},
-		// 16 + 4·16 + 1.1·8.25
-		{name: "in time", slo: 100, ahead: 128, slots: 1, busy: 1},
+		// 1.1·(16 + 4·16 + 16)
+		{name: "hardly in time", slo: 100, ahead: 128, slots: 1, busy: 1, want: PredictedLate},
+		// 1.1·(16 + 3·16 + 16)
+		{name: "in time", slo: 100, ahead: 120, slots: 1, busy: 1},
 		{name: "two replicas take half the time", slo: 100, ahead: 160, slots: 2, busy: 2},
 		{name: "late for its client alone", ahead: 160, slots: 1, busy: 1, within: 100, want: PredictedLate},
 		{name: "a more urgent one passes", slo: 100, ahead: 160, slots: 1, busy: 1, class: critical},
