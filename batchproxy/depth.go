@@ -161,10 +161,11 @@ func (d *depth) answered(now time.Time, rows, replicas int, full bool) (changed 
 	return better
 }
 
-// try begins a trial, of one more where the queue was never short, or of one less.
+// try begins a trial, of one more or of one less, where the queue was never short: else both make as many, and where it is short a replica
+// has no more than one.
 func (d *depth) try(now time.Time, enough int) {
 	up := !d.thin && d.kept < mostDepth
-	switch down := d.kept > 1 && d.since >= depthSeldom; {
+	switch down := !d.thin && d.kept > 1 && d.since >= depthSeldom; {
 	case up && (!down || !d.down):
 		d.trying, d.down = d.kept+1, true
 	case down:

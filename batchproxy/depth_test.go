@@ -254,6 +254,31 @@ func TestDepthOfSingleRequests(t *testing.T) {
 	}
 }
 
+// TestDepthBesideOthers: how long a batch takes beside others is for each of them: with a device that takes them in turn three of them take
+// three times as long as one, though only two at once were ever seen.
+func TestDepthBesideOthers(t *testing.T) {
+	d := newDepth(true)
+	compare := func(what string, want ...float64) {
+		t.Helper()
+		for others, times := range want {
+			if got := d.crowded(others); math.Abs(got-times) > 0.05 {
+				t.Errorf("%s: beside %d others %.2f times as long, want %.2f", what, others, got, times)
+			}
+		}
+	}
+	compare("nothing seen", 1, 2, 3)
+	d.crowd(1, 2)
+	compare("a device that takes turns", 1, 2, 3)
+	for range 100 {
+		d.crowd(2, 1)
+	}
+	compare("three instances", 1, 1, 1)
+	for range 100 {
+		d.crowd(3, 2.5)
+	}
+	compare("half a batch for each", 1, 1.5, 2)
+}
+
 // TestDepthInOverload: where a replica has several batches at once, of 1.25 times what it can do 95 % of what it can do is answered within
 // the SLO: a batch takes longer there, which is known before it is sent.
 func TestDepthInOverload(t *testing.T) {
@@ -390,6 +415,65 @@ func TestDepthOnTheEdge(t *testing.T) {
 		if share < tt.least || share > tt.most {
 			t.Errorf("two make %.1f %% more: kept for %.0f %% of the batches, want %.0f to %.0f %%", 100*tt.gain, 100*share, 100*tt.least, 100*tt.most)
 		}
+	}
+}
+
+// TestDepthByTheMean: trials of one more that gain something, and not enough, follow soon after each other, and what counts is their mean.
+func TestDepthByTheMean(t *testing.T) {
+	for _, tt := range []struct {
+		gains []float64 // of each trial
+		kept  int
+		next  int // batches to the next trial at least
+	}{
+		{[]float64{0.03, 0.06}, 1, depthSoon},
+		{[]float64{0.03, 0.06, 0.08}, 2, 0},
+		{[]float64{0.04, 0.04, 0.04, 0.04}, 1, depthSoon},
+		{[]float64{0.04, 0.04, 0.04, 0.04, 0.01}, 1, depthSeldom},
+		{[]float64{0.04, 0.01, 0.06}, 1, depthSoon}, // 0.025, and then anew
+	} {
+		d, now := newDepth(true), time.Unix(0, 0)
+		next, trials, trying := 0, 0, false
+		for trials < len(tt.gains) || trying {
+			took := 16.0
+			if trying {
+				took /= 1 + tt.gains[trials-1]
+			}
+			now = now.Add(ms(took))
+			d.answered(now, 32, 1, true)
+			if trying != (d.trying == 2) {
+				if trying = !trying; trying {
+					trials++
+				}
+			}
+		}
+		kept := d.kept
+		for d.trying == 0 {
+			now = now.Add(ms(16))
+			d.answered(now, 32, 1, true)
+			next++
+		}
+		if kept != tt.kept || next < tt.next || tt.next > 0 && next > tt.next+2*stretch {
+			t.Errorf("trials that gain %v: %d at once, want %d; the next after %d, want %d", tt.gains, kept, tt.kept, next, tt.next)
+		}
+	}
+}
+
+// TestDepthWhereTheQueueIsShort: that one batch at once makes as many as two is not found out while there is none to be second.
+func TestDepthWhereTheQueueIsShort(t *testing.T) {
+	d, now := newDepth(true), time.Unix(0, 0)
+	d.kept = 2
+	after := func(batches int, full func(i int) bool) int {
+		for i := range batches {
+			now = now.Add(ms(16))
+			d.answered(now, 32, 1, full(i))
+		}
+		return d.kept
+	}
+	if kept := after(10*depthSeldom, func(i int) bool { return i%stretch > 0 }); kept != 2 {
+		t.Errorf("%d at once after a queue that was short now and then", kept)
+	}
+	if kept := after(2*depthSeldom, func(int) bool { return true }); kept != 1 {
+		t.Errorf("%d at once after one that never was", kept)
 	}
 }
 
