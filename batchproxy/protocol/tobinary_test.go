@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -247,33 +248,33 @@ func FuzzToBinary(f *testing.F) {
 			string(got.rest) != string(want.rest) || string(got.params) != string(want.params) || len(got.parts) != len(want.parts) {
 			t.Fatalf("%+v in binary, %+v in JSON", got, want)
 		}
-		var in struct {
-			Inputs []struct {
-				Datatype string
-				Data     any
+		// In structs, Data and DAtA would be one.
+		read := func(text []byte) (inputs []map[string]any) {
+			var all map[string]json.RawMessage
+			decoder := json.NewDecoder(bytes.NewReader(text))
+			if err := decoder.Decode(&all); err != nil {
+				t.Fatal(err)
 			}
-		}
-		decoder := json.NewDecoder(strings.NewReader(string(body)))
-		decoder.UseNumber()
-		if err := decoder.Decode(&in); err != nil {
-			t.Fatal(err)
-		}
-		var head struct {
-			Inputs []struct {
-				Parameters struct {
-					Size *int `json:"binary_data_size"`
-				}
+			decoder = json.NewDecoder(bytes.NewReader(all["inputs"]))
+			decoder.UseNumber()
+			if err := decoder.Decode(&inputs); err != nil {
+				t.Fatal(err)
 			}
+			return inputs
 		}
-		if err := json.Unmarshal(m.Body[:m.Header], &head); err != nil {
-			t.Fatal(err)
-		}
+		heads := read(m.Body[:m.Header])
 		at := m.Header
-		for i, input := range in.Inputs {
-			size := head.Inputs[i].Parameters.Size
-			if size == nil {
+		for i, input := range read(body) {
+			parameters, _ := heads[i]["parameters"].(map[string]any)
+			number, ok := parameters["binary_data_size"].(json.Number)
+			if !ok {
 				continue
 			}
+			size, err := strconv.Atoi(string(number))
+			if err != nil {
+				t.Fatal(err)
+			}
+			datatype := fmt.Sprint(input["datatype"])
 			var wanted []string
 			var flatten func(v any)
 			flatten = func(v any) {
@@ -284,9 +285,9 @@ func FuzzToBinary(f *testing.F) {
 					return
 				}
 				text := fmt.Sprint(v)
-				if strings.HasPrefix(input.Datatype, "FP") {
+				if strings.HasPrefix(datatype, "FP") {
 					x, _ := strconv.ParseFloat(text, 64)
-					if input.Datatype == "FP32" {
+					if datatype == "FP32" {
 						x = float64(float32(x))
 						text = strconv.FormatFloat(x, 'g', -1, 32)
 					} else {
@@ -297,11 +298,11 @@ func FuzzToBinary(f *testing.F) {
 				}
 				wanted = append(wanted, text)
 			}
-			flatten(input.Data)
-			if diff := cmp.Diff(wanted, elementsOf(t, input.Datatype, m.Body[at:at+*size])); diff != "" {
+			flatten(input["data"])
+			if diff := cmp.Diff(wanted, elementsOf(t, datatype, m.Body[at:at+size])); diff != "" {
 				t.Fatal(diff)
 			}
-			at += *size
+			at += size
 		}
 		if at != len(m.Body) {
 			t.Fatalf("%d bytes more", len(m.Body)-at)
