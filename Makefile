@@ -90,7 +90,7 @@ bench: ## every benchmark, BENCHCOUNT times, compared with the last saved run by
 # bin/bench --help has the flags; it exits with 3 where a promise is missed, of which make makes 2.
 BENCHFLAGS ?=
 .PHONY: bench-batchproxy
-bench-batchproxy: build ## the batching proxy beside nginx, haproxy and a bare reverse proxy: half an hour, BENCHFLAGS=--quick three minutes; fails where a promise is missed
+bench-batchproxy: build ## the batching proxy beside nginx, haproxy and a bare reverse proxy: three quarters of an hour, BENCHFLAGS=--quick three minutes; fails where a promise is missed
 	@for program in nginx haproxy wrk; do [ -x .cache/components/$$program ] || { .ci/components; break; }; done
 	$(GO) build -o bin/ ./batchproxy/bench
 	@if grep -q '^onnxserver:' Makefile; then $(MAKE) onnxserver || true; fi # the scene is left out where there is no server or model

@@ -14,7 +14,8 @@
 //     adaptive, which are held to 1 % of each other, have five rounds more for each after the first.
 //   - overload: 1.25 times what the contender can do, from clients that go away after a deadline: what is answered in time, as a part
 //     of what it can do, and the memory of the proxy.
-//   - pass: bodies of 1 kB that are sent on as they are: processor time a request, of the proxy's processes alone.
+//   - pass: bodies of 1 kB that are sent on as they are: processor time a request, of the proxy's processes alone. One second differs from the
+//     next by a half, so that there are three turns of a second for each second of the others.
 //   - onnx: models on ONNX Runtime (examples/onnxserver), one that gains by batches and one that does not.
 //   - splice: the Go benchmark of merging and splitting JSON.
 //

@@ -51,7 +51,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	var o options
 	all := app.Command("run", "Measure: the default. Exits with 3 where a gate is missed.").Default()
 	all.Flag("rounds", "How often each contender has its turn; figures are medians.").Default("3").IntVar(&o.rounds)
-	all.Flag("duration", "Of one measurement, in whole seconds.").Default("2s").DurationVar(&o.duration)
+	all.Flag("duration", "Of one measurement, in whole seconds. The scene pass has three turns of a second for each of them.").Default("2s").DurationVar(&o.duration)
 	all.Flag("warm-up", "Before each measurement, in whole seconds; 0s: none.").Default("1s").DurationVar(&o.warmUp)
 	all.Flag("clients", "Clients at once in the closed loops; repeatable.").Default("1", "8", "16", "24", "32", "36", "48", "64").IntsVar(&o.clients)
 	all.Flag("arrivals", "Poisson: measure until so many have come.").Default("500").IntVar(&o.arrivals)
