@@ -72,10 +72,12 @@ type device struct {
 	slot    *semaphore.Weighted // of one; it hands over in the order of asking
 	metrics *metrics
 	cutOff  context.Context // done when nothing waits for answers any more; see server.Run
+	// hold waits until a time or, with ctx's error, until ctx is done: preciseUntil, and timerUntil where a test has its own time.
+	hold func(ctx context.Context, until time.Time) error
 }
 
 func newDevice(cutOff context.Context, cost acceleratorCost, m *metrics) *device {
-	return &device{cost: cost, slot: semaphore.NewWeighted(1), metrics: m, cutOff: cutOff}
+	return &device{cost: cost, slot: semaphore.NewWeighted(1), metrics: m, cutOff: cutOff, hold: preciseUntil}
 }
 
 // run does work, the computing of a batch of n items, while it holds the device, and keeps it until the cost of the batch has
@@ -102,13 +104,23 @@ func (d *device) run(ctx context.Context, n int, work func()) error {
 	}
 	start := time.Now()
 	defer func() { d.metrics.deviceBusy.Add(time.Since(start).Seconds()) }()
-	held := time.NewTimer(d.cost.of(n)) // before the work: computing is part of the cost, not on top of it
-	defer held.Stop()
 	work()
-	select {
-	case <-held.C:
-		return nil
-	case <-d.cutOff.Done():
+	// From before the work: computing is part of the cost, not on top of it.
+	if err := d.hold(d.cutOff, start.Add(d.cost.of(n))); err != nil {
 		return errCutOff
+	}
+	return nil
+}
+
+// timerUntil waits until a time or until ctx is done, which is its error then. A program that is idle has timers of Go in
+// whole milliseconds, rounded up.
+func timerUntil(ctx context.Context, until time.Time) error {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

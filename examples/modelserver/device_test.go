@@ -42,11 +42,59 @@ func TestAcceleratorCost(t *testing.T) {
 	}
 }
 
+// bubbleDevice is a device in the time of a test's bubble.
+func bubbleDevice(cutOff context.Context, cost acceleratorCost, m *metrics) *device {
+	d := newDevice(cutOff, cost, m)
+	d.hold = timerUntil
+	return d
+}
+
+// TestPreciseUntil: it is never early, and is broken off by its context, before it began and after.
+func TestPreciseUntil(t *testing.T) {
+	for _, length := range []time.Duration{-time.Second, 0, 250 * time.Microsecond, 3 * time.Millisecond} {
+		until := time.Now().Add(length)
+		if err := preciseUntil(t.Context(), until); err != nil {
+			t.Errorf("%v: %v", length, err)
+		}
+		if early := time.Until(until); early > 0 {
+			t.Errorf("%v: early by %v", length, early)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- preciseUntil(ctx, time.Now().Add(time.Hour)) }()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("broken off: %v", err)
+	}
+	if err := preciseUntil(ctx, time.Now().Add(time.Hour)); !errors.Is(err, context.Canceled) {
+		t.Errorf("broken off before: %v", err)
+	}
+}
+
+// BenchmarkHold is a hold of 8.25 ms; late-us/op is by how much it is late.
+func BenchmarkHold(b *testing.B) {
+	for name, hold := range map[string]func(context.Context, time.Time) error{"precise": preciseUntil, "timer": timerUntil} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			var late time.Duration
+			for b.Loop() {
+				until := time.Now().Add(8250 * time.Microsecond)
+				if err := hold(b.Context(), until); err != nil {
+					b.Fatal(err)
+				}
+				late += time.Since(until)
+			}
+			b.ReportMetric(float64(late.Microseconds())/float64(b.N), "late-us/op")
+		})
+	}
+}
+
 // TestDeviceQueue: one batch at a time, in the order of coming; who gives up while waiting costs no time.
 func TestDeviceQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMetrics()
-		d := newDevice(t.Context(), acceleratorCost{Fixed: 40 * time.Millisecond, PerItem: 2 * time.Millisecond}, m)
+		d := bubbleDevice(t.Context(), acceleratorCost{Fixed: 40 * time.Millisecond, PerItem: 2 * time.Millisecond}, m)
 		began := time.Now()
 		since := func() time.Duration { return time.Since(began) }
 
@@ -127,7 +175,7 @@ func endsFirst(log []string) []string {
 // TestDeviceKeepsWhatBegan: a client that leaves while its batch is on the device does not free the device early.
 func TestDeviceKeepsWhatBegan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDevice(t.Context(), acceleratorCost{Fixed: time.Second}, newMetrics())
+		d := bubbleDevice(t.Context(), acceleratorCost{Fixed: time.Second}, newMetrics())
 		ctx, leave := context.WithCancel(t.Context())
 		began := time.Now()
 		if err := d.run(ctx, 1, leave); err != nil {
@@ -143,7 +191,7 @@ func TestDeviceKeepsWhatBegan(t *testing.T) {
 func TestDeviceCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cutOff, cut := context.WithCancel(t.Context())
-		d := newDevice(cutOff, acceleratorCost{Fixed: time.Hour}, newMetrics())
+		d := bubbleDevice(cutOff, acceleratorCost{Fixed: time.Hour}, newMetrics())
 		if err := d.run(t.Context(), 1, cut); !errors.Is(err, errCutOff) {
 			t.Errorf("error %v, want %v", err, errCutOff)
 		}
@@ -154,7 +202,7 @@ func TestDeviceCutOff(t *testing.T) {
 func TestNoDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMetrics()
-		d := newDevice(t.Context(), acceleratorCost{}, m)
+		d := bubbleDevice(t.Context(), acceleratorCost{}, m)
 		both := make(chan struct{})
 		var wg sync.WaitGroup
 		for range 2 {

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// preciseUntil is timerUntil to some 50 us, not to a millisecond: the kernel wakes it through a timer of its own, by
+// timerfd_create(2), which Go's poller waits for beside the sockets. Where the kernel gives none it is timerUntil.
+func preciseUntil(ctx context.Context, until time.Time) error {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	if err != nil {
+		return timerUntil(ctx, until)
+	}
+	timer := os.NewFile(uintptr(fd), "timer")
+	defer timer.Close()
+	left := time.Until(until)
+	if left <= 0 {
+		return ctx.Err() // and a timer of 0 would never be due
+	}
+	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(left.Nanoseconds())}, nil); err != nil {
+		return timerUntil(ctx, until)
+	}
+	stop := context.AfterFunc(ctx, func() { timer.SetReadDeadline(time.Now()) })
+	defer stop()
+	var expirations [8]byte // how often it was due, which is once
+	_, err = timer.Read(expirations[:])
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ctx.Err()
+	}
+	if err != nil {
+		return timerUntil(ctx, until)
+	}
+	return nil
+}
