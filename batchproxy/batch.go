@@ -149,7 +149,7 @@ func (m *model) resolve(b *batch, members []*request) ([]*request, *failure) {
 	for _, r := range members {
 		r.call, r.upstream = number, took
 	}
-	m.proxy.metrics.upstream.WithLabelValues(m.config.Name).Observe(took.Seconds())
+	m.upstream.Observe(took.Seconds())
 	b.heard = b.heard || err == nil
 	over, gone := err != nil && within.Err() != nil && ctx.Err() == nil, ctx.Err() != nil
 	m.saw(to, resp, err, sighting{first: first, shared: b.crowded, rows: itemsOf(members), began: started, took: took, late: over && patient, gone: gone || over && !patient})

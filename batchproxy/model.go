@@ -50,15 +50,18 @@ type model struct {
 	wholes   map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned  learned
 	solos    soloLanes
-	earlier  pause              // of requests that were sent early
-	noBinary pause              // of large requests that could not be in binary
-	coming   *request           // is being queued, by a handler that is willing to send it
-	healthy  []prometheus.Gauge // by upstream
-	limits   []prometheus.Gauge // by upstream; none without a limit
-	counts   []int              // for showHealthy
-	renewed  bool               // no replica that was measured is left
-	flush    bool               // nothing is held any more
-	closed   bool               // nothing is sent any more
+	earlier  pause    // of requests that were sent early
+	noBinary pause    // of large requests that could not be in binary
+	coming   *request // is being queued, by a handler that is willing to send it
+	ready    prometheus.Gauge
+	released map[string]prometheus.Counter // batches, by reason
+	upstream prometheus.Observer           // seconds of a batch's call
+	healthy  []prometheus.Gauge            // by upstream
+	limits   []prometheus.Gauge            // by upstream; none without a limit
+	counts   []int                         // for showHealthy
+	renewed  bool                          // no replica that was measured is left
+	flush    bool                          // nothing is held any more
+	closed   bool                          // nothing is sent any more
 	timer    *time.Timer
 	wakeAt   time.Time // when the timer fires, zero if it does not
 }
@@ -121,9 +124,12 @@ func newModel(p *Proxy, c ModelConfig) *model {
 	m.showLimits()
 	m.timer = time.AfterFunc(time.Hour, m.tick)
 	m.timer.Stop()
-	p.metrics.ready.WithLabelValues(c.Name).Set(float64(len(m.picker.replicas)))
+	m.ready = p.metrics.ready.WithLabelValues(c.Name)
+	m.ready.Set(float64(len(m.picker.replicas)))
+	m.upstream = p.metrics.upstream.WithLabelValues(c.Name)
+	m.released = make(map[string]prometheus.Counter)
 	for _, reason := range Reasons() {
-		p.metrics.batches.WithLabelValues(c.Name, reason)
+		m.released[reason] = p.metrics.batches.WithLabelValues(c.Name, reason)
 	}
 	p.metrics.poisoned.WithLabelValues(c.Name)
 	p.metrics.binary.WithLabelValues(c.Name)
@@ -261,7 +267,7 @@ func (m *model) pump(now time.Time) {
 			e.Request.queued, e.Request.sent = now.Sub(e.Arrived), now
 			observe(e.Request.demand.queueDuration, e.Request.queued, sampledTrace(e.Request.incoming.Header))
 		}
-		m.proxy.metrics.batches.WithLabelValues(m.config.Name, out.Reason).Inc()
+		m.released[out.Reason].Inc()
 		b.members[0].demand.batchSize.Observe(float64(out.Items))
 		m.budget.earn()
 		m.picker.sent(now, to)
@@ -269,7 +275,7 @@ func (m *model) pump(now time.Time) {
 	}
 	m.arm(now, free)
 	if m.proxy.successor.Load() == nil { // which has the same series
-		m.proxy.metrics.ready.WithLabelValues(m.config.Name).Set(float64(m.picker.ready(now)))
+		m.ready.Set(float64(m.picker.ready(now)))
 		m.showHealthy(now)
 	}
 }
