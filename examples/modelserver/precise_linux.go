@@ -20,12 +20,12 @@ func preciseUntil(ctx context.Context, until time.Time) error {
 	defer timer.Close()
 	left := time.Until(until)
 	if left <= 0 {
-		return ctx.Err() // and a timer of 0 would never be due
+		return nil // a timer of 0 would never be due
 	}
 	if err := unix.TimerfdSettime(fd, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(left.Nanoseconds())}, nil); err != nil {
 		return timerUntil(ctx, until)
 	}
-	stop := context.AfterFunc(ctx, func() { timer.SetReadDeadline(time.Now()) })
+	stop := context.AfterFunc(ctx, func() { _ = timer.SetReadDeadline(time.Now()) })
 	defer stop()
 	var expirations [8]byte // how often it was due, which is once
 	_, err = timer.Read(expirations[:])
