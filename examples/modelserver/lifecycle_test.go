@@ -69,6 +69,7 @@ func live(t *testing.T, opts options) life {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.device.hold = timerUntil // on the bubble's clock
 	p := newPipes()
 	ctx, stop := context.WithCancel(t.Context())
 	l := life{
