@@ -7,6 +7,6 @@
 // so that batching and scaling can be seen and measured on a laptop.
 //
 // To read the code, begin at main.go (flags), then server.go (what runs, from start to shutdown), inference.go (the way of one
-// request), v1.go and v2.go (the protocols), device.go (the emulated accelerator). README.md has a call of each kind with its
-// answer.
+// request), v1.go and v2.go (the protocols), device.go (the emulated accelerator; precise_linux.go
+// has its clock). README.md has a call of each kind with its answer.
 package main

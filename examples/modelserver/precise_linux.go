@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// preciseUntil is timerUntil to some 50 us, not to a millisecond: the kernel wakes it through a timer of its own, by
+// preciseUntil is timerUntil to some 0.1 ms, not to a millisecond: the kernel wakes it through a timer of its own, by
 // timerfd_create(2), which Go's poller waits for beside the sockets. Where the kernel gives none it is timerUntil.
 func preciseUntil(ctx context.Context, until time.Time) error {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
@@ -28,12 +27,8 @@ func preciseUntil(ctx context.Context, until time.Time) error {
 	stop := context.AfterFunc(ctx, func() { _ = timer.SetReadDeadline(time.Now()) })
 	defer stop()
 	var expirations [8]byte // how often it was due, which is once
-	_, err = timer.Read(expirations[:])
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return ctx.Err()
-	}
-	if err != nil {
-		return timerUntil(ctx, until)
+	if _, err := timer.Read(expirations[:]); err != nil {
+		return timerUntil(ctx, until) // which is over at once where ctx is done
 	}
 	return nil
 }
