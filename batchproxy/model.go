@@ -33,6 +33,9 @@ type model struct {
 	trust        trust         // in what clients say of priority and tenant
 	number       atomic.Uint64 // of batches, for their ids
 	wg           sync.WaitGroup
+	ready        prometheus.Gauge              // replicas that can be sent to
+	released     map[string]prometheus.Counter // batches, by reason
+	upstream     prometheus.Observer           // seconds of a call
 
 	mu       sync.Mutex
 	batcher  *Batcher[*request]
@@ -50,18 +53,15 @@ type model struct {
 	wholes   map[string]time.Time // lanes whose large requests are not cut, and until when
 	learned  learned
 	solos    soloLanes
-	earlier  pause    // of requests that were sent early
-	noBinary pause    // of large requests that could not be in binary
-	coming   *request // is being queued, by a handler that is willing to send it
-	ready    prometheus.Gauge
-	released map[string]prometheus.Counter // batches, by reason
-	upstream prometheus.Observer           // seconds of a batch's call
-	healthy  []prometheus.Gauge            // by upstream
-	limits   []prometheus.Gauge            // by upstream; none without a limit
-	counts   []int                         // for showHealthy
-	renewed  bool                          // no replica that was measured is left
-	flush    bool                          // nothing is held any more
-	closed   bool                          // nothing is sent any more
+	earlier  pause              // of requests that were sent early
+	noBinary pause              // of large requests that could not be in binary
+	coming   *request           // is being queued, by a handler that is willing to send it
+	healthy  []prometheus.Gauge // by upstream
+	limits   []prometheus.Gauge // by upstream; none without a limit
+	counts   []int              // for showHealthy
+	renewed  bool               // no replica that was measured is left
+	flush    bool               // nothing is held any more
+	closed   bool               // nothing is sent any more
 	timer    *time.Timer
 	wakeAt   time.Time // when the timer fires, zero if it does not
 }
